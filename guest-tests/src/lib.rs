@@ -1,0 +1,2 @@
+//! The test guests.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The hypervisor's command line.
+#![no_std]

@@ -1,0 +1,2 @@
+//! What hypervisor and guests agree on.
+#![no_std]

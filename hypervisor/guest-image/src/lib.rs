@@ -1,0 +1,2 @@
+//! Reads the guest archive and checks ELF files before they are loaded.
+#![no_std]

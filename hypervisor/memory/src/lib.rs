@@ -1,0 +1,4 @@
+//! Lacuna's memory subsystem.
+#![no_std]
+pub mod address;
+pub mod layout;

@@ -1,0 +1,2 @@
+//! The report: JSON lines and text.
+#![no_std]

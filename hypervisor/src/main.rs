@@ -1,0 +1,3 @@
+//! The Lacuna hypervisor.
+#![no_std]
+#![no_main]
