@@ -1,0 +1,387 @@
+//! The calls a guest may make: `vmmcall` on AMD, `vmcall` on Intel.
+//!
+//! The number is in RAX, arguments are in RDI, RSI, RDX, R8, R9, R10; the result comes back in RAX: 0, or a negative
+//! [`HypercallError::code`]. All other registers keep their values. No call passes an address: the text to print travels in
+//! registers, so the hypervisor never reads a guest's private memory.
+
+use core::fmt;
+
+/// Most bytes that one PRINT carries: five registers.
+pub const PRINT_MAX: usize = 40;
+
+/// Hypercall numbers, in RAX.
+pub mod number {
+    /// Print text. RDI = length (0 to 40), RSI, RDX, R8, R9, R10 = the bytes, little-endian.
+    pub const PRINT: u64 = 1;
+    /// End this guest. RDI = exit code. Does not return.
+    pub const EXIT: u64 = 2;
+    /// Report a value. RDI = name, eight bytes of printable ASCII padded with zeros at the end, RSI = value.
+    pub const REPORT: u64 = 3;
+    /// Let other guests run.
+    pub const YIELD: u64 = 4;
+}
+
+/// The argument registers of a hypercall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Arguments {
+    /// First argument.
+    pub rdi: u64,
+    /// Second argument.
+    pub rsi: u64,
+    /// Third argument.
+    pub rdx: u64,
+    /// Fourth argument.
+    pub r8: u64,
+    /// Fifth argument.
+    pub r9: u64,
+    /// Sixth argument.
+    pub r10: u64,
+}
+
+/// A well-formed hypercall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hypercall {
+    /// Print this text.
+    Print(Text),
+    /// End this guest with this code; 0 is success.
+    Exit(u64),
+    /// Report a value under a name.
+    Report {
+        /// What the value is.
+        name: ReportName,
+        /// The value; its unit is the guest's to say.
+        value: u64,
+    },
+    /// Let other guests run.
+    Yield,
+}
+
+impl Hypercall {
+    /// Reads a hypercall from the registers of the guest that made it.
+    ///
+    /// # Errors
+    /// [`HypercallError`], whose [`code`](HypercallError::code) belongs into the guest's RAX.
+    pub fn decode(rax: u64, arguments: &Arguments) -> Result<Self, HypercallError> {
+        match rax {
+            number::PRINT => Text::from_arguments(arguments).map(Self::Print),
+            number::EXIT => Ok(Self::Exit(arguments.rdi)),
+            number::REPORT => {
+                let name = ReportName::from_register(arguments.rdi)?;
+                Ok(Self::Report {
+                    name,
+                    value: arguments.rsi,
+                })
+            }
+            number::YIELD => Ok(Self::Yield),
+            _ => Err(HypercallError::UnknownNumber),
+        }
+    }
+
+    /// The registers that make this call: RAX and the arguments. The inverse of [`decode`](Self::decode).
+    pub fn encode(&self) -> (u64, Arguments) {
+        match self {
+            Self::Print(text) => (number::PRINT, text.to_arguments()),
+            Self::Exit(code) => (
+                number::EXIT,
+                Arguments {
+                    rdi: *code,
+                    ..Arguments::default()
+                },
+            ),
+            Self::Report { name, value } => (
+                number::REPORT,
+                Arguments {
+                    rdi: name.to_register(),
+                    rsi: *value,
+                    ..Arguments::default()
+                },
+            ),
+            Self::Yield => (number::YIELD, Arguments::default()),
+        }
+    }
+}
+
+/// Why a hypercall was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HypercallError {
+    /// RAX is no hypercall number.
+    UnknownNumber,
+    /// An argument is out of its range.
+    BadArgument,
+}
+
+impl HypercallError {
+    /// The value for RAX: negative as an `i64`.
+    pub const fn code(self) -> i64 {
+        match self {
+            Self::UnknownNumber => -1,
+            Self::BadArgument => -2,
+        }
+    }
+
+    /// The error that a result in RAX stands for; `None` for 0 and for values that no error has.
+    pub const fn from_code(code: i64) -> Option<Self> {
+        match code {
+            -1 => Some(Self::UnknownNumber),
+            -2 => Some(Self::BadArgument),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HypercallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownNumber => "unknown hypercall number in RAX",
+            Self::BadArgument => "hypercall argument out of range",
+        })
+    }
+}
+
+impl core::error::Error for HypercallError {}
+
+/// Up to [`PRINT_MAX`] bytes of text as the guest sent them: any bytes, whoever shows them decides how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text {
+    length: u8,
+    bytes: [u8; PRINT_MAX],
+}
+
+impl Text {
+    /// The longest start of `bytes` that fits, and the rest.
+    pub fn split_from(bytes: &[u8]) -> (Self, &[u8]) {
+        let length = bytes.len().min(PRINT_MAX);
+        let (now, later) = bytes.split_at(length);
+        let mut text = Self {
+            length: length as u8,
+            bytes: [0; PRINT_MAX],
+        };
+        for (to, from) in text.bytes.iter_mut().zip(now) {
+            *to = *from;
+        }
+        (text, later)
+    }
+
+    /// The bytes, at most [`PRINT_MAX`].
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.split_at(usize::from(self.length).min(PRINT_MAX)).0
+    }
+
+    fn from_arguments(arguments: &Arguments) -> Result<Self, HypercallError> {
+        if arguments.rdi > PRINT_MAX as u64 {
+            return Err(HypercallError::BadArgument);
+        }
+        let words = [
+            arguments.rsi,
+            arguments.rdx,
+            arguments.r8,
+            arguments.r9,
+            arguments.r10,
+        ];
+        let mut text = Self {
+            length: arguments.rdi as u8,
+            bytes: [0; PRINT_MAX],
+        };
+        // What lies beyond the length is not text: it stays behind, so that equal texts are equal values.
+        for (index, byte) in text.bytes.iter_mut().enumerate().take(arguments.rdi as usize) {
+            *byte = (words[index / 8] >> (8 * (index % 8))) as u8;
+        }
+        Ok(text)
+    }
+
+    fn to_arguments(self) -> Arguments {
+        let mut words = [0_u64; PRINT_MAX / 8];
+        for (word, chunk) in words.iter_mut().zip(self.bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*chunk);
+        }
+        let [rsi, rdx, r8, r9, r10] = words;
+        Arguments {
+            rdi: u64::from(self.length),
+            rsi,
+            rdx,
+            r8,
+            r9,
+            r10,
+        }
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
+    }
+}
+
+/// Name of a reported value: one to eight printable ASCII characters without spaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ReportName {
+    bytes: [u8; 8],
+    length: u8,
+}
+
+impl ReportName {
+    /// A name from text; `None` when it is empty, longer than eight bytes or not printable ASCII.
+    pub const fn new(name: &str) -> Option<Self> {
+        let name = name.as_bytes();
+        if name.is_empty() || name.len() > 8 {
+            return None;
+        }
+        let mut bytes = [0; 8];
+        let mut at = 0;
+        while at < name.len() {
+            if !name[at].is_ascii_graphic() {
+                return None;
+            }
+            bytes[at] = name[at];
+            at += 1;
+        }
+        Some(Self {
+            bytes,
+            length: name.len() as u8,
+        })
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.split_at(usize::from(self.length).min(8)).0;
+        // Only ASCII gets in, so this never takes the default.
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    fn from_register(register: u64) -> Result<Self, HypercallError> {
+        let bytes = register.to_le_bytes();
+        let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(8);
+        let (name, padding) = bytes.split_at(length);
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(HypercallError::BadArgument);
+        }
+        core::str::from_utf8(name)
+            .ok()
+            .and_then(Self::new)
+            .ok_or(HypercallError::BadArgument)
+    }
+
+    fn to_register(self) -> u64 {
+        u64::from_le_bytes(self.bytes)
+    }
+}
+
+impl fmt::Debug for ReportName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl fmt::Display for ReportName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn print_carries_bytes_in_register_order() {
+        let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+        let arguments = Arguments {
+            rdi: 34,
+            rsi: word(b"Hello, t"),
+            rdx: word(b"his is a"),
+            r8: word(b" guest o"),
+            r9: word(b"f Lacuna"),
+            r10: word(b"!\nignore"),
+        };
+        let Ok(Hypercall::Print(text)) = Hypercall::decode(number::PRINT, &arguments) else {
+            panic!("not a print");
+        };
+        assert_eq!(text.as_bytes(), b"Hello, this is a guest of Lacuna!\n");
+    }
+
+    #[test]
+    fn bad_calls_have_their_codes() {
+        let decode = |rax, rdi| {
+            Hypercall::decode(
+                rax,
+                &Arguments {
+                    rdi,
+                    ..Arguments::default()
+                },
+            )
+        };
+        assert_eq!(decode(0, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(decode(5, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(decode(u64::MAX, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(decode(1 << 32 | 1, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(decode(number::PRINT, 41), Err(HypercallError::BadArgument));
+        assert_eq!(decode(number::PRINT, 256), Err(HypercallError::BadArgument));
+        assert_eq!(decode(number::PRINT, u64::MAX), Err(HypercallError::BadArgument));
+        assert_eq!(HypercallError::UnknownNumber.code(), -1);
+        assert_eq!(HypercallError::BadArgument.code(), -2);
+        assert_eq!(HypercallError::from_code(-2), Some(HypercallError::BadArgument));
+        assert_eq!(HypercallError::from_code(0), None);
+    }
+
+    #[test]
+    fn names_are_printable_ascii_with_zeros_at_the_end_only() {
+        let decode = |bytes: &[u8; 8]| {
+            let arguments = Arguments {
+                rdi: u64::from_le_bytes(*bytes),
+                rsi: 5,
+                ..Arguments::default()
+            };
+            Hypercall::decode(number::REPORT, &arguments)
+        };
+        for name in ["a", "bytes", "eight888"] {
+            let mut bytes = [0; 8];
+            bytes[..name.len()].copy_from_slice(name.as_bytes());
+            match decode(&bytes) {
+                Ok(Hypercall::Report {
+                    name: found,
+                    value: 5,
+                }) => assert_eq!(found.as_str(), name),
+                other => panic!("{other:?}"),
+            }
+        }
+        for bad in [
+            b"\0\0\0\0\0\0\0\0",
+            b"a\0b\0\0\0\0\0",
+            b"a b\0\0\0\0\0",
+            b"a\n\0\0\0\0\0\0",
+            b"\xffabc\0\0\0\0",
+        ] {
+            assert_eq!(decode(bad), Err(HypercallError::BadArgument));
+        }
+        assert_eq!(ReportName::new("ninebytes"), None);
+        assert_eq!(ReportName::new(""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_registers_decode_or_are_refused_and_encode_again(rax in 0_u64..8, words in any::<[u64; 6]>(), short in 0_u64..64) {
+            let [rdi, rsi, rdx, r8, r9, r10] = words;
+            for rdi in [rdi, short] {
+                if let Ok(call) = Hypercall::decode(rax, &Arguments { rdi, rsi, rdx, r8, r9, r10 }) {
+                    let (rax, arguments) = call.encode();
+                    prop_assert_eq!(Hypercall::decode(rax, &arguments), Ok(call));
+                }
+            }
+        }
+
+        #[test]
+        fn text_splits_without_loss(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let (mut rest, mut seen) = (bytes.as_slice(), Vec::new());
+            while !rest.is_empty() {
+                let (text, later) = Text::split_from(rest);
+                let (rax, arguments) = Hypercall::Print(text).encode();
+                prop_assert_eq!(Hypercall::decode(rax, &arguments), Ok(Hypercall::Print(text)));
+                seen.extend_from_slice(text.as_bytes());
+                rest = later;
+            }
+            prop_assert_eq!(seen, bytes);
+        }
+    }
+}
