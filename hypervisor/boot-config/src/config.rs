@@ -1,0 +1,253 @@
+//! The whole line: words separated by spaces.
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::error::{Error, Problem};
+use crate::guest::{self, GuestSpec};
+use crate::nearest::nearest;
+use crate::parameter::{PARAMETER_NAMES, PARAMETERS, accepted};
+use crate::value;
+
+/// The longest command line, in bytes. Measured: with `-append` of 5000 bytes QEMU 7.2 and 10.0 overwrite the PVH start
+/// information; 1500 are safe.
+pub const MAX_COMMAND_LINE: usize = 1400;
+/// The most `guest=` words of one command line. Instances are not limited by it: see `count=`.
+pub const MAX_GUESTS: usize = 64;
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config<'a> {
+    /// The guests in the order given. Empty: every file of the archive once, with the defaults.
+    pub guests: Vec<GuestSpec<'a>, MAX_GUESTS>,
+    /// The seed of every pattern and of every random order of the run.
+    pub seed: u64,
+    /// Most guests alive at once; `None`: as many as fit.
+    pub together: Option<u32>,
+    /// Where to stop for a look from outside.
+    pub pauses: Pauses,
+    /// No line on the console for each guest.
+    pub quiet: bool,
+    /// A deliberate mistake to make; only test builds do, others refuse to start.
+    pub test: Option<Hook>,
+}
+
+/// A place where the hypervisor can stop for a look from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The direct map is built and nothing is hidden yet.
+    Boot,
+    /// Guests live and have run.
+    Guests,
+    /// All guests are torn down.
+    After,
+}
+
+impl Phase {
+    /// Every phase, in the order they happen.
+    pub const ALL: [Self; 3] = [Self::Boot, Self::Guests, Self::After];
+
+    /// The word for the phase on the command line and in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Guests => "guests",
+            Self::After => "after",
+        }
+    }
+}
+
+/// A set of phases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pauses {
+    chosen: [bool; Phase::ALL.len()],
+}
+
+impl Pauses {
+    /// Whether to stop at `phase`.
+    pub fn contains(self, phase: Phase) -> bool {
+        Phase::ALL
+            .iter()
+            .zip(self.chosen)
+            .any(|(known, chosen)| chosen && *known == phase)
+    }
+
+    /// Reads phases joined by `+`; the error is the word that is none.
+    fn parse(text: &str) -> Result<Self, &str> {
+        let mut pauses = Self::default();
+        for word in text.split('+') {
+            let (_, chosen) = Phase::ALL
+                .iter()
+                .zip(&mut pauses.chosen)
+                .find(|(phase, _)| phase.name() == word)
+                .ok_or(word)?;
+            *chosen = true;
+        }
+        Ok(pauses)
+    }
+}
+
+/// A deliberate mistake that a test build can make, to show that it is caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Read a hidden frame through the direct map while its guest lives.
+    ReadHole,
+    /// Write to the hypervisor's own code through the direct map.
+    WriteText,
+    /// Recurse until the stack meets its guard page.
+    StackOverflow,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 3] = [Self::ReadHole, Self::WriteText, Self::StackOverflow];
+
+    /// The word for the hook on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ReadHole => "read-hole",
+            Self::WriteText => "write-text",
+            Self::StackOverflow => "stack-overflow",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Default for Config<'_> {
+    /// What an empty command line means.
+    fn default() -> Self {
+        Self {
+            guests: Vec::new(),
+            seed: 1,
+            together: None,
+            pauses: Pauses::default(),
+            quiet: false,
+            test: None,
+        }
+    }
+}
+
+impl<'a> Config<'a> {
+    /// Reads a command line as the boot loader hands it over: bytes without a terminating zero.
+    ///
+    /// # Errors
+    /// Bytes that are not text, else as [`Config::parse`].
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error<'a>> {
+        match core::str::from_utf8(bytes) {
+            Ok(text) => Self::parse(text),
+            Err(error) => Err(Error {
+                parameter: "",
+                position: error.valid_up_to(),
+                problem: Problem::NotText,
+            }),
+        }
+    }
+
+    /// Reads a command line. Of a parameter given twice the last one counts, except `guest=`, which adds a guest each time.
+    ///
+    /// # Errors
+    /// The first problem met: an unknown parameter, a value that is not accepted, a line or a list that is too long.
+    pub fn parse(line: &'a str) -> Result<Self, Error<'a>> {
+        if line.len() > MAX_COMMAND_LINE {
+            let problem = Problem::TooLong(line.len());
+            return Err(Error {
+                parameter: "",
+                position: MAX_COMMAND_LINE,
+                problem,
+            });
+        }
+        let mut config = Self::default();
+        let mut position = 0;
+        for word in line.split(|character: char| character.is_ascii_whitespace()) {
+            if !word.is_empty() {
+                config.set(word, position)?;
+            }
+            position += word.len() + 1;
+        }
+        Ok(config)
+    }
+
+    /// Takes over one word, which starts at `position`.
+    fn set(&mut self, word: &'a str, position: usize) -> Result<(), Error<'a>> {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        if !PARAMETER_NAMES.contains(&name) {
+            let nearest = nearest(name, PARAMETER_NAMES);
+            let problem = Problem::UnknownName {
+                word: name,
+                nearest,
+                known: PARAMETER_NAMES,
+            };
+            return Err(Error {
+                parameter: name,
+                position,
+                problem,
+            });
+        }
+        if name == "quiet" {
+            if value.is_some() {
+                return Err(Error {
+                    parameter: name,
+                    position,
+                    problem: Problem::UnwantedValue,
+                });
+            }
+            self.quiet = true;
+            return Ok(());
+        }
+        let accepted = accepted(PARAMETERS, name);
+        let Some(value) = value else {
+            return Err(Error {
+                parameter: name,
+                position,
+                problem: Problem::MissingValue { accepted },
+            });
+        };
+        let position = position + name.len() + 1;
+        let bad = |value, nearest| {
+            let problem = Problem::BadValue {
+                value,
+                nearest,
+                accepted,
+            };
+            Error {
+                parameter: name,
+                position,
+                problem,
+            }
+        };
+        match name {
+            "guest" => {
+                let guest = GuestSpec::parse(value).map_err(|error| Error {
+                    position: error.position + position,
+                    ..error
+                })?;
+                self.guests.push(guest).map_err(|_| Error {
+                    parameter: name,
+                    position,
+                    problem: Problem::TooManyGuests,
+                })?;
+            }
+            "seed" => self.seed = value::number(value).ok_or_else(|| bad(value, None))?,
+            "together" => self.together = Some(guest::count(value).ok_or_else(|| bad(value, None))?),
+            "pause" => {
+                let names = Phase::ALL.map(Phase::name);
+                self.pauses = Pauses::parse(value).map_err(|word| bad(word, nearest(word, &names)))?;
+            }
+            _ => {
+                let hook = Hook::ALL.into_iter().find(|hook| hook.name() == value);
+                let names = Hook::ALL.map(Hook::name);
+                self.test = Some(hook.ok_or_else(|| bad(value, nearest(value, &names)))?);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! The tables of names: parameters of the line, and fields of a guest.
+
+/// One parameter of the command line, or one field of a `guest=` word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameter {
+    /// The name as it is written, without `=`.
+    pub name: &'static str,
+    /// The value as it is written in documents; empty when it takes none.
+    pub form: &'static str,
+    /// What value is accepted, as error texts say it.
+    pub accepted: &'static str,
+}
+
+const fn parameter(name: &'static str, form: &'static str, accepted: &'static str) -> Parameter {
+    Parameter { name, form, accepted }
+}
+
+/// Every parameter of the command line.
+pub const PARAMETERS: &[Parameter] = &[
+    parameter(
+        "guest",
+        "NAME[,FIELD...]",
+        "the name of a file in the archive (letters, digits, `.`, `_`, `-`, `+`; at most 64), then fields such as `,memory=64M`",
+    ),
+    parameter("seed", "N", "a 64-bit number, decimal or 0x hexadecimal"),
+    parameter("together", "N", "a number from 1 to 1000000"),
+    parameter(
+        "pause",
+        "PHASE[+PHASE...]",
+        "`boot`, `guests`, `after`, joined by `+`",
+    ),
+    parameter("quiet", "", ""),
+    parameter(
+        "test",
+        "NAME",
+        "`read-hole`, `write-text` or `stack-overflow`, in a test build",
+    ),
+];
+
+/// Every field that can follow the name in a `guest=` word, and that the launch section of a guest's ELF file can hold.
+pub const FIELDS: &[Parameter] = &[
+    parameter(
+        "memory",
+        "SIZE",
+        "a multiple of 2M from 4M to 1T, such as 64M, 1G or 4096K",
+    ),
+    parameter("count", "N", "a number from 1 to 1000000"),
+    parameter(
+        "limit",
+        "DURATION",
+        "a time from 1ms to 3600s, such as 200ms or 30s",
+    ),
+    parameter(
+        "expect",
+        "ENDING",
+        "`exit:CODE`, `memory-fault`, `time-limit`, `shutdown`, `halt`, `unexpected`, `refused` or `any`",
+    ),
+    parameter("after", "", ""),
+];
+
+/// The names of [`PARAMETERS`].
+pub(crate) const PARAMETER_NAMES: &[&str] = &names::<{ PARAMETERS.len() }>(PARAMETERS);
+/// The names of [`FIELDS`].
+pub(crate) const FIELD_NAMES: &[&str] = &names::<{ FIELDS.len() }>(FIELDS);
+
+/// The names of `table`, which has `N` rows.
+const fn names<const N: usize>(table: &[Parameter]) -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut row = 0;
+    while row < N {
+        names[row] = table[row].name;
+        row += 1;
+    }
+    names
+}
+
+/// What is accepted for `name`, looked up in `table`.
+pub(crate) fn accepted(table: &'static [Parameter], name: &str) -> &'static str {
+    table
+        .iter()
+        .find(|parameter| parameter.name == name)
+        .map_or("", |parameter| parameter.accepted)
+}
