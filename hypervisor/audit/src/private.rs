@@ -1,0 +1,324 @@
+//! The private extents, and the two checks on them: no host table reaches one, and a guest's tables reach its own exactly once.
+
+use core::fmt;
+
+use crate::address::{K4, M2, Pa, Va, mix};
+use crate::walk::{PhysicalRead, Stats, Tables, Visit, WalkError};
+
+/// Physical memory that one owner alone may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrivateExtent {
+    /// First byte; a multiple of 4 KiB.
+    pub start: Pa,
+    /// First byte after it; a multiple of 4 KiB.
+    pub end: Pa,
+    /// Whose it is; a number that means something to the caller.
+    pub owner: u64,
+}
+
+/// An extent that is empty, overlaps or precedes the one before it, or is not in whole 4K pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetError {
+    /// Its index.
+    pub index: usize,
+}
+
+impl fmt::Display for SetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "private extent {} is empty, out of order or not in whole 4K pages: sort the extents; none may overlap",
+            self.index
+        )
+    }
+}
+
+impl core::error::Error for SetError {}
+
+/// Private extents, sorted and disjoint.
+#[derive(Clone, Copy, Debug)]
+pub struct PrivateSet<'e> {
+    extents: &'e [PrivateExtent],
+}
+
+impl<'e> PrivateSet<'e> {
+    /// Nothing is private.
+    pub const EMPTY: Self = Self { extents: &[] };
+
+    /// Takes extents that the caller has sorted.
+    ///
+    /// # Errors
+    /// The first extent out of order. An overlap is an error because a frame has one owner.
+    pub fn new(extents: &'e [PrivateExtent]) -> Result<Self, SetError> {
+        let mut end = 0;
+        for (index, extent) in extents.iter().enumerate() {
+            let whole = extent.start.get() % K4 == 0 && extent.end.get() % K4 == 0;
+            if !whole || extent.start.get() < end || extent.end <= extent.start {
+                return Err(SetError { index });
+            }
+            end = extent.end.get();
+        }
+        Ok(Self { extents })
+    }
+
+    /// The first extent that has a byte in `start..end`.
+    pub fn overlap(&self, start: Pa, end: Pa) -> Option<&'e PrivateExtent> {
+        let first = self.extents.partition_point(|extent| extent.end <= start);
+        self.extents.get(first).filter(|extent| extent.start < end)
+    }
+
+    /// Number of regions (2M blocks) that some extent overlaps.
+    pub fn regions(&self) -> u64 {
+        let mut count = 0;
+        let mut counted_to = 0;
+        for extent in self.extents {
+            let first = (extent.start.get() / M2).max(counted_to);
+            let end = extent.end.get().div_ceil(M2);
+            count += end.saturating_sub(first);
+            counted_to = end;
+        }
+        count
+    }
+
+    /// The first byte of `start..end` that is not `owner`'s, with its owner.
+    fn not_owned(&self, start: Pa, end: Pa, owner: u64) -> Option<(Pa, Option<u64>)> {
+        let mut at = start;
+        while at < end {
+            match self.overlap(at, Pa::new(at.get() + 1)) {
+                Some(extent) if extent.owner == owner => at = extent.end,
+                other => return Some((at, other.map(|extent| extent.owner))),
+            }
+        }
+        None
+    }
+}
+
+/// How a private byte is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The host address that leads there; for a table, the first address that it translates.
+    pub va: Va,
+    /// The first private byte reached.
+    pub pa: Pa,
+    /// Its owner.
+    pub owner: u64,
+    /// `Some(level)` when the private memory is in use as a host table of that level, which its owner could write.
+    pub table: Option<u8>,
+}
+
+/// Host tables reach private memory, or are malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrivateViolation {
+    /// The tables are malformed.
+    Walk(WalkError),
+    /// A private byte is reachable.
+    Reached(Reach),
+}
+
+impl fmt::Display for PrivateViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Walk(error) => error.fmt(f),
+            Self::Reached(Reach {
+                va,
+                pa,
+                owner,
+                table: None,
+            }) => {
+                write!(
+                    f,
+                    "host address {va} translates to {pa}, which is private to owner {owner}"
+                )
+            }
+            Self::Reached(Reach {
+                va,
+                pa,
+                owner,
+                table: Some(level),
+            }) => {
+                write!(
+                    f,
+                    "the host's level {level} table for {va} lies at {pa}, which is private to owner {owner}"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for PrivateViolation {}
+
+/// Checks that no address of `tables` translates to a private byte, in any area and with any rights, and that no table lies in one.
+///
+/// # Errors
+/// The first way to reach a private byte in address order, or the first malformed place.
+pub fn check_unreachable<M: PhysicalRead + ?Sized>(
+    tables: &Tables<'_, M>,
+    private: &PrivateSet<'_>,
+) -> Result<Stats, PrivateViolation> {
+    let mut stats = Stats::default();
+    for step in tables.walk() {
+        let (va, start, end, table) = match step.map_err(PrivateViolation::Walk)? {
+            Visit::Table { va, level, pa } => {
+                stats.tables += 1;
+                (va, pa, Pa::new(pa.get() + K4), Some(level))
+            }
+            Visit::Leaf(leaf) => {
+                stats.leaves.add(leaf.size);
+                (leaf.va, leaf.pa, leaf.pa_end(), None)
+            }
+        };
+        if let Some(extent) = private.overlap(start, end) {
+            let pa = start.max(extent.start);
+            let offset = if table.is_some() {
+                0
+            } else {
+                pa.get() - start.get()
+            };
+            let va = Va::new(va.get() + offset);
+            return Err(PrivateViolation::Reached(Reach {
+                va,
+                pa,
+                owner: extent.owner,
+                table,
+            }));
+        }
+    }
+    Ok(stats)
+}
+
+/// A guest's second stage does not map exactly its own frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondStageViolation {
+    /// The tables are malformed.
+    Walk(WalkError),
+    /// A frame of someone else is mapped.
+    NotOwned {
+        /// The guest-physical address.
+        gpa: Va,
+        /// The frame.
+        pa: Pa,
+        /// Its owner, if it has one.
+        owner: Option<u64>,
+    },
+    /// Only the guest's own frames are mapped, but not each of them at exactly one address.
+    NotOnce {
+        /// Bytes mapped.
+        mapped: u64,
+        /// Bytes owned.
+        owned: u64,
+    },
+}
+
+impl fmt::Display for SecondStageViolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Walk(error) => error.fmt(f),
+            Self::NotOwned {
+                gpa,
+                pa,
+                owner: Some(owner),
+            } => {
+                write!(
+                    f,
+                    "guest-physical {gpa} translates to {pa}, which belongs to owner {owner}"
+                )
+            }
+            Self::NotOwned { gpa, pa, owner: None } => {
+                write!(f, "guest-physical {gpa} translates to {pa}, which is not private")
+            }
+            Self::NotOnce { mapped, owned } => write!(
+                f,
+                "the guest's frames are not each mapped at one address: {mapped} bytes mapped, {owned} bytes owned"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for SecondStageViolation {}
+
+/// Checks that second-stage `tables` map every frame of `owner` in `private` at exactly one guest-physical address, and
+/// nothing else.
+///
+/// "Exactly once" needs no storage: both sides add one well-mixed number for each frame, and the sums must agree. An error escapes
+/// with a chance of about one in 2^50.
+///
+/// # Errors
+/// The first frame of someone else, or that the frames are not each mapped once, or the first malformed place.
+pub fn check_second_stage<M: PhysicalRead + ?Sized>(
+    tables: &Tables<'_, M>,
+    private: &PrivateSet<'_>,
+    owner: u64,
+) -> Result<Stats, SecondStageViolation> {
+    let mut stats = Stats::default();
+    let (mut mapped, mut owned) = (FrameSum::default(), FrameSum::default());
+    for step in tables.walk() {
+        match step.map_err(SecondStageViolation::Walk)? {
+            Visit::Table { .. } => stats.tables += 1,
+            Visit::Leaf(leaf) => {
+                stats.leaves.add(leaf.size);
+                if let Some((pa, other)) = private.not_owned(leaf.pa, leaf.pa_end(), owner) {
+                    let gpa = Va::new(leaf.va.get() + (pa.get() - leaf.pa.get()));
+                    return Err(SecondStageViolation::NotOwned {
+                        gpa,
+                        pa,
+                        owner: other,
+                    });
+                }
+                mapped.add(leaf.pa, leaf.pa_end());
+            }
+        }
+    }
+    for extent in private.extents.iter().filter(|extent| extent.owner == owner) {
+        owned.add(extent.start, extent.end);
+    }
+    if mapped != owned {
+        return Err(SecondStageViolation::NotOnce {
+            mapped: mapped.bytes,
+            owned: owned.bytes,
+        });
+    }
+    Ok(stats)
+}
+
+/// A sum over a multiset of frames that does not depend on order or on how they are joined to extents. A frame adds
+/// `mix(region) * weight(index in region)`; a whole region is one multiplication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct FrameSum {
+    bytes: u64,
+    sum: u64,
+}
+
+impl FrameSum {
+    /// Sum of all weights of a region.
+    const REGION: u64 = {
+        let mut sum = 0u64;
+        let mut index = 0;
+        while index < M2 / K4 {
+            sum = sum.wrapping_add(Self::weight(index));
+            index += 1;
+        }
+        sum
+    };
+
+    const fn weight(index: u64) -> u64 {
+        mix(index + 1)
+    }
+
+    fn add(&mut self, start: Pa, end: Pa) {
+        self.bytes += end.get() - start.get();
+        let mut at = start.get();
+        while at < end.get() {
+            let region = mix(at / M2 + 1);
+            let (weight, step) = if at.is_multiple_of(M2) && at + M2 <= end.get() {
+                (Self::REGION, M2)
+            } else {
+                (Self::weight(at % M2 / K4), K4)
+            };
+            self.sum = self.sum.wrapping_add(region.wrapping_mul(weight));
+            at += step;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
