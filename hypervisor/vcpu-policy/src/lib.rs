@@ -1,2 +1,29 @@
 //! What a guest may see of the CPU, and how its intercepted instructions are decoded.
-#![no_std]
+//!
+//! No privileged instruction, no vendor's control block: values in, values out, so that everything here is tested on the
+//! developer's machine. `virt` in the hypervisor calls it, in this order at an exit:
+//!
+//! - [`fetch`] finds the bytes at RIP through the guest's own tables ([`paging_walk`]), where the CPU does not hand them over.
+//! - [`instruction`] decodes them: length, and the source register of a move to CR0.
+//! - [`cpuid`], [`msr`], [`cr0`] and [`xcr0`] say what the instruction gives the guest: a value, a [`Fault`], or its end.
+//!
+//! Design rule: guest RAM is write-back whatever the guest asks. So PAT is a number that the guest may keep, CR0.CD and CR0.NW
+//! read as zero, and there are no MTRRs.
+#![cfg_attr(not(test), no_std)]
+
+pub mod cpuid;
+pub mod cr0;
+pub mod fetch;
+pub mod instruction;
+pub mod msr;
+pub mod paging_walk;
+pub mod xcr0;
+
+/// The exception that a guest gets in place of an instruction's effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// #GP with error code 0.
+    GeneralProtection,
+    /// #UD.
+    InvalidOpcode,
+}
