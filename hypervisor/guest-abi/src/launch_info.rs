@@ -1,8 +1,10 @@
 //! The page that tells a guest what it was given.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::ABI_VERSION;
+use crate::launch_area::{GDT, LAUNCH_INFO, PAGE};
 
 /// First eight bytes of a [`LaunchInfo`]: "LACUNAgi" in memory order.
 pub const LAUNCH_MAGIC: u64 = u64::from_le_bytes(*b"LACUNAgi");
@@ -101,6 +103,26 @@ impl LaunchInfo {
         };
         info.check()?;
         Ok(info)
+    }
+
+    /// The parts of memory that hold nothing of the guest's own, in ascending order: not the launch information, GDT, stack, page
+    /// tables and image. At the start they are zero, and a guest may use all of them.
+    pub fn free_extents(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let mut used = [
+            (LAUNCH_INFO, LAUNCH_INFO + PAGE),
+            (GDT, GDT + PAGE),
+            (self.stack_start, self.stack_end),
+            (self.page_tables_start, self.page_tables_end),
+            (self.image_start, self.image_end),
+            (self.memory_bytes, u64::MAX),
+        ];
+        used.sort_unstable();
+        let mut free_from = 0;
+        used.into_iter().filter_map(move |(start, end)| {
+            let gap = free_from..start;
+            free_from = free_from.max(start).max(end);
+            (!gap.is_empty()).then_some(gap)
+        })
     }
 
     /// Checks that magic, version and size are those of this crate.
@@ -214,6 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn free_memory_is_what_lies_between() {
+        let free: Vec<_> = info().free_extents().collect();
+        assert_eq!(
+            free,
+            [
+                0..0x1000,
+                0x3000..0x4_0000,
+                0x8_6000..0x10_0000,
+                0x10_8000..64 << 20
+            ]
+        );
+        let full = LaunchInfo {
+            image_end: 64 << 20,
+            page_tables_end: 0x10_0000,
+            ..info()
+        };
+        assert_eq!(
+            full.free_extents().collect::<Vec<_>>(),
+            [0..0x1000, 0x3000..0x4_0000]
+        );
+    }
+
+    #[test]
     fn what_is_not_launch_info_is_named() {
         let good = info().to_bytes();
         assert_eq!(
@@ -239,6 +284,23 @@ mod tests {
     }
 
     proptest! {
+        /// Also for launch information that makes no sense.
+        #[test]
+        fn free_extents_are_disjoint_and_miss_what_is_used(words in any::<[u64; 7]>()) {
+            let info = LaunchInfo {
+                memory_bytes: words[0], image_start: words[1], image_end: words[2], page_tables_start: words[3],
+                page_tables_end: words[4], stack_start: words[5], stack_end: words[6], ..info()
+            };
+            let mut last = 0;
+            for free in info.free_extents() {
+                prop_assert!(last <= free.start && free.start < free.end && free.end <= info.memory_bytes);
+                for (start, end) in [(words[1], words[2]), (words[3], words[4]), (words[5], words[6])] {
+                    prop_assert!(start >= end || end <= free.start || free.end <= start);
+                }
+                last = free.end;
+            }
+        }
+
         #[test]
         fn bytes_round_trip(words in any::<[u64; 8]>(), instance: u32, flags: u32, seed: u64, tail in proptest::collection::vec(any::<u8>(), 0..64)) {
             let info = LaunchInfo {
