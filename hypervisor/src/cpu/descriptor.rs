@@ -1,0 +1,221 @@
+//! The descriptor tables: GDT, TSS and IDT, one set for each CPU.
+//!
+//! The GDT is the first thing in [`CpuTables`], so GDTR leads from anywhere, an NMI included, to the CPU's own record: SVM and VMX
+//! restore GDTR's base on every exit from a guest (APM vol. 2, 15.6; SDM vol. 3C, 27.5.2), which does not hold for the GS base under SVM.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use memory::address::Hva;
+use spin::Once;
+use x86::Ring;
+use x86::bits64::segmentation::{Descriptor64, load_cs};
+use x86::bits64::task::TaskStateSegment;
+use x86::dtables::{DescriptorTablePointer, lgdt, lidt, sgdt};
+use x86::segmentation::{
+    BuildDescriptor, DescriptorBuilder, GateDescriptorBuilder, SegmentSelector, load_ds, load_es, load_ss,
+};
+use x86::task::load_tr;
+
+use super::apic::LocalApic;
+use super::stack::{IstStacks, Stack};
+use super::{exception, registers};
+use crate::boot::image;
+
+/// Selector of the 64-bit code segment.
+pub const CODE_SELECTOR: u16 = 0x08;
+/// Selector of the data segment.
+pub const DATA_SELECTOR: u16 = 0x10;
+/// Selector of the task state segment.
+pub const TASK_SELECTOR: u16 = 0x18;
+
+/// 64-bit code, present, accessed (SDM vol. 3A, 3.4.5; the CPU would write the accessed bit if it were clear).
+const CODE_DESCRIPTOR: u64 = 0x00af_9b00_0000_ffff;
+/// Data, present, writable, accessed.
+const DATA_DESCRIPTOR: u64 = 0x00cf_9300_0000_ffff;
+
+/// Places in the interrupt stack table, counted from 1 as in a gate (SDM vol. 3A, 6.14.5).
+const IST_FAULT: u8 = 1;
+const IST_NMI: u8 = 2;
+const IST_MACHINE_CHECK: u8 = 3;
+const IST_DOUBLE_FAULT: u8 = 4;
+
+/// The tables of one CPU, and what its exception handlers need to know about it.
+///
+/// Page-aligned so that neither GDT nor TSS crosses a page. It must be mapped in every top-level table, at one place.
+#[repr(C, align(4096))]
+pub struct CpuTables {
+    /// Null, code, data, and the two words of the task state segment.
+    gdt: [u64; 5],
+    tss: TaskStateSegment,
+    idt: [Descriptor64; 256],
+    ist: Option<IstStacks>,
+    main: Once<Stack>,
+    apic: Once<LocalApic>,
+    ticks: AtomicU64,
+    nmis: AtomicU64,
+    spurious: AtomicU64,
+}
+
+impl CpuTables {
+    /// Tables that nothing is in yet.
+    pub const fn new() -> Self {
+        Self {
+            gdt: [0; 5],
+            tss: TaskStateSegment::new(),
+            idt: [Descriptor64::NULL; 256],
+            ist: None,
+            main: Once::new(),
+            apic: Once::new(),
+            ticks: AtomicU64::new(0),
+            nmis: AtomicU64::new(0),
+            spurious: AtomicU64::new(0),
+        }
+    }
+
+    /// Fills the tables and makes this CPU use them. Interrupts stay as they are; let them in only after the local APIC is set up.
+    ///
+    /// It may run again with other tables, for instance once there are stacks with guard pages; counters and the local APIC start
+    /// anew then.
+    pub fn load(&'static mut self, stacks: IstStacks) -> &'static Self {
+        self.tss = TaskStateSegment::new();
+        for (ist, stack) in [
+            (IST_FAULT, stacks.fault),
+            (IST_NMI, stacks.nmi),
+            (IST_MACHINE_CHECK, stacks.machine_check),
+            (IST_DOUBLE_FAULT, stacks.double_fault),
+        ] {
+            self.tss.set_ist(usize::from(ist) - 1, stack.top.get());
+        }
+        // No I/O permission map: its offset lies beyond the limit (SDM vol. 1, 19.5.2).
+        self.tss.iomap_base = size_of::<TaskStateSegment>() as u16;
+        self.ist = Some(stacks);
+
+        let [task_low, task_high] = task_descriptor(&raw const self.tss);
+        self.gdt = [0, CODE_DESCRIPTOR, DATA_DESCRIPTOR, task_low, task_high];
+        for (vector, gate) in (0u8..=255).zip(self.idt.iter_mut()) {
+            *gate = interrupt_gate(exception::stub(vector), ist_for(vector));
+        }
+
+        registers::with_interrupts_masked(|| {
+            let gdt = DescriptorTablePointer::new(&self.gdt);
+            let idt = DescriptorTablePointer::new(&self.idt);
+            // SAFETY: the tables are complete and live for ever; the selectors name present descriptors of the right types; the task
+            // state segment is available, as LTR wants, because its descriptor is new. The stubs handle every vector. LTR's
+            // write of the busy bit happens while `self` is still exclusively ours.
+            unsafe {
+                lgdt(&gdt);
+                load_cs(SegmentSelector::from_raw(CODE_SELECTOR));
+                load_ss(SegmentSelector::from_raw(DATA_SELECTOR));
+                load_ds(SegmentSelector::from_raw(DATA_SELECTOR));
+                load_es(SegmentSelector::from_raw(DATA_SELECTOR));
+                load_tr(SegmentSelector::from_raw(TASK_SELECTOR));
+                lidt(&idt);
+            }
+        });
+        self
+    }
+
+    /// The tables this CPU uses; `None` while it still uses the entry code's.
+    pub fn current() -> Option<&'static Self> {
+        let mut pointer: DescriptorTablePointer<u64> = DescriptorTablePointer::default();
+        // SAFETY: SGDT stores ten bytes where we say.
+        unsafe { sgdt(&mut pointer) };
+        let base = pointer.base;
+        if base.addr() as u64 == image::boot_gdt_address().get() {
+            return None;
+        }
+        let tables = core::ptr::with_exposed_provenance::<Self>(base.addr());
+        // SAFETY: besides the entry code only `load` sets GDTR, to the start of a `CpuTables` that lives for ever and is only shared
+        // from then on; `gdt` stands at offset 0.
+        Some(unsafe { &*tables })
+    }
+
+    /// Tells which stack the CPU ordinarily runs on, so that backtraces may follow it. Only the first call counts.
+    pub fn set_main_stack(&self, stack: Stack) {
+        self.main.call_once(|| stack);
+    }
+
+    /// Gives the handlers the local APIC, which they need for end-of-interrupt. Only the first call counts.
+    pub fn set_apic(&self, apic: LocalApic) {
+        self.apic.call_once(|| apic);
+    }
+
+    /// The local APIC, once it was given.
+    pub fn apic(&self) -> Option<&LocalApic> {
+        self.apic.get()
+    }
+
+    /// Timer interrupts so far.
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// NMIs so far.
+    pub fn nmis(&self) -> u64 {
+        self.nmis.load(Ordering::Relaxed)
+    }
+
+    /// Spurious interrupts so far.
+    pub fn spurious(&self) -> u64 {
+        self.spurious.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_nmi(&self) {
+        self.nmis.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_spurious(&self) {
+        self.spurious.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The known stack that holds `bytes` bytes at `address`.
+    pub fn stack_of(&self, address: Hva, bytes: u64) -> Option<Stack> {
+        let ist = self
+            .ist
+            .as_ref()
+            .map(|ist| [ist.fault, ist.nmi, ist.machine_check, ist.double_fault]);
+        let main = self.main.get().copied();
+        ist.into_iter()
+            .flatten()
+            .chain(main)
+            .find(|stack| stack.contains(address, bytes))
+    }
+
+    /// Where the task state segment is; virtualization code has to name it as the host's.
+    pub fn task_state_address(&self) -> Hva {
+        Hva::new((&raw const self.tss).addr() as u64)
+    }
+}
+
+/// The 16-byte descriptor of an available 64-bit task state segment (SDM vol. 3A, 7.2.3).
+fn task_descriptor(tss: *const TaskStateSegment) -> [u64; 2] {
+    let base = tss.addr() as u64;
+    let limit = size_of::<TaskStateSegment>() as u64 - 1;
+    let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    [low, base >> 32]
+}
+
+fn interrupt_gate(entry: Hva, ist: u8) -> Descriptor64 {
+    let code = SegmentSelector::from_raw(CODE_SELECTOR);
+    <DescriptorBuilder as GateDescriptorBuilder<u64>>::interrupt_descriptor(code, entry.get())
+        .dpl(Ring::Ring0)
+        .present()
+        .ist(ist)
+        .finish()
+}
+
+/// Exceptions run on stacks of their own, so that a fault says what it was even when the stack is what is wrong. Interrupts
+/// run on the stack they find.
+fn ist_for(vector: u8) -> u8 {
+    match vector {
+        x86::irq::NONMASKABLE_INTERRUPT_VECTOR => IST_NMI,
+        x86::irq::DOUBLE_FAULT_VECTOR => IST_DOUBLE_FAULT,
+        x86::irq::MACHINE_CHECK_VECTOR => IST_MACHINE_CHECK,
+        0..exception::EXCEPTIONS => IST_FAULT,
+        _ => 0,
+    }
+}

@@ -1,0 +1,194 @@
+//! Entry from every exception and interrupt, and what each vector leads to.
+//!
+//! A stub per vector makes the stack look the same (it pushes a zero where the CPU pushes no error code), `interrupt_common` saves
+//! all general registers as a [`Frame`] and calls [`dispatch`]. When that returns, the interrupted code goes on.
+
+use memory::address::Hva;
+use x86::irq::{MACHINE_CHECK_VECTOR, NONMASKABLE_INTERRUPT_VECTOR};
+
+use super::descriptor::CpuTables;
+use super::{fault_report, tlb};
+use crate::console;
+
+/// Vectors that belong to the CPU itself (SDM vol. 3A, 6.2).
+pub const EXCEPTIONS: u8 = 32;
+/// Where the legacy interrupt controllers are moved to; all their lines are masked, but a spurious one may still come.
+pub const PIC_VECTOR: u8 = 0x20;
+/// The local APIC's timer.
+pub const TIMER_VECTOR: u8 = 0x40;
+/// The local APIC's spurious vector; its low four bits are ones on every APIC (SDM vol. 3A, 10.9).
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+
+/// Bytes from one stub to the next.
+const STUB_BYTES: u64 = 16;
+
+/// The interrupted state, as the stubs leave it on the stack.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame {
+    /// R15.
+    pub r15: u64,
+    /// R14.
+    pub r14: u64,
+    /// R13.
+    pub r13: u64,
+    /// R12.
+    pub r12: u64,
+    /// R11.
+    pub r11: u64,
+    /// R10.
+    pub r10: u64,
+    /// R9.
+    pub r9: u64,
+    /// R8.
+    pub r8: u64,
+    /// RBP.
+    pub rbp: u64,
+    /// RDI.
+    pub rdi: u64,
+    /// RSI.
+    pub rsi: u64,
+    /// RDX.
+    pub rdx: u64,
+    /// RCX.
+    pub rcx: u64,
+    /// RBX.
+    pub rbx: u64,
+    /// RAX.
+    pub rax: u64,
+    /// Which vector.
+    pub vector: u64,
+    /// The CPU's error code, or zero.
+    pub error_code: u64,
+    /// RIP.
+    pub rip: u64,
+    /// CS.
+    pub cs: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// RSP.
+    pub rsp: u64,
+    /// SS.
+    pub ss: u64,
+}
+
+core::arch::global_asm!(
+    r#"
+    .pushsection .text.interrupt_stubs, "ax", @progbits
+    .balign 16
+    .globl interrupt_stubs
+    interrupt_stubs:
+    .set vector, 0
+    .rept 256
+    .balign {stub_bytes}
+    /* The CPU pushes an error code for these (SDM vol. 3A, 6.3.1, table 6-1; APM vol. 2, 8.2). */
+    .if vector != 8 && vector != 10 && vector != 11 && vector != 12 && vector != 13 && vector != 14 && vector != 17 && vector != 21 && vector != 29 && vector != 30
+    pushq $0
+    .endif
+    .byte 0x68                 /* pushq with a 32-bit operand: the stubs stay equally long */
+    .long vector
+    jmp interrupt_common
+    .set vector, vector + 1
+    .endr
+
+    .balign 16
+    interrupt_common:
+    pushq %rax
+    pushq %rbx
+    pushq %rcx
+    pushq %rdx
+    pushq %rsi
+    pushq %rdi
+    pushq %rbp
+    pushq %r8
+    pushq %r9
+    pushq %r10
+    pushq %r11
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    cld
+    movq %rsp, %rdi
+    /* The CPU aligned the stack to 16 before its five words; with ours that makes 22, still aligned. */
+    callq interrupt_dispatch
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %r11
+    popq %r10
+    popq %r9
+    popq %r8
+    popq %rbp
+    popq %rdi
+    popq %rsi
+    popq %rdx
+    popq %rcx
+    popq %rbx
+    popq %rax
+    addq $16, %rsp
+    iretq
+    .popsection
+    "#,
+    stub_bytes = const STUB_BYTES,
+    options(att_syntax)
+);
+
+// SAFETY: defined above; only the address is used.
+unsafe extern "C" {
+    static interrupt_stubs: core::ffi::c_void;
+}
+
+/// The address of a vector's stub.
+pub fn stub(vector: u8) -> Hva {
+    Hva::new((&raw const interrupt_stubs).addr() as u64 + u64::from(vector) * STUB_BYTES)
+}
+
+// SAFETY: the name is this project's own and defined once.
+#[unsafe(no_mangle)]
+extern "C" fn interrupt_dispatch(frame: &Frame) {
+    // Interrupt gates push at most 255.
+    let vector = frame.vector as u8;
+    match vector {
+        NONMASKABLE_INTERRUPT_VECTOR => {
+            // An NMI may come while this CPU still owes a flush: it counts as having acknowledged while it was in a guest, and may hold
+            // translations of frames that have become private. So flush before touching anything beyond the image, the stack and
+            // the tables (design rule 1).
+            tlb::flush();
+            nmi();
+        }
+        MACHINE_CHECK_VECTOR => {
+            // As for NMI.
+            tlb::flush();
+            fault_report::fatal(frame)
+        }
+        0..EXCEPTIONS => fault_report::fatal(frame),
+        TIMER_VECTOR => {
+            if let Some(cpu) = CpuTables::current() {
+                cpu.count_tick();
+                if let Some(apic) = cpu.apic() {
+                    apic.end_of_interrupt();
+                }
+            }
+        }
+        // Neither kind of spurious interrupt wants an end-of-interrupt (SDM vol. 3A, 10.9; the 8259's are not in service).
+        SPURIOUS_VECTOR | PIC_VECTOR..0x30 => {
+            if let Some(cpu) = CpuTables::current() {
+                cpu.count_spurious();
+            }
+        }
+        // Nothing was set up to send these.
+        _ => fault_report::fatal(frame),
+    }
+}
+
+/// Nothing here sends NMIs yet, so each is unexpected: it is counted, said and done with.
+fn nmi() {
+    let Some(cpu) = CpuTables::current() else { return };
+    cpu.count_nmi();
+    console::print_urgent(format_args!(
+        "unexpected NMI, number {} on this CPU; going on\n",
+        cpu.nmis()
+    ));
+}

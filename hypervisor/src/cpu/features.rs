@@ -1,0 +1,92 @@
+//! What the CPU can do, as far as it matters here, from CPUID.
+
+use heapless::String;
+use raw_cpuid::CpuId;
+
+/// Who made the CPU; decides between SVM and VMX, VMMCALL and VMCALL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// AMD, or Hygon, whose CPUs follow AMD's manual.
+    Amd,
+    /// Intel.
+    Intel,
+    /// Anyone else.
+    Other,
+}
+
+/// The features this project looks at.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// Maker.
+    pub vendor: Vendor,
+    /// The maker's name for it, trimmed; empty when CPUID has none. At most 48 bytes (APM vol. 3, E.4.3).
+    pub brand: String<48>,
+    /// 1G leaves in host page tables.
+    pub gigabyte_pages: bool,
+    /// No-execute pages.
+    pub nx: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// The local APIC can be reached through MSRs.
+    pub x2apic: bool,
+    /// Machine-check exceptions.
+    pub machine_check: bool,
+    /// XSAVE and XCR0.
+    pub xsave: bool,
+    /// Width of physical addresses; 36 when CPUID does not say (SDM vol. 3A, 4.1.4).
+    pub physical_address_bits: u8,
+    /// We run under another hypervisor.
+    pub hypervisor: bool,
+    /// The SVM instructions; the firmware may still have locked them away.
+    pub svm: bool,
+    /// The TSC ticks at one rate in all power states.
+    pub invariant_tsc: bool,
+}
+
+impl Features {
+    /// Asks this CPU.
+    pub fn detect() -> Self {
+        let cpuid = CpuId::new();
+        let vendor = match cpuid.get_vendor_info().as_ref().map(|vendor| vendor.as_str()) {
+            Some("AuthenticAMD" | "HygonGenuine") => Vendor::Amd,
+            Some("GenuineIntel") => Vendor::Intel,
+            _ => Vendor::Other,
+        };
+        let mut brand = String::new();
+        if let Some(text) = cpuid.get_processor_brand_string() {
+            for character in text.as_str().trim().chars() {
+                // A name that is not ASCII may be cut; it is only printed.
+                if brand.push(character).is_err() {
+                    break;
+                }
+            }
+        }
+        let basic = cpuid.get_feature_info();
+        let basic = basic.as_ref();
+        let structured = cpuid.get_extended_feature_info();
+        let structured = structured.as_ref();
+        let extended = cpuid.get_extended_processor_and_feature_identifiers();
+        let extended = extended.as_ref();
+        Self {
+            vendor,
+            brand,
+            gigabyte_pages: extended.is_some_and(|leaf| leaf.has_1gib_pages()),
+            nx: extended.is_some_and(|leaf| leaf.has_execute_disable()),
+            smep: structured.is_some_and(|leaf| leaf.has_smep()),
+            smap: structured.is_some_and(|leaf| leaf.has_smap()),
+            x2apic: basic.is_some_and(|leaf| leaf.has_x2apic()),
+            machine_check: basic.is_some_and(|leaf| leaf.has_mce()),
+            xsave: basic.is_some_and(|leaf| leaf.has_xsave()),
+            physical_address_bits: cpuid
+                .get_processor_capacity_feature_info()
+                .map_or(36, |leaf| leaf.physical_address_bits()),
+            hypervisor: basic.is_some_and(|leaf| leaf.has_hypervisor()),
+            svm: extended.is_some_and(|leaf| leaf.has_svm()),
+            invariant_tsc: cpuid
+                .get_advanced_power_mgmt_info()
+                .is_some_and(|leaf| leaf.has_invariant_tsc()),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! One CPU: what it can do, its control registers, descriptor tables, exceptions and local APIC.
+//!
+//! In the order of bring-up:
+//! - `features`: CPUID into a struct.
+//! - `registers`: control registers, MSRs, the interrupt flag; `enable_protections` switches on what CPUID offers.
+//! - `tlb`: every TLB instruction of the project.
+//! - `stack`: a stack's range. `descriptor`: GDT, TSS and IDT in `CpuTables`, one for each CPU.
+//! - `exception`: the 256 entry stubs and what each vector leads to; `fault_report` prints a fatal one, `backtrace` its callers.
+//! - `apic`, `pic`, `timer`: the local APIC, the legacy controllers it replaces, its timer and the TSC as a clock.
+
+pub mod apic;
+pub mod backtrace;
+pub mod descriptor;
+pub mod exception;
+pub mod fault_report;
+pub mod features;
+pub mod pic;
+pub mod registers;
+pub mod stack;
+pub mod timer;
+pub mod tlb;

@@ -1,0 +1,55 @@
+//! Where a stack is.
+
+use memory::address::Hva;
+
+/// A mapped stack: `low` is its lowest byte, `top` one past its highest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stack {
+    /// Lowest byte.
+    pub low: Hva,
+    /// One past the highest byte; a multiple of 16.
+    pub top: Hva,
+}
+
+impl Stack {
+    /// Whether `bytes` bytes at `address` lie within the stack.
+    pub fn contains(&self, address: Hva, bytes: u64) -> bool {
+        self.low <= address && address.checked_add(bytes).is_some_and(|end| end <= self.top)
+    }
+}
+
+/// The stacks that the CPU switches to for exceptions, whatever RSP was (interrupt stack table; SDM vol. 3A, 6.14.5).
+///
+/// Each must be mapped in every top-level table and never move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IstStacks {
+    /// Every exception without a stack of its own.
+    pub fault: Stack,
+    /// NMI.
+    pub nmi: Stack,
+    /// #MC.
+    pub machine_check: Stack,
+    /// #DF.
+    pub double_fault: Stack,
+}
+
+/// Memory for a stack in the image, for the time before there are mapped stacks with guard pages.
+#[repr(C, align(16))]
+pub struct StackMemory<const BYTES: usize>([u8; BYTES]);
+
+impl<const BYTES: usize> StackMemory<BYTES> {
+    /// A zeroed stack.
+    pub const fn new() -> Self {
+        const { assert!(BYTES.is_multiple_of(16)) };
+        Self([0; BYTES])
+    }
+
+    /// Gives the memory up to be a stack.
+    pub fn into_stack(&'static mut self) -> Stack {
+        let low = self.0.as_mut_ptr().expose_provenance() as u64;
+        Stack {
+            low: Hva::new(low),
+            top: Hva::new(low + BYTES as u64),
+        }
+    }
+}
