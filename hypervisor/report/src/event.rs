@@ -1,0 +1,244 @@
+//! One struct for each JSON line; `docs/report-schema.md` documents them.
+//!
+//! `S` is the type of text: `&str` where lines are written, `String` where they are read.
+
+use serde::Serialize;
+
+/// Version of the schema. It rises when a field changes its meaning or goes away; a new field alone does not raise it.
+pub const SCHEMA: u32 = 1;
+
+/// Any line but `phase`, which is written by [`crate::write_phase`] because its length depends on RAM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<S> {
+    /// The first line.
+    Start(Start<S>),
+    /// The direct map at one moment.
+    #[cfg(feature = "read")]
+    Phase(Phase<S>),
+    /// A guest ended.
+    Guest(Guest<S>),
+    /// A value that a guest reported.
+    ReportValue(ReportValue<S>),
+    /// The result of a check.
+    Check(Check<S>),
+    /// Every counter, once at the end.
+    Counters(Counters),
+    /// The machine is about to be paused for a look from outside.
+    Pause(Pause<S>),
+    /// The last line.
+    Verdict(Verdict<S>),
+}
+
+impl<S> Event<S> {
+    /// The value of the field `event`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            #[cfg(feature = "read")]
+            Self::Phase(_) => "phase",
+            Self::Guest(_) => "guest",
+            Self::ReportValue(_) => "report_value",
+            Self::Check(_) => "check",
+            Self::Counters(_) => "counters",
+            Self::Pause(_) => "pause",
+            Self::Verdict(_) => "verdict",
+        }
+    }
+}
+
+/// What runs, and on what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Start<S> {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of Lacuna.
+    pub version: S,
+    /// Commit it was built from.
+    pub commit: S,
+    /// The CPU.
+    pub machine: Machine<S>,
+    /// RAM in the memory map, rounded down to MiB.
+    pub memory_mib: u64,
+    /// CPUs that the firmware names.
+    pub cpus_found: u32,
+    /// CPUs that this run uses.
+    pub cpus_used: u32,
+    /// Seed of the guests' patterns and of every random choice.
+    pub seed: u64,
+    /// The command line as it was given.
+    pub command_line: S,
+}
+
+/// What the CPU offers, as far as it changes what Lacuna does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Machine<S> {
+    /// Brand string, or the vendor where there is none.
+    pub cpu: S,
+    /// Kind of second-stage tables: `npt`.
+    pub second_stage: S,
+    /// Whether the direct map may use 1G leaves.
+    pub leaf_1g: bool,
+    /// Whether the CPU saves the address of the next instruction at an exit.
+    pub nrip_save: bool,
+    /// Whether the CPU saves instruction bytes at an exit.
+    pub decode_assists: bool,
+    /// Whether the CPU can flush the translations of one ASID.
+    pub flush_by_asid: bool,
+    /// Address-space identifiers, the host's included.
+    pub asids: u32,
+    /// Bits of a physical address.
+    pub physical_bits: u32,
+}
+
+/// Numbers of leaves by size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Leaves {
+    /// 1G leaves (level 3).
+    pub g1: u64,
+    /// 2M leaves (level 2).
+    pub m2: u64,
+    /// 4K leaves (level 1).
+    pub k4: u64,
+}
+
+/// A `phase` line but for its array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PhaseHeader<S> {
+    /// `boot`, `guests` or `after`.
+    pub phase: S,
+    /// Leaves of the whole direct map.
+    pub leaves: Leaves,
+    /// MiB hidden from the direct map.
+    pub hidden_mib: u64,
+}
+
+/// A `phase` line as it is read.
+#[cfg(feature = "read")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Phase<S> {
+    /// `boot`, `guests` or `after`.
+    pub phase: S,
+    /// Leaves of the whole direct map.
+    pub leaves: Leaves,
+    /// MiB hidden from the direct map.
+    pub hidden_mib: u64,
+    /// The gigablocks that hold RAM, in order, equal neighbours joined.
+    pub gigablocks: alloc::vec::Vec<crate::Gigablock>,
+}
+
+/// A guest has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Guest<S> {
+    /// Name of its file in the archive.
+    pub name: S,
+    /// Its number in this boot, from 1.
+    pub instance: u32,
+    /// Its memory, all of it private.
+    pub memory_mib: u64,
+    /// How it ended, in the words of `expect=`: `exit:0`, `memory-fault`, ...
+    pub ending: S,
+    /// How it was expected to end.
+    pub expected: S,
+    /// Whether the ending is the expected one and nothing else went wrong with it.
+    pub held: bool,
+    /// What happened, in words; empty when there is nothing to add.
+    pub detail: S,
+    /// Exits from guest to host.
+    pub exits: u64,
+    /// Hypercalls among them.
+    pub hypercalls: u64,
+    /// Time on a CPU in microseconds.
+    pub cpu_us: u64,
+}
+
+/// A guest reported a value (hypercall 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct ReportValue<S> {
+    /// Name of the guest's file in the archive.
+    pub guest: S,
+    /// The guest's number.
+    pub instance: u32,
+    /// What the value is, up to 8 ASCII characters chosen by the guest.
+    pub name: S,
+    /// The value.
+    pub value: u64,
+}
+
+/// A check was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Check<S> {
+    /// Which.
+    pub name: S,
+    /// Whether it held.
+    pub held: bool,
+    /// What was looked at, or what was wrong.
+    pub detail: S,
+}
+
+/// Every counter. The first four have Linux' names, in which level 2 is 2M and level 3 is 1G: `direct_map_level2_splits` counts
+/// 2M leaves split to 4K.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Counters {
+    /// 2M leaves split to 4K.
+    pub direct_map_level2_splits: u64,
+    /// 1G leaves split to 2M.
+    pub direct_map_level3_splits: u64,
+    /// Tables of 4K leaves merged to one 2M leaf.
+    pub direct_map_level2_collapses: u64,
+    /// Tables of 2M leaves merged to one 1G leaf.
+    pub direct_map_level3_collapses: u64,
+    /// Acknowledged flush batches, over all CPUs.
+    pub flushes: u64,
+    /// INVLPGs of closing windows; none of them leaves its CPU.
+    pub window_invlpgs: u64,
+    /// Regions hidden.
+    pub regions_hidden: u64,
+    /// Regions restored.
+    pub regions_restored: u64,
+    /// Bytes overwritten with zeros before someone else could see them.
+    pub bytes_scrubbed: u64,
+    /// 4K frames that could not be made safe and will not be used again in this boot.
+    pub frames_quarantined: u64,
+}
+
+/// The machine pauses next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Pause<S> {
+    /// The phase that can be looked at: `boot`, `guests` or `after`.
+    pub phase: S,
+}
+
+/// How the run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything held.
+    Pass,
+    /// Something did not hold.
+    Fail,
+    /// The hypervisor found one of its own invariants broken.
+    Panic,
+    /// This machine or configuration cannot run.
+    Refused,
+}
+
+/// The verdict on the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Verdict<S> {
+    /// How it ended.
+    pub verdict: Outcome,
+    /// Why, and what to do; empty after a pass.
+    pub reason: S,
+}

@@ -1,0 +1,254 @@
+//! The lines: written by the hypervisor's writer, read by another, documented in full.
+#![cfg(test)]
+
+use std::collections::BTreeSet;
+
+use report::{
+    Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Leaves, Machine, Outcome, Pause, PhaseHeader,
+    ReportValue, SCHEMA, Start, Verdict, WriteError, write_event, write_phase,
+};
+use serde_json::Value;
+
+fn start(command_line: &str) -> Event<&str> {
+    Event::Start(Start {
+        schema: SCHEMA,
+        version: "0.1.0",
+        commit: "0123abc",
+        machine: Machine {
+            cpu: "QEMU TCG CPU",
+            second_stage: "npt",
+            leaf_1g: true,
+            nrip_save: false,
+            decode_assists: false,
+            flush_by_asid: false,
+            asids: 16,
+            physical_bits: 40,
+        },
+        memory_mib: 511,
+        cpus_found: 2,
+        cpus_used: 1,
+        seed: u64::MAX,
+        command_line,
+    })
+}
+
+/// One of each but `phase`.
+fn samples() -> Vec<Event<&'static str>> {
+    vec![
+        start("guest=hello,memory=64M seed=1"),
+        Event::Guest(Guest {
+            name: "escape",
+            instance: 3,
+            memory_mib: 64,
+            ending: "memory-fault",
+            expected: "memory-fault",
+            held: true,
+            detail: "wrote to 0x4000000, which it does not own",
+            exits: 7,
+            hypercalls: 2,
+            cpu_us: 1234,
+        }),
+        Event::ReportValue(ReportValue {
+            guest: "two-at-once",
+            instance: 2,
+            name: "switches",
+            value: 100,
+        }),
+        Event::Check(Check {
+            name: "no host address reaches a private frame",
+            held: true,
+            detail: "",
+        }),
+        Event::Counters(Counters {
+            flushes: 3,
+            ..Counters::default()
+        }),
+        Event::Pause(Pause { phase: "guests" }),
+        Event::Verdict(Verdict {
+            verdict: Outcome::Refused,
+            reason: "no SVM: add `-cpu max`",
+        }),
+    ]
+}
+
+fn line(event: &Event<&str>) -> String {
+    let mut text = String::new();
+    write_event(event, &mut [0; LINE_BYTES], &mut text).unwrap();
+    assert_eq!(text.matches('\n').count(), 1);
+    assert!(text.ends_with('\n'));
+    text
+}
+
+fn phase(gigablocks: impl Iterator<Item = Gigablock>) -> String {
+    let mut text = String::new();
+    let header = PhaseHeader {
+        phase: "guests",
+        leaves: Leaves { g1: 1, m2: 2, k4: 3 },
+        hidden_mib: 4,
+    };
+    write_phase(&header, gigablocks, &mut [0; LINE_BYTES], &mut text).unwrap();
+    text
+}
+
+fn gigablock(gib: u64) -> Gigablock {
+    Gigablock {
+        gib,
+        count: 1,
+        leaves: Leaves {
+            g1: 0,
+            m2: 512 - gib % 7,
+            k4: 0,
+        },
+        holes: gib % 7,
+    }
+}
+
+#[test]
+fn every_line_reads_as_what_was_written() {
+    for event in samples() {
+        let read: Value = serde_json::from_str(&line(&event)).unwrap();
+        assert_eq!(read, serde_json::to_value(&event).unwrap());
+        assert_eq!(read["event"], event.name());
+    }
+}
+
+#[test]
+fn a_line_has_exactly_this_text() {
+    assert_eq!(
+        line(&samples()[6]),
+        "{\"event\":\"verdict\",\"verdict\":\"refused\",\"reason\":\"no SVM: add `-cpu max`\"}\n"
+    );
+    assert_eq!(
+        phase([gigablock(1)].into_iter()),
+        "{\"event\":\"phase\",\"phase\":\"guests\",\"leaves\":{\"g1\":1,\"m2\":2,\"k4\":3},\"hidden_mib\":4,\
+         \"gigablocks\":[{\"gib\":1,\"count\":1,\"leaves\":{\"g1\":0,\"m2\":511,\"k4\":0},\"holes\":1}]}\n"
+    );
+}
+
+#[test]
+fn texts_are_escaped() {
+    let nasty = "quote \" backslash \\ newline \n tab \t bell \u{7} umlaut \u{e4} slash / end";
+    let read: Value = serde_json::from_str(&line(&start(nasty))).unwrap();
+    assert_eq!(read["command_line"], nasty);
+    assert_eq!(read["seed"], u64::MAX);
+}
+
+#[test]
+fn the_longest_command_line_fits() {
+    let longest = "x".repeat(1400);
+    assert!(line(&start(&longest)).contains(&longest));
+}
+
+#[test]
+fn too_long_is_an_error_and_writes_nothing() {
+    let mut text = String::new();
+    for length in [0, 1, 20, 60] {
+        let error = write_event(&samples()[6], &mut vec![0; length], &mut text).unwrap_err();
+        assert_eq!(
+            error,
+            WriteError::TooLong {
+                event: "verdict",
+                buffer: length
+            }
+        );
+    }
+    let long = "y".repeat(5000);
+    let error = write_event(&start(&long), &mut [0; LINE_BYTES], &mut text).unwrap_err();
+    assert!(error.to_string().contains("`start`"), "{error}");
+    let header = PhaseHeader {
+        phase: long.as_str(),
+        leaves: Leaves::default(),
+        hidden_mib: 0,
+    };
+    write_phase(&header, [].into_iter(), &mut [0; LINE_BYTES], &mut text).unwrap_err();
+    assert_eq!(text, "");
+}
+
+#[test]
+fn a_phase_takes_any_number_of_gigablocks() {
+    for count in [0, 1, 64, 900, 100_000] {
+        let read: Value = serde_json::from_str(&phase((0..count).map(gigablock))).unwrap();
+        let array = read["gigablocks"].as_array().unwrap();
+        assert_eq!(array.len() as u64, count);
+        for (at, value) in array.iter().enumerate() {
+            assert_eq!(value, &serde_json::to_value(gigablock(at as u64)).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_longest_gigablock_fits_its_buffer() {
+    let leaves = Leaves {
+        g1: u64::MAX,
+        m2: u64::MAX,
+        k4: u64::MAX,
+    };
+    let longest = Gigablock {
+        gib: u64::MAX,
+        count: u64::MAX,
+        leaves,
+        holes: u64::MAX,
+    };
+    assert!(phase([longest].into_iter()).contains("18446744073709551615"));
+}
+
+fn fields(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                into.insert(name.clone());
+                fields(value, into);
+            }
+        }
+        Value::Array(array) => array.iter().for_each(|value| fields(value, into)),
+        _ => (),
+    }
+}
+
+/// Names of the document's table rows: the first cell, in backticks.
+fn documented(document: &str) -> BTreeSet<String> {
+    let rows = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    rows.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn the_document_names_every_event_and_field_and_no_other() {
+    let document = include_str!("../../../docs/report-schema.md");
+    let mut lines: Vec<String> = samples().iter().map(line).collect();
+    lines.push(phase([gigablock(0)].into_iter()));
+    let mut names = BTreeSet::new();
+    for line in &lines {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let event = value["event"].as_str().unwrap();
+        assert!(
+            document.contains(&format!("## `{event}`")),
+            "docs/report-schema.md has no section for `{event}`"
+        );
+        fields(&value, &mut names);
+    }
+    assert_eq!(documented(document), names);
+    assert!(
+        document.contains(&format!("`{SCHEMA}`")),
+        "the document does not give the schema version"
+    );
+}
+
+#[cfg(feature = "read")]
+#[test]
+fn a_reader_gets_the_same_structs() {
+    for event in samples() {
+        let read: Event<String> = serde_json::from_str(&line(&event)).unwrap();
+        assert_eq!(
+            serde_json::to_value(&read).unwrap(),
+            serde_json::to_value(&event).unwrap()
+        );
+    }
+    let read: Event<String> = serde_json::from_str(&phase((0..3).map(gigablock))).unwrap();
+    let Event::Phase(read) = read else {
+        panic!("not a phase")
+    };
+    assert_eq!((read.phase.as_str(), read.hidden_mib), ("guests", 4));
+    assert_eq!(read.gigablocks, [gigablock(0), gigablock(1), gigablock(2)]);
+}

@@ -1,0 +1,219 @@
+//! The exact text of picture and summary.
+#![cfg(test)]
+
+use report::{BlockState, Counters, Leaves, PhaseColumn, Picture, Span, Summary, write_summary};
+
+fn span(first: u64, blocks: u64, state: BlockState) -> Span {
+    Span { first, blocks, state }
+}
+
+const LOW: Span = Span {
+    first: 0,
+    blocks: 1,
+    state: BlockState::Small4K { leaves: 352 },
+};
+
+fn text(picture: &Picture<'_>) -> String {
+    let mut text = String::new();
+    picture.write(&mut text).unwrap();
+    assert!(
+        text.is_ascii() && text.lines().all(|line| line.len() <= 80),
+        "{text}"
+    );
+    text
+}
+
+#[test]
+fn picture_of_128_mib() {
+    let mut picture = Picture::new(64);
+    let boot = [
+        LOW,
+        span(1, 1, BlockState::Small4K { leaves: 512 }),
+        span(2, 62, BlockState::Leaf2M),
+    ];
+    picture.add("boot", boot.into_iter()).unwrap();
+    let holes = [
+        LOW,
+        span(1, 1, BlockState::Small4K { leaves: 512 }),
+        span(2, 40, BlockState::Leaf2M),
+        span(42, 16, BlockState::Hole),
+        span(58, 6, BlockState::Leaf2M),
+    ];
+    picture.add("guests", holes.into_iter()).unwrap();
+    picture.add("after", boot.into_iter()).unwrap();
+    assert_eq!(
+        text(&picture),
+        "\
+The direct map; one character is 2 MiB
+  boot     |--==============================================================|
+  guests   |--========================================oooooooooooooooo======|
+  after    |--==============================================================|
+  # 1G leaves   = 2M leaves   - 4K leaves   + leaves of several sizes
+  o holes   % holes beside leaves   . not RAM   ! RAM that is missing
+"
+    );
+}
+
+#[test]
+fn picture_of_4_gib_with_holes() {
+    // As q35 lays it out: 2 GiB from 0, 2 GiB from 4 GiB.
+    let mut picture = Picture::new(6 * 512);
+    let low = [LOW, span(1, 511, BlockState::Leaf2M)];
+    let boot = [
+        span(512, 512, BlockState::In1G),
+        span(2048, 1024, BlockState::In1G),
+    ];
+    picture.add("boot", low.into_iter().chain(boot)).unwrap();
+    let guests = [
+        span(512, 512, BlockState::In1G),
+        span(2048, 100, BlockState::Hole),
+        span(2148, 412, BlockState::Leaf2M),
+        span(2560, 512, BlockState::In1G),
+    ];
+    picture.add("guests", low.into_iter().chain(guests)).unwrap();
+    let missing = [
+        span(512, 1, BlockState::Missing),
+        span(513, 511, BlockState::Leaf2M),
+        span(2048, 1024, BlockState::In1G),
+    ];
+    picture
+        .add("after a long while", low.into_iter().chain(missing))
+        .unwrap();
+    assert_eq!(
+        text(&picture),
+        "\
+The direct map; one character is 128 MiB
+  boot     |+=======########................################|
+  guests   |+=======########................o%======########|
+  after a  |+=======!=======................################|
+  # 1G leaves   = 2M leaves   - 4K leaves   + leaves of several sizes
+  o holes   % holes beside leaves   . not RAM   ! RAM that is missing
+"
+    );
+}
+
+#[test]
+fn picture_of_64_gib() {
+    let mut picture = Picture::new(66 * 512);
+    let boot = [
+        LOW,
+        span(1, 511, BlockState::Leaf2M),
+        span(512, 512, BlockState::In1G),
+        span(2048, 62 * 512, BlockState::In1G),
+    ];
+    picture.add("boot", boot.into_iter()).unwrap();
+    let single = (0..66 * 512)
+        .filter(|block| !(1024..2048).contains(block))
+        .map(|block| {
+            Span::block(
+                block,
+                match block {
+                    0 => BlockState::Small4K { leaves: 352 },
+                    1..512 | 33100.. => BlockState::Leaf2M,
+                    32256..33100 => BlockState::Hole,
+                    _ => BlockState::In1G,
+                },
+            )
+        });
+    picture.add("guests", single).unwrap();
+    assert_eq!(
+        text(&picture),
+        "\
+The direct map; one character is 2 GiB
+  boot     |+.###############################|
+  guests   |+.#############################%%|
+  # 1G leaves   = 2M leaves   - 4K leaves   + leaves of several sizes
+  o holes   % holes beside leaves   . not RAM   ! RAM that is missing
+"
+    );
+}
+
+#[test]
+fn a_picture_of_any_size_fits_and_a_full_one_says_so() {
+    for end in [0, 1, 64, 65, 128, 129, 512 * 900, 96 << 19, u64::MAX / 4] {
+        let mut picture = Picture::new(end);
+        picture
+            .add("boot", [span(0, end, BlockState::In1G)].into_iter())
+            .unwrap();
+        let text = text(&picture);
+        let strip = text.lines().nth(1).unwrap();
+        let cells = strip.chars().filter(|character| *character == '#').count();
+        assert!(
+            cells <= 64 && (end == 0 || cells * 2 > end.min(64) as usize),
+            "{end}: {text}"
+        );
+    }
+    let mut picture = Picture::new(1);
+    for _ in 0..4 {
+        picture.add("x", [].into_iter()).unwrap();
+    }
+    assert_eq!(picture.add("x", [].into_iter()), Err(report::PictureFull));
+}
+
+#[test]
+fn summary_of_a_run() {
+    let column = |name, g1, m2, k4, hidden_mib| PhaseColumn {
+        name,
+        leaves: Leaves { g1, m2, k4 },
+        hidden_mib,
+    };
+    let phases = [
+        column("boot", 62, 1022, 864, 0),
+        column("guests", 60, 1854, 864, 384),
+        column("after", 62, 1022, 864, 0),
+    ];
+    let summary = Summary {
+        memory_mib: 65535,
+        guests: 12,
+        guests_held: 11,
+        most_at_once: 6,
+        checks: 40,
+        checks_held: 40,
+        phases: &phases,
+        counters: Counters {
+            direct_map_level2_splits: 0,
+            direct_map_level3_splits: 2,
+            direct_map_level2_collapses: 1,
+            direct_map_level3_collapses: 3,
+            flushes: 24,
+            window_invlpgs: 4096,
+            regions_hidden: 384,
+            regions_restored: 383,
+            bytes_scrubbed: u64::MAX,
+            frames_quarantined: 512,
+        },
+    };
+    let mut text = String::new();
+    write_summary(&summary, &mut text).unwrap();
+    assert!(
+        text.is_ascii() && text.lines().all(|line| line.len() <= 80),
+        "{text}"
+    );
+    assert_eq!(
+        text,
+        "\
+Ran 12 guests on 65535 MiB of RAM, at most 6 at once.
+Of the guests 11 of 12 ended as expected; of the checks 40 of 40 held.
+
+Direct map            boot      guests       after
+  1G leaves             62          60          62
+  2M leaves           1022        1854        1022
+  4K leaves            864         864         864
+  hidden MiB             0         384           0
+
+Splits and merges (level 2 is 2M, level 3 is 1G)
+  direct_map_level2_splits                      0
+  direct_map_level3_splits                      2
+  direct_map_level2_collapses                   1
+  direct_map_level3_collapses                   3
+Translations dropped
+  flushes on all CPUs                          24
+  INVLPGs of windows, local                  4096
+Private memory
+  regions hidden                              384
+  regions restored                            383
+  bytes scrubbed               18446744073709551615
+  frames quarantined                          512
+"
+    );
+}
