@@ -1,4 +1,31 @@
-//! Lacuna's memory subsystem.
+//! Lacuna's memory subsystem: it owns the host's direct map, the frames behind it and the memory behind the guests.
+//!
+//! Data flows one way: the firmware's map ([`memory_map`]) becomes frames ([`frame`]) and, at boot, page tables
+//! ([`paging`]); the direct map ([`direct_map`]) loses and regains regions ([`region`]) in batches ([`tlb`]); a guest's memory
+//! ([`guest`]) is made of regions that the host reaches only through windows ([`window`]). [`host`] holds it all together,
+//! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, [`model`] in tests.
+//!
+//! There is no privileged instruction and no `unsafe` here, so all of it runs on the host under test.
 #![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "model"))]
+extern crate std;
+
 pub mod address;
+pub mod direct_map;
+pub mod frame;
+pub mod guest;
+pub mod host;
 pub mod layout;
+pub mod machine;
+pub mod memory_map;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
+pub mod paging;
+pub mod region;
+pub mod stats;
+pub mod tlb;
+pub mod window;
+
+pub use host::HostMemory;

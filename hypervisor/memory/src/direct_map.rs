@@ -1,0 +1,285 @@
+//! Hiding regions from the direct map, and putting them back.
+//!
+//! A region is hidden by clearing its one second-level entry. The first hole of a gigablock replaces the 1G leaf by a table of 512 leaves;
+//! the last possible hole takes the third-level entry away too, and the table is parked in the gigablock's record. Restore
+//! goes the same way back and needs nothing: the table is there, parked or live, from the first hole to the last.
+
+use core::fmt;
+
+use crate::address::{Hva, Level, Pfn, REGION_ORDER};
+use crate::frame::allocator::OutOfMemory;
+use crate::frame::list::{Carved, Clean, Region, RegionList, TableList};
+use crate::frame::records::FrameTable;
+use crate::layout::direct;
+use crate::machine::Machine;
+use crate::paging::edit::{Found, Slot, find};
+use crate::paging::format::{Attributes, Decoded, LongMode};
+use crate::stats::Stats;
+use crate::tlb::FlushBatch;
+
+/// Why regions were not hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HideCause {
+    /// A table for splitting a 1G leaf could not be had.
+    OutOfMemory(OutOfMemory),
+    /// The direct map has no leaf of 2M or more for this region.
+    NotALeaf(Pfn),
+}
+
+impl fmt::Display for HideCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory(error) => error.fmt(f),
+            Self::NotALeaf(pfn) => {
+                write!(
+                    f,
+                    "the direct map has small pages at {}: the region there cannot be hidden",
+                    pfn.hpa()
+                )
+            }
+        }
+    }
+}
+
+/// Regions that were not hidden, none of them, and why.
+#[derive(Debug)]
+pub struct HideError {
+    /// The regions, still in the direct map.
+    pub regions: RegionList<Carved>,
+    /// Why.
+    pub cause: HideCause,
+}
+
+/// The direct map, in the tables under one top-level table.
+pub struct DirectMap {
+    root: Pfn,
+}
+
+/// How the direct map shows one region.
+enum Shape {
+    /// Inside a 1G leaf.
+    Leaf1G,
+    /// A 2M leaf.
+    Leaf2M,
+    /// Anything else.
+    Other,
+}
+
+impl DirectMap {
+    /// Takes over the direct map that the boot built, and remembers which gigablocks have a 1G leaf.
+    pub fn adopt<M: Machine>(machine: &M, frames: &mut FrameTable<'_>, root: Pfn) -> Self {
+        let map = Self { root };
+        for index in frames.gigablock_indices() {
+            let pfn = frames.gigablock_pfn(index);
+            if matches!(map.shape(machine, pfn), Shape::Leaf1G) {
+                frames.gigablock_mut(index).set_whole_at_boot();
+            }
+        }
+        map
+    }
+
+    fn shape<M: Machine>(&self, machine: &M, pfn: Pfn) -> Shape {
+        let Some(at) = direct(pfn.hpa()) else {
+            return Shape::Other;
+        };
+        match find::<LongMode, M>(machine, self.root, at, Level::L2) {
+            Found::Leaf(..) => Shape::Leaf1G,
+            Found::Slot(slot) => match slot.decode::<LongMode>() {
+                Decoded::Leaf(found, _) if found == pfn => Shape::Leaf2M,
+                _ => Shape::Other,
+            },
+            Found::Absent => Shape::Other,
+        }
+    }
+
+    /// Takes the regions out of the direct map. They are hidden when the batch is flushed.
+    ///
+    /// # Errors
+    /// When a table frame is missing or a region is not mapped as a whole; then nothing was changed and the regions come back.
+    pub fn hide<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        mut regions: RegionList<Carved>,
+    ) -> Result<FlushBatch, HideError> {
+        let mut reserve = match self.reserve_tables(machine, frames, &regions) {
+            Ok(reserve) => reserve,
+            Err(cause) => return Err(HideError { regions, cause }),
+        };
+        // From here on nothing can fail: each region was seen to be a leaf, each 1G leaf has a table in the reserve.
+        let mut batch = FlushBatch::new();
+        while let Some(region) = regions.pop(frames) {
+            self.hide_one(machine, frames, stats, &mut reserve, region.pfn());
+            let region = region.unmapped(frames);
+            batch.push_region(frames, region);
+        }
+        // Left over when regions of one gigablock were not next to each other on the list; never linked, so free at once.
+        while let Some(table) = reserve.pop(frames) {
+            frames.free_table(table);
+        }
+        Ok(batch)
+    }
+
+    /// Checks every region and takes a table for each 1G leaf that will be split.
+    fn reserve_tables<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        regions: &RegionList<Carved>,
+    ) -> Result<TableList, HideCause> {
+        let (mut wanted, mut last) = (0_u64, None);
+        for pfn in regions.pfns(frames) {
+            let gigablock = pfn.gigablock_number();
+            match self.shape(machine, pfn) {
+                Shape::Leaf2M => {}
+                Shape::Leaf1G if last == Some(gigablock) => {}
+                Shape::Leaf1G => (wanted, last) = (wanted + 1, Some(gigablock)),
+                Shape::Other => return Err(HideCause::NotALeaf(pfn)),
+            }
+        }
+        frames
+            .reserve_tables(machine, wanted)
+            .map_err(HideCause::OutOfMemory)
+    }
+
+    fn hide_one<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        reserve: &mut TableList,
+        pfn: Pfn,
+    ) {
+        let at = address(pfn);
+        if let Found::Leaf(slot, start, attributes) = find::<LongMode, M>(machine, self.root, at, Level::L2) {
+            let split = reserve
+                .pop(frames)
+                .and_then(|table| slot.split::<LongMode, M>(machine, frames, (start, attributes), table));
+            assert!(
+                split.is_some(),
+                "broken invariant: no reserved table for the 1G leaf at {}",
+                pfn.hpa()
+            );
+            stats.level3_splits += 1;
+        }
+        let Found::Slot(gigablock_slot) = find::<LongMode, M>(machine, self.root, at, Level::L3) else {
+            unreachable_shape(pfn)
+        };
+        let Decoded::Table(table) = gigablock_slot.decode::<LongMode>() else {
+            unreachable_shape(pfn)
+        };
+        Slot::of(machine, table, at.index(2), Level::L2).clear();
+        let Some(index) = frames.gigablock_of(pfn) else {
+            unreachable_shape(pfn)
+        };
+        let gigablock = frames.gigablock_mut(index);
+        gigablock.holes += 1;
+        if gigablock.holes == 512 {
+            // The table stays this gigablock's: a CPU that still walks it finds 512 absent entries, and only a restore here
+            // fills them again.
+            gigablock.set_parked(Some(table));
+            gigablock_slot.clear();
+            stats.tables_parked += 1;
+        }
+        if gigablock.whole_at_boot() {
+            frames.set_canonical(table, frames.canonical(table) - 1);
+        }
+        stats.regions_hidden += 1;
+    }
+
+    /// Puts a region back into the direct map, merges what is whole again, and frees the region. Cannot fail and allocates nothing.
+    pub fn restore<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        region: Region<Clean>,
+        batch: &mut FlushBatch,
+    ) {
+        let pfn = region.pfn();
+        let at = address(pfn);
+        let Found::Slot(gigablock_slot) = find::<LongMode, M>(machine, self.root, at, Level::L3) else {
+            unreachable_shape(pfn)
+        };
+        let Some(index) = frames.gigablock_of(pfn) else {
+            unreachable_shape(pfn)
+        };
+        let parked = frames.gigablock_mut(index).parked();
+        let table = match (parked, gigablock_slot.decode::<LongMode>()) {
+            (Some(table), _) | (None, Decoded::Table(table)) => table,
+            _ => unreachable_shape(pfn),
+        };
+        let filled = Slot::of(machine, table, at.index(2), Level::L2).fill::<LongMode>(pfn, Attributes::DATA);
+        assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
+        if parked.is_some() {
+            gigablock_slot.link::<LongMode>(table);
+        }
+        let gigablock = frames.gigablock_mut(index);
+        gigablock.holes -= 1;
+        gigablock.set_parked(None);
+        let whole_at_boot = gigablock.whole_at_boot();
+        stats.regions_restored += 1;
+        if whole_at_boot {
+            let canonical = frames.canonical(table) + 1;
+            frames.set_canonical(table, canonical);
+            if canonical == 512 {
+                match gigablock_slot.merge::<LongMode, M>(machine) {
+                    Some(table) => {
+                        batch.push_table(frames, table);
+                        stats.level3_collapses += 1;
+                    }
+                    None => stats.merges_blocked += 1,
+                }
+            }
+        }
+        region.release(frames);
+    }
+}
+
+/// The direct-map address of a frame that a region made of RAM starts with.
+fn address(pfn: Pfn) -> Hva {
+    match direct(pfn.hpa()) {
+        Some(at) => at,
+        None => unreachable_shape(pfn),
+    }
+}
+
+/// The direct map is not what it was when the regions were checked.
+fn unreachable_shape(pfn: Pfn) -> ! {
+    panic!(
+        "broken invariant: the direct map around {} changed behind the frame records",
+        pfn.hpa()
+    )
+}
+
+impl FrameTable<'_> {
+    /// Takes `count` zeroed frames for tables, all or none.
+    pub(crate) fn reserve_tables<M: Machine>(
+        &mut self,
+        machine: &M,
+        count: u64,
+    ) -> Result<TableList, OutOfMemory> {
+        let mut reserve = TableList::new();
+        for _ in 0..count {
+            let zero = |pfn| {
+                for entry in machine.table(pfn) {
+                    entry.store(0, core::sync::atomic::Ordering::Relaxed);
+                }
+            };
+            match self.allocate_table(zero) {
+                Ok(table) => reserve.push(self, table),
+                Err(error) => {
+                    while let Some(table) = reserve.pop(self) {
+                        self.free_table(table);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(reserve)
+    }
+}
+
+// The entry index of a region is that of a level-2 table.
+const _: () = assert!(1 << REGION_ORDER == Level::L2.frames());

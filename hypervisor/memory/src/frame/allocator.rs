@@ -1,0 +1,218 @@
+//! Ordinary host memory: extents of 4 KiB to 1 GiB.
+//!
+//! Small extents come from mixed blocks, the fullest fitting kind first, so that whole blocks stay whole; a new block is broken
+//! up only when no mixed one fits. Whole blocks for host memory come from the highest gigablock that has them: regions are carved from the other end
+//! (`region`), so the two kinds meet late.
+
+use core::fmt;
+
+use crate::address::{Pfn, REGION_ORDER};
+
+use super::buddy::TOP_ORDER;
+use super::records::{BlockIndex, BlockUnits, FrameTable, FrameUnits, GigablockIndex};
+use super::state::{FrameState, FrameWord};
+
+/// The largest order of one allocation: 1 GiB.
+pub const MAX_ORDER: u8 = crate::address::GIGABLOCK_ORDER;
+
+/// No memory for a request. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub wanted: u64,
+    /// Bytes free in all, in pieces that may be too small.
+    pub free: u64,
+    /// Whole free 2 MiB regions.
+    pub free_regions: u64,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "out of memory: {} KiB wanted, {} KiB free, {} whole regions of 2 MiB among them",
+            self.wanted >> 10,
+            self.free >> 10,
+            self.free_regions
+        )
+    }
+}
+
+/// An extent of `1 << order` frames of ordinary memory, owned. It is in the direct map and its contents are arbitrary.
+///
+/// Dropping it leaks the frames; [`FrameTable::free`] takes it back.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "frames that are dropped are lost"]
+pub struct HostFrames {
+    pfn: Pfn,
+    order: u8,
+}
+
+impl HostFrames {
+    /// The first frame.
+    pub fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// log2 of the number of frames.
+    pub fn order(&self) -> u8 {
+        self.order
+    }
+
+    /// Takes the extent back from its first frame, after [`HostFrames::into_pfn`].
+    pub(crate) fn from_pfn(pfn: Pfn, order: u8) -> Self {
+        Self { pfn, order }
+    }
+
+    /// Gives up the value while the frames stay allocated.
+    pub(crate) fn into_pfn(self) -> Pfn {
+        self.pfn
+    }
+}
+
+impl FrameTable<'_> {
+    /// Takes `1 << order` contiguous frames, aligned to their size.
+    ///
+    /// # Errors
+    /// When no free run is large enough, or `order` exceeds [`MAX_ORDER`].
+    pub fn allocate(&mut self, order: u8) -> Result<HostFrames, OutOfMemory> {
+        let pfn = if order >= REGION_ORDER {
+            self.allocate_blocks(order)
+        } else {
+            self.allocate_frames(order)
+        };
+        match pfn {
+            Some(pfn) => Ok(HostFrames { pfn, order }),
+            None => Err(self.out_of_memory(1_u64.checked_shl(u32::from(order)).unwrap_or(u64::MAX))),
+        }
+    }
+
+    /// Gives an extent back.
+    pub fn free(&mut self, frames: HostFrames) {
+        let HostFrames { pfn, order } = frames;
+        // An extent comes only from `allocate`, so its records exist.
+        let Some(index) = self.block_of(pfn) else { return };
+        if order >= REGION_ORDER {
+            self.release_block_run(index, order - REGION_ORDER);
+            return;
+        }
+        self.unlist_partial(index);
+        let (words, buddy) = self.frames_of(index);
+        let merged = buddy.release(&mut FrameUnits(words), (pfn.get() % 512) as u16, order);
+        self.free_frames += 1 << order;
+        if merged == TOP_ORDER {
+            self.free_frames -= 512;
+            self.release_block_run(index, 0);
+        } else {
+            self.list_partial(index);
+        }
+    }
+
+    /// The error for a request of `frames` frames.
+    pub(crate) fn out_of_memory(&self, frames: u64) -> OutOfMemory {
+        OutOfMemory {
+            wanted: frames.saturating_mul(crate::address::PAGE_SIZE),
+            free: self.free_frames * crate::address::PAGE_SIZE,
+            free_regions: self.free_blocks,
+        }
+    }
+
+    fn allocate_frames(&mut self, order: u8) -> Option<Pfn> {
+        let listed = self.partial[usize::from(order)..].iter().find_map(|head| *head);
+        let index = match listed {
+            Some(index) => {
+                self.unlist_partial(index);
+                index
+            }
+            None => self.break_block()?,
+        };
+        let start = self.block_pfn(index);
+        let (words, buddy) = self.frames_of(index);
+        let unit = buddy.allocate(&mut FrameUnits(words), order);
+        if let Some(unit) = unit {
+            words[usize::from(unit)] = FrameWord::new(FrameState::Host { order });
+            self.free_frames -= 1 << order;
+        }
+        self.list_partial(index);
+        unit.map(|unit| start.add(u64::from(unit)))
+    }
+
+    fn allocate_blocks(&mut self, order: u8) -> Option<Pfn> {
+        if order > MAX_ORDER {
+            return None;
+        }
+        let run = order - REGION_ORDER;
+        // One look at a record for each gigablock, at most once for 512 small allocations.
+        let gigablock = self
+            .gigablock_indices()
+            .rev()
+            .find(|&g| self.largest_in(g).is_some_and(|largest| largest >= run))?;
+        let index = self.take_block_run(gigablock, run)?;
+        self.block_mut(index).word = FrameWord::new(FrameState::Host { order });
+        Some(self.block_pfn(index))
+    }
+
+    /// Takes `1 << run` blocks from one gigablock; the first one's word is `Tail` until the caller sets it.
+    pub(crate) fn take_block_run(&mut self, gigablock: GigablockIndex, run: u8) -> Option<BlockIndex> {
+        let base = self.block_of(self.gigablock_pfn(gigablock))?;
+        let (blocks, buddy) = self.blocks_of(gigablock);
+        let unit = buddy.allocate(&mut BlockUnits(blocks), run)?;
+        self.free_blocks -= 1 << run;
+        self.free_frames -= 512 << run;
+        Some(base.plus(unit))
+    }
+
+    /// Makes `1 << run` blocks free.
+    pub(crate) fn release_block_run(&mut self, index: BlockIndex, run: u8) {
+        let (blocks, buddy) = self.blocks_of(index.gigablock());
+        buddy.release(&mut BlockUnits(blocks), index.unit(), run);
+        self.free_blocks += 1 << run;
+        self.free_frames += 512 << run;
+    }
+
+    /// Takes a whole block for small extents: all its frames free, not on a list yet.
+    fn break_block(&mut self) -> Option<BlockIndex> {
+        let pfn = self.allocate_blocks(REGION_ORDER)?;
+        let index = self.block_of(pfn)?;
+        self.block_mut(index).word = FrameWord::new(FrameState::Mixed);
+        let (words, buddy) = self.frames_of(index);
+        words.fill(FrameWord::new(FrameState::Tail));
+        *buddy = super::buddy::Buddy::EMPTY;
+        buddy.release(&mut FrameUnits(words), 0, TOP_ORDER);
+        self.free_frames += 512;
+        Some(index)
+    }
+
+    /// Puts a mixed block on the list of its largest free run, if it has one.
+    pub(super) fn list_partial(&mut self, index: BlockIndex) {
+        let Some(largest) = self.block(index).buddy.largest() else {
+            return;
+        };
+        let head = self.partial[usize::from(largest)];
+        if let Some(head) = head {
+            self.block_mut(head).previous = BlockIndex::to_link(Some(index));
+        }
+        let block = self.block_mut(index);
+        block.next = BlockIndex::to_link(head);
+        block.previous = BlockIndex::to_link(None);
+        self.partial[usize::from(largest)] = Some(index);
+    }
+
+    /// Takes a mixed block off the list of its largest free run, before that changes.
+    fn unlist_partial(&mut self, index: BlockIndex) {
+        let Some(largest) = self.block(index).buddy.largest() else {
+            return;
+        };
+        let (next, previous) = (
+            BlockIndex::from_link(self.block(index).next),
+            BlockIndex::from_link(self.block(index).previous),
+        );
+        match previous {
+            Some(previous) => self.block_mut(previous).next = BlockIndex::to_link(next),
+            None => self.partial[usize::from(largest)] = next,
+        }
+        if let Some(next) = next {
+            self.block_mut(next).previous = BlockIndex::to_link(previous);
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! The records of all frames, laid out over the memory map.
+//!
+//! A *section* is a run of gigablocks that hold RAM; sections are found by binary search, so the cost depends on the
+//! amount of RAM and not on the highest address. Each gigablock has one record and 512 block records (48 bytes each); each block with RAM in
+//! it has 512 frame words of 8 bytes. That is 0.2 % of RAM, of which the frame words of a block are touched only
+//! while its frames disagree.
+
+use crate::address::{GIGABLOCK_ORDER, Gfn, Pfn, REGION_ORDER};
+use crate::memory_map::{FrameRange, MemoryMap};
+
+use super::buddy::{Buddy, TOP_ORDER, Units};
+use super::state::{FrameState, FrameWord};
+
+/// Blocks in a gigablock, frames in a block.
+const UNITS: usize = 512;
+const NONE: u32 = u32::MAX;
+
+/// A run of consecutive gigablocks with RAM.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Section {
+    /// Number (address / 1 GiB) of the first one.
+    first: u64,
+    count: u32,
+    /// Index of the first one's record.
+    index: u32,
+}
+
+/// An aligned 1 GiB of address space with RAM in it.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(crate) struct Gigablock {
+    /// Address / 1 GiB.
+    number: u64,
+    /// The level-2 table of a gigablock that is all holes, plus one; 0 while there is none.
+    parked: u64,
+    /// Its free blocks.
+    buddy: Buddy,
+    /// Regions of it that are out of the direct map.
+    pub(crate) holes: u16,
+    /// 1 when the direct map had one 1G leaf here at boot.
+    whole_at_boot: u8,
+    padding: [u8; 7],
+}
+
+/// An aligned 2 MiB of address space.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    pub(super) word: FrameWord,
+    /// Links of the list that the block is on: mixed blocks by largest free run, or a list of regions.
+    pub(super) next: u32,
+    pub(super) previous: u32,
+    /// Its frame words are `words[words * 512..][..512]`; `NONE` for a block without RAM.
+    words: u32,
+    /// The free runs within a mixed block.
+    pub(super) buddy: Buddy,
+    padding: [u8; 6],
+}
+
+/// Index of a gigablock's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GigablockIndex(u32);
+
+/// Index of a block's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct BlockIndex(u32);
+
+impl BlockIndex {
+    pub(super) fn unit(self) -> u16 {
+        (self.0 as usize % UNITS) as u16
+    }
+
+    pub(super) fn gigablock(self) -> GigablockIndex {
+        GigablockIndex(self.0 / UNITS as u32)
+    }
+
+    fn position(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The block `units` further on in the same gigablock.
+    pub(super) fn plus(self, units: u16) -> Self {
+        Self(self.0 + u32::from(units))
+    }
+
+    /// For the link fields of a block record.
+    pub(super) fn to_link(index: Option<Self>) -> u32 {
+        index.map_or(NONE, |index| index.0)
+    }
+
+    /// From the link fields of a block record.
+    pub(super) fn from_link(link: u32) -> Option<Self> {
+        (link != NONE).then_some(Self(link))
+    }
+}
+
+/// How much memory the records of a memory map need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordsLayout {
+    sections: usize,
+    gigablocks: usize,
+    blocks_with_ram: usize,
+}
+
+impl RecordsLayout {
+    /// The layout for this map.
+    pub fn new(map: &MemoryMap) -> Self {
+        let mut layout = Self {
+            sections: 0,
+            gigablocks: 0,
+            blocks_with_ram: 0,
+        };
+        let (mut last_gigablock, mut last_block) = (None, None);
+        for range in map.ranges() {
+            let last = Pfn::new(range.end.get() - 1);
+            let (first_g, last_g) = (range.start.gigablock_number(), last.gigablock_number());
+            if last_gigablock.is_none_or(|g| first_g > g + 1) {
+                layout.sections += 1;
+            }
+            let new_first = last_gigablock.map_or(first_g, |g: u64| first_g.max(g + 1));
+            layout.gigablocks += (last_g + 1).saturating_sub(new_first) as usize;
+            last_gigablock = Some(last_g);
+            let (first_b, last_b) = (range.start.region_number(), last.region_number());
+            let new_first = last_block.map_or(first_b, |b: u64| first_b.max(b + 1));
+            layout.blocks_with_ram += (last_b + 1).saturating_sub(new_first) as usize;
+            last_block = Some(last_b);
+        }
+        layout
+    }
+
+    /// 64-bit words of storage that [`FrameTable::new`] wants.
+    pub fn storage_words(&self) -> usize {
+        let bytes = self.sections * size_of::<Section>()
+            + self.gigablocks * (size_of::<Gigablock>() + UNITS * size_of::<Block>());
+        bytes / 8 + self.blocks_with_ram * UNITS
+    }
+}
+
+/// The state of every frame of RAM, and the free ones among them.
+pub struct FrameTable<'m> {
+    sections: &'m [Section],
+    pub(super) gigablocks: &'m mut [Gigablock],
+    pub(super) blocks: &'m mut [Block],
+    words: &'m mut [FrameWord],
+    /// Mixed blocks by the order of their largest free run.
+    pub(super) partial: [Option<BlockIndex>; TOP_ORDER as usize],
+    pub(super) free_frames: u64,
+    /// Blocks that are free as a whole.
+    pub(super) free_blocks: u64,
+    frames: u64,
+}
+
+/// The frame words of one mixed block.
+pub(super) struct FrameUnits<'a>(pub(super) &'a mut [FrameWord]);
+
+impl Units for FrameUnits<'_> {
+    fn word(&self, unit: u16) -> FrameWord {
+        self.0[usize::from(unit)]
+    }
+    fn set_word(&mut self, unit: u16, word: FrameWord) {
+        self.0[usize::from(unit)] = word;
+    }
+}
+
+/// The block words of one gigablock.
+pub(super) struct BlockUnits<'a>(pub(super) &'a mut [Block]);
+
+impl Units for BlockUnits<'_> {
+    fn word(&self, unit: u16) -> FrameWord {
+        self.0[usize::from(unit)].word
+    }
+    fn set_word(&mut self, unit: u16, word: FrameWord) {
+        self.0[usize::from(unit)].word = word;
+    }
+}
+
+/// Storage for the records is smaller than [`RecordsLayout::storage_words`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageTooSmall;
+
+impl<'m> FrameTable<'m> {
+    /// Makes the records: all RAM of `map` is free, except frames in one of the ranges `in_use` (in any order), which are
+    /// [`FrameState::Reserved`]. The contents of `storage` do not matter.
+    ///
+    /// # Errors
+    /// When `storage` is shorter than the layout says.
+    pub fn new(
+        map: &MemoryMap,
+        in_use: &[FrameRange],
+        storage: &'m mut [u64],
+    ) -> Result<Self, StorageTooSmall> {
+        let layout = RecordsLayout::new(map);
+        if storage.len() < layout.storage_words() {
+            return Err(StorageTooSmall);
+        }
+        let (sections, rest) = take::<Section>(storage, layout.sections);
+        let (gigablocks, rest) = take::<Gigablock>(rest, layout.gigablocks);
+        let (blocks, rest) = take::<Block>(rest, layout.gigablocks * UNITS);
+        let (words, _) = take::<FrameWord>(rest, layout.blocks_with_ram * UNITS);
+        fill_sections(map, sections, gigablocks);
+        let mut table = Self {
+            sections,
+            gigablocks,
+            blocks,
+            words,
+            partial: [None; TOP_ORDER as usize],
+            free_frames: 0,
+            free_blocks: 0,
+            frames: map.frames(),
+        };
+        table.fill_blocks(map, in_use);
+        Ok(table)
+    }
+
+    fn fill_blocks(&mut self, map: &MemoryMap, in_use: &[FrameRange]) {
+        let ranges = map.ranges();
+        let mut next_words = 0;
+        for position in 0..self.blocks.len() {
+            let index = BlockIndex(position as u32);
+            let start = self.block_pfn(index);
+            let span = FrameRange {
+                start,
+                end: start.add(UNITS as u64),
+            };
+            // Ranges ascend and are disjoint: skip those that end before the block.
+            let nearby = &ranges[ranges.partition_point(|range| range.end <= start)..];
+            let ram: u64 = nearby
+                .iter()
+                .take_while(|range| range.start < span.end)
+                .map(|range| range.intersection(&span).frames())
+                .sum();
+            let block = &mut self.blocks[position];
+            *block = Block {
+                word: FrameWord::new(FrameState::Absent),
+                next: NONE,
+                previous: NONE,
+                words: NONE,
+                buddy: Buddy::EMPTY,
+                padding: [0; 6],
+            };
+            if ram == 0 {
+                continue;
+            }
+            block.words = next_words;
+            next_words += 1;
+            let touched = |used: &&FrameRange| used.intersection(&span).frames() > 0;
+            if ram < UNITS as u64 {
+                self.fill_mixed(index, nearby, in_use);
+            } else if let Some(used) = in_use.iter().find(touched) {
+                if used.intersection(&span).frames() == UNITS as u64 {
+                    self.blocks[position].word = FrameWord::new(FrameState::Reserved);
+                } else {
+                    self.fill_mixed(index, nearby, in_use);
+                }
+            } else {
+                self.blocks[position].word = FrameWord::new(FrameState::Tail);
+                self.release_block_run(index, 0);
+            }
+        }
+    }
+
+    /// Sets up a block of which only some frames are free.
+    fn fill_mixed(&mut self, index: BlockIndex, ram: &[FrameRange], in_use: &[FrameRange]) {
+        let start = self.block_pfn(index);
+        self.block_mut(index).word = FrameWord::new(FrameState::Mixed);
+        let (words, buddy) = self.frames_of(index);
+        for (unit, word) in words.iter_mut().enumerate() {
+            let pfn = start.add(unit as u64);
+            let is_ram = ram
+                .iter()
+                .take_while(|range| range.start <= pfn)
+                .any(|range| range.contains(pfn));
+            let used = in_use.iter().any(|range| range.contains(pfn));
+            *word = FrameWord::new(match (is_ram, used) {
+                (false, _) => FrameState::Absent,
+                (true, true) => FrameState::Reserved,
+                (true, false) => FrameState::Tail,
+            });
+        }
+        let mut free = 0;
+        for unit in 0..UNITS as u16 {
+            if words[usize::from(unit)].state() == FrameState::Tail {
+                free += 1;
+                // Runs that are already free have heads marked `Free`; this one is still a lone `Tail`.
+                buddy.release(&mut FrameUnits(words), unit, 0);
+            }
+        }
+        self.free_frames += free;
+        self.list_partial(index);
+    }
+
+    /// Frames of RAM.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Frames that nobody has.
+    pub fn free_frames(&self) -> u64 {
+        self.free_frames
+    }
+
+    /// Aligned 2 MiB blocks that are free as a whole: what regions can be carved from.
+    pub fn free_regions(&self) -> u64 {
+        self.free_blocks
+    }
+
+    /// What a frame is. A frame inside a larger extent has the state of that extent; a private frame its own guest address.
+    pub fn state(&self, pfn: Pfn) -> FrameState {
+        let Some(index) = self.block_of(pfn) else {
+            return FrameState::Absent;
+        };
+        let offset = pfn.get() % UNITS as u64;
+        match self.block(index).word.state() {
+            FrameState::Mixed => {
+                let base = self.block(index).words as usize * UNITS;
+                let words = &self.words[base..base + UNITS];
+                run_state(offset as u16, |unit| words[usize::from(unit)].state(), 0)
+            }
+            FrameState::Tail => {
+                let base = index.gigablock().0 as usize * UNITS;
+                let blocks = &self.blocks[base..base + UNITS];
+                run_state(
+                    index.unit(),
+                    |unit| blocks[usize::from(unit)].word.state(),
+                    REGION_ORDER,
+                )
+            }
+            FrameState::Private { owner, gfn } => FrameState::Private {
+                owner,
+                gfn: Gfn::new(gfn.get() + offset),
+            },
+            state => state,
+        }
+    }
+
+    /// Replaces the word of a single frame in a mixed block.
+    pub(super) fn set_frame(&mut self, pfn: Pfn, state: FrameState) {
+        if let Some(index) = self.block_of(pfn) {
+            let (words, _) = self.frames_of(index);
+            words[(pfn.get() % UNITS as u64) as usize] = FrameWord::new(state);
+        }
+    }
+
+    /// The record of the block that holds a frame.
+    pub(crate) fn block_of(&self, pfn: Pfn) -> Option<BlockIndex> {
+        let gigablock = self.gigablock_of(pfn)?;
+        Some(BlockIndex(
+            gigablock.0 * UNITS as u32 + (pfn.region_number() % UNITS as u64) as u32,
+        ))
+    }
+
+    /// The record of the gigablock that holds a frame.
+    pub(crate) fn gigablock_of(&self, pfn: Pfn) -> Option<GigablockIndex> {
+        let number = pfn.gigablock_number();
+        let section = self.sections[..self.sections.partition_point(|s| s.first <= number)].last()?;
+        let offset = number - section.first;
+        (offset < u64::from(section.count)).then(|| GigablockIndex(section.index + offset as u32))
+    }
+
+    /// The first frame of a block.
+    pub(crate) fn block_pfn(&self, index: BlockIndex) -> Pfn {
+        let number = self.gigablocks[index.gigablock().0 as usize].number;
+        Pfn::new((number << GIGABLOCK_ORDER) + (u64::from(index.unit()) << REGION_ORDER))
+    }
+
+    pub(super) fn block(&self, index: BlockIndex) -> &Block {
+        &self.blocks[index.position()]
+    }
+
+    pub(super) fn block_mut(&mut self, index: BlockIndex) -> &mut Block {
+        &mut self.blocks[index.position()]
+    }
+
+    /// A gigablock's record.
+    pub(crate) fn gigablock_mut(&mut self, index: GigablockIndex) -> &mut Gigablock {
+        &mut self.gigablocks[index.0 as usize]
+    }
+
+    /// The words and the buddy of a block with RAM in it.
+    pub(super) fn frames_of(&mut self, index: BlockIndex) -> (&mut [FrameWord], &mut Buddy) {
+        let block = &mut self.blocks[index.position()];
+        let base = block.words as usize * UNITS;
+        (&mut self.words[base..base + UNITS], &mut block.buddy)
+    }
+
+    /// The blocks and the buddy of a gigablock.
+    pub(super) fn blocks_of(&mut self, index: GigablockIndex) -> (&mut [Block], &mut Buddy) {
+        let base = index.0 as usize * UNITS;
+        (
+            &mut self.blocks[base..base + UNITS],
+            &mut self.gigablocks[index.0 as usize].buddy,
+        )
+    }
+
+    /// Every gigablock with RAM, ascending.
+    pub(crate) fn gigablock_indices(&self) -> impl DoubleEndedIterator<Item = GigablockIndex> + use<> {
+        (0..self.gigablocks.len() as u32).map(GigablockIndex)
+    }
+
+    /// The first frame of a gigablock.
+    pub(crate) fn gigablock_pfn(&self, index: GigablockIndex) -> Pfn {
+        Pfn::new(self.gigablocks[index.0 as usize].number << GIGABLOCK_ORDER)
+    }
+
+    /// Free whole blocks of a gigablock.
+    pub(crate) fn regions_free_in(&self, index: GigablockIndex) -> u16 {
+        self.gigablocks[index.0 as usize].buddy.free_units()
+    }
+
+    /// Whether a gigablock had a 1G leaf at boot, and how many holes it has.
+    pub(crate) fn hole_cost(&self, index: GigablockIndex) -> (bool, u16) {
+        let gigablock = &self.gigablocks[index.0 as usize];
+        (gigablock.whole_at_boot(), gigablock.holes)
+    }
+
+    pub(super) fn largest_in(&self, index: GigablockIndex) -> Option<u8> {
+        self.gigablocks[index.0 as usize].buddy.largest()
+    }
+}
+
+impl Gigablock {
+    /// Whether the direct map had one 1G leaf here at boot.
+    pub(crate) fn whole_at_boot(&self) -> bool {
+        self.whole_at_boot != 0
+    }
+
+    /// Says that the direct map has one 1G leaf here at boot.
+    pub(crate) fn set_whole_at_boot(&mut self) {
+        self.whole_at_boot = 1;
+    }
+
+    /// The level-2 table kept for the restore while the gigablock is all holes.
+    pub(crate) fn parked(&self) -> Option<Pfn> {
+        self.parked.checked_sub(1).map(Pfn::new)
+    }
+
+    /// Parks or takes back the level-2 table.
+    pub(crate) fn set_parked(&mut self, table: Option<Pfn>) {
+        self.parked = table.map_or(0, |pfn| pfn.get() + 1);
+    }
+}
+
+/// The state that holds for `unit`: that of its own word, or that of the run that starts before it. `scale` is the log2 of
+/// frames in a unit.
+fn run_state(unit: u16, state: impl Fn(u16) -> FrameState, scale: u8) -> FrameState {
+    let own = state(unit);
+    if own != FrameState::Tail {
+        return own;
+    }
+    for order in 1..=TOP_ORDER {
+        let head = state(unit & !((1 << order) - 1));
+        match head {
+            FrameState::Free { order: run } if run >= order => return head,
+            FrameState::Host { order: run } if run >= order + scale => return head,
+            _ => {}
+        }
+    }
+    own
+}
+
+/// Splits `count` values of type `T` off the front of the storage.
+fn take<T: bytemuck::Pod>(storage: &mut [u64], count: usize) -> (&mut [T], &mut [u64]) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() <= 8) };
+    let (front, rest) = storage.split_at_mut(count * size_of::<T>() / 8);
+    (bytemuck::cast_slice_mut(front), rest)
+}
+
+fn fill_sections(map: &MemoryMap, sections: &mut [Section], gigablocks: &mut [Gigablock]) {
+    let (mut section, mut count) = (0, 0);
+    for range in map.ranges() {
+        let last = Pfn::new(range.end.get() - 1).gigablock_number();
+        for number in range.start.gigablock_number()..=last {
+            if count > 0 && gigablocks[count - 1].number == number {
+                continue;
+            }
+            gigablocks[count] = Gigablock {
+                number,
+                parked: 0,
+                buddy: Buddy::EMPTY,
+                holes: 0,
+                whole_at_boot: 0,
+                padding: [0; 7],
+            };
+            if count == 0 || gigablocks[count - 1].number + 1 != number {
+                sections[section] = Section {
+                    first: number,
+                    count: 0,
+                    index: count as u32,
+                };
+                section += 1;
+            }
+            sections[section - 1].count += 1;
+            count += 1;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! All of the host's memory: what the parts of this crate do together.
+
+use crate::address::Pfn;
+use crate::direct_map::DirectMap;
+use crate::frame::FrameTable;
+use crate::frame::list::{Clean, Dirty, Region};
+use crate::machine::Machine;
+use crate::stats::Stats;
+use crate::tlb::Flusher;
+use crate::window::{WINDOW_BYTES, Windows};
+
+/// The frames, the direct map over them, and what waits for a flush.
+pub struct HostMemory<'m> {
+    /// The state of every frame, and the host's allocator.
+    pub frames: FrameTable<'m>,
+    pub(crate) direct_map: DirectMap,
+    pub(crate) flusher: Flusher,
+    pub(crate) stats: Stats,
+}
+
+impl<'m> HostMemory<'m> {
+    /// Takes over RAM and the direct map under the top-level table `root`, as the boot built it.
+    pub fn new<M: Machine>(machine: &M, mut frames: FrameTable<'m>, root: Pfn) -> Self {
+        let direct_map = DirectMap::adopt(machine, &mut frames, root);
+        Self {
+            frames,
+            direct_map,
+            flusher: Flusher::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// The counters since boot.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Table frames that wait for a flush by every CPU.
+    pub fn waiting_tables(&self) -> u64 {
+        self.flusher.waiting()
+    }
+
+    /// Overwrites a hidden region with zeros, through a window.
+    pub(crate) fn scrub<M: Machine>(
+        &mut self,
+        machine: &M,
+        windows: &mut Windows,
+        region: Region<Dirty>,
+    ) -> Region<Clean> {
+        windows.open(machine, region.pfn()).zero();
+        self.stats.bytes_scrubbed += WINDOW_BYTES;
+        region.scrubbed(&mut self.frames)
+    }
+}

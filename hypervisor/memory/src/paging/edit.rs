@@ -1,0 +1,141 @@
+//! Changing live tables: the single place where their entries are written.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::address::{ENTRIES, Hva, Level, Pfn};
+use crate::frame::list::TableFrame;
+use crate::frame::records::FrameTable;
+use crate::machine::Machine;
+
+use super::format::{Decoded, Format};
+
+/// One entry of a live table.
+pub(crate) struct Slot<'a> {
+    entry: &'a AtomicU64,
+    level: Level,
+}
+
+/// Where a walk ended.
+pub(crate) enum Found<'a, F: Format> {
+    /// At the entry of the level that was asked for.
+    Slot(Slot<'a>),
+    /// At a larger leaf above it.
+    Leaf(Slot<'a>, Pfn, F::Attributes),
+    /// At an absent entry above it.
+    Absent,
+}
+
+/// Walks from `root` (level 4) towards the entry of level `level` that translates `at`.
+pub(crate) fn find<'a, F: Format, M: Machine>(
+    machine: &'a M,
+    root: Pfn,
+    at: Hva,
+    level: Level,
+) -> Found<'a, F> {
+    let (mut table, mut current) = (root, Level::L4);
+    loop {
+        let slot = Slot {
+            entry: &machine.table(table)[at.index(current as u8)],
+            level: current,
+        };
+        let Some(below) = current.below().filter(|_| current > level) else {
+            return Found::Slot(slot);
+        };
+        match slot.decode::<F>() {
+            Decoded::Absent => return Found::Absent,
+            Decoded::Leaf(pfn, attributes) => return Found::Leaf(slot, pfn, attributes),
+            Decoded::Table(next) => (table, current) = (next, below),
+        }
+    }
+}
+
+impl<'a> Slot<'a> {
+    /// An entry of a table that the caller knows.
+    pub(crate) fn of<M: Machine>(machine: &'a M, table: Pfn, index: usize, level: Level) -> Self {
+        Self {
+            entry: &machine.table(table)[index % ENTRIES],
+            level,
+        }
+    }
+
+    /// What the entry says.
+    pub(crate) fn decode<F: Format>(&self) -> Decoded<F::Attributes> {
+        F::decode(self.level, self.entry.load(Ordering::Acquire))
+    }
+
+    /// Writes the entry. Release: hardware, and other CPUs, see a table's contents before they see the entry that leads to it.
+    fn write(&self, value: u64) {
+        self.entry.store(value, Ordering::Release);
+    }
+
+    /// Removes a translation or a table. The caller owes a flush before what it led to is used for anything else.
+    pub(crate) fn clear(&self) {
+        self.write(0);
+    }
+
+    /// Writes a leaf over an absent entry; nothing to flush, absence is not cached (SDM vol. 3A, 4.10.2.3; APM vol. 2, 5.5.2).
+    /// False, and nothing written, when the entry is not absent or the frame is not aligned to the level.
+    #[must_use]
+    pub(crate) fn fill<F: Format>(&self, pfn: Pfn, attributes: F::Attributes) -> bool {
+        let absent = matches!(self.decode::<F>(), Decoded::Absent);
+        match F::leaf(self.level, pfn, attributes) {
+            Some(entry) if absent => {
+                self.write(entry);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Links a table, whose contents are complete, over an absent entry.
+    pub(crate) fn link<F: Format>(&self, table: Pfn) {
+        self.write(F::table(table));
+    }
+
+    /// Replaces a leaf by a table of 512 leaves that say the same. Only the page size changes, so translations cached before stay right
+    /// and nothing has to be flushed for it. Returns the table.
+    pub(crate) fn split<F: Format, M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        leaf: (Pfn, F::Attributes),
+        table: TableFrame,
+    ) -> Option<Pfn> {
+        let below = self.level.below()?;
+        let (pfn, attributes) = leaf;
+        for (i, entry) in machine.table(table.pfn()).iter().enumerate() {
+            entry.store(
+                F::leaf(below, pfn.add(i as u64 * below.frames()), attributes)?,
+                Ordering::Relaxed,
+            );
+        }
+        let table = table.link(frames, ENTRIES as u16);
+        self.write(F::table(table));
+        Some(table)
+    }
+
+    /// Replaces a table by one leaf if its 512 entries agree in everything but the accessed and dirty bits, which are or-ed together.
+    /// The table is returned; CPUs may still walk it until the next flush. `None`, and nothing changed, when they disagree.
+    pub(crate) fn merge<F: Format, M: Machine>(&self, machine: &M) -> Option<TableFrame> {
+        let below = self.level.below()?;
+        let Decoded::Table(table) = self.decode::<F>() else {
+            return None;
+        };
+        let mut whole: Option<(Pfn, F::Attributes)> = None;
+        for (i, entry) in machine.table(table).iter().enumerate() {
+            let Decoded::Leaf(pfn, attributes) = F::decode(below, entry.load(Ordering::Acquire)) else {
+                return None;
+            };
+            whole = Some(match whole {
+                None => (pfn, attributes),
+                Some((first, joined)) if pfn == first.add(i as u64 * below.frames()) => {
+                    (first, F::join(joined, attributes)?)
+                }
+                Some(_) => return None,
+            });
+        }
+        let (pfn, attributes) = whole?;
+        self.write(F::leaf(self.level, pfn, attributes)?);
+        Some(TableFrame::unlinked(table))
+    }
+}

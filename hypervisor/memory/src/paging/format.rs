@@ -1,0 +1,206 @@
+//! How table entries are written: one trait, one implementation for each layout.
+
+use bitfield::bitfield;
+
+use crate::address::{Level, Pfn};
+
+/// What an entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded<A> {
+    /// Nothing is mapped.
+    Absent,
+    /// A table of the level below.
+    Table(Pfn),
+    /// Memory.
+    Leaf(Pfn, A),
+}
+
+/// A layout of translation-table entries.
+pub trait Format {
+    /// What a leaf says besides its address and size.
+    type Attributes: Copy + PartialEq + core::fmt::Debug;
+
+    /// The entry of a leaf. Address bits below the leaf's size are an error of the caller and are refused: `None`.
+    fn leaf(level: Level, pfn: Pfn, attributes: Self::Attributes) -> Option<u64>;
+
+    /// The entry that points to a table. It restricts nothing: permissions stand in the leaves.
+    fn table(pfn: Pfn) -> u64;
+
+    /// Reads an entry found in a table of the given level.
+    fn decode(level: Level, entry: u64) -> Decoded<Self::Attributes>;
+
+    /// One leaf's attributes with the accessed and dirty bits of another or-ed in; `None` when they differ in anything else.
+    fn join(one: Self::Attributes, other: Self::Attributes) -> Option<Self::Attributes>;
+}
+
+bitfield! {
+    /// A long-mode entry (Intel SDM vol. 3A, tables 4-15 to 4-20; AMD APM vol. 2, 5.3).
+    #[derive(Clone, Copy)]
+    struct Entry(u64);
+    present, set_present: 0;
+    writable, set_writable: 1;
+    user, set_user: 2;
+    // Bit 7 is the page-size bit in levels 2 and 3 and the PAT bit in level 1, where bit 12 belongs to the address.
+    size_or_pat, set_size_or_pat: 7;
+    large_pat, set_large_pat: 12;
+    frame, set_frame: 51, 12;
+}
+
+/// Address bits 12 to 51.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const SIZE_OR_PAT: u64 = 1 << 7;
+const LARGE_PAT: u64 = 1 << 12;
+
+/// Attributes of a long-mode leaf: every bit that is neither address nor page size, so that they survive a split and a merge
+/// exactly. The PAT bit stands at bit 7 whatever the level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes(u64);
+
+impl Attributes {
+    const PRESENT: u64 = 1 << 0;
+    const WRITABLE: u64 = 1 << 1;
+    const USER: u64 = 1 << 2;
+    const WRITE_THROUGH: u64 = 1 << 3;
+    const CACHE_DISABLE: u64 = 1 << 4;
+    const ACCESSED: u64 = 1 << 5;
+    const DIRTY: u64 = 1 << 6;
+    const NO_EXECUTE: u64 = 1 << 63;
+
+    /// Readable and writable data. Accessed and dirty are set from the start: the hypervisor does not age its own memory, and
+    /// hardware then has no reason to write the entries.
+    pub const DATA: Self =
+        Self(Self::PRESENT | Self::WRITABLE | Self::ACCESSED | Self::DIRTY | Self::NO_EXECUTE);
+    /// Constants.
+    pub const READ_ONLY: Self = Self(Self::PRESENT | Self::ACCESSED | Self::DIRTY | Self::NO_EXECUTE);
+    /// Code.
+    pub const CODE: Self = Self(Self::PRESENT | Self::ACCESSED | Self::DIRTY);
+    /// Device registers: PCD and PWT select PAT entry 3, strong uncacheable at reset (SDM vol. 3A, table 11-12; APM
+    /// vol. 2, table 7-9).
+    pub const DEVICE: Self = Self(Self::DATA.0 | Self::WRITE_THROUGH | Self::CACHE_DISABLE);
+    /// A guest's RAM in nested tables: everything, as user, since nested walks are user accesses (APM vol. 2, 15.25.5).
+    pub const GUEST_RAM: Self = Self(Self::PRESENT | Self::WRITABLE | Self::USER);
+
+    const fn accessed_dirty(self) -> u64 {
+        self.0 & (Self::ACCESSED | Self::DIRTY)
+    }
+
+    /// Whether stores are allowed.
+    pub const fn is_writable(self) -> bool {
+        self.0 & Self::WRITABLE != 0
+    }
+}
+
+/// Tables of 64-bit mode with four levels: the host's own, and nested tables (NPT), which use the same layout (APM vol. 2, 15.25.3).
+#[derive(Clone, Copy, Debug)]
+pub struct LongMode;
+
+impl Format for LongMode {
+    type Attributes = Attributes;
+
+    fn leaf(level: Level, pfn: Pfn, attributes: Attributes) -> Option<u64> {
+        let aligned = pfn.is_aligned(level.frames()) && pfn.get() <= ADDRESS >> 12;
+        let pat = attributes.0 & SIZE_OR_PAT != 0;
+        let mut entry = Entry(attributes.0);
+        entry.set_frame(pfn.get());
+        match level {
+            Level::L1 => {}
+            Level::L2 | Level::L3 => {
+                entry.set_size_or_pat(true);
+                entry.set_large_pat(pat);
+            }
+            Level::L4 => return None,
+        }
+        aligned.then_some(entry.0)
+    }
+
+    fn table(pfn: Pfn) -> u64 {
+        let mut entry = Entry(0);
+        entry.set_present(true);
+        entry.set_writable(true);
+        entry.set_user(true);
+        entry.set_frame(pfn.get() & (ADDRESS >> 12));
+        entry.0
+    }
+
+    fn decode(level: Level, raw: u64) -> Decoded<Attributes> {
+        let entry = Entry(raw);
+        if !entry.present() {
+            return Decoded::Absent;
+        }
+        match level {
+            Level::L1 => Decoded::Leaf(Pfn::new(entry.frame()), Attributes(raw & !ADDRESS)),
+            Level::L2 | Level::L3 if entry.size_or_pat() => {
+                let mut bits = raw & !ADDRESS & !SIZE_OR_PAT;
+                if raw & LARGE_PAT != 0 {
+                    bits |= SIZE_OR_PAT;
+                }
+                Decoded::Leaf(
+                    Pfn::new(entry.frame()).align_down(level.frames()),
+                    Attributes(bits),
+                )
+            }
+            Level::L2 | Level::L3 | Level::L4 => Decoded::Table(Pfn::new(entry.frame())),
+        }
+    }
+
+    fn join(one: Attributes, other: Attributes) -> Option<Attributes> {
+        let mask = Attributes::ACCESSED | Attributes::DIRTY;
+        (one.0 & !mask == other.0 & !mask).then_some(Attributes(one.0 | other.accessed_dirty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_pat_bit_moves_with_the_level() {
+        let pat = Attributes(Attributes::DATA.0 | SIZE_OR_PAT);
+        let small = LongMode::leaf(Level::L1, Pfn::new(512), pat).unwrap();
+        let large = LongMode::leaf(Level::L2, Pfn::new(512), pat).unwrap();
+        assert_eq!(small & 0x1fff, (512 << 12 | Attributes::DATA.0 | 1 << 7) & 0x1fff);
+        assert_eq!(large & (1 << 7 | 1 << 12), 1 << 7 | 1 << 12);
+        assert_eq!(
+            LongMode::decode(Level::L2, large),
+            Decoded::Leaf(Pfn::new(512), pat)
+        );
+        assert_eq!(
+            LongMode::decode(Level::L1, small),
+            Decoded::Leaf(Pfn::new(512), pat)
+        );
+    }
+
+    #[test]
+    fn unaligned_leaves_and_leaves_of_the_top_level_are_refused() {
+        assert_eq!(LongMode::leaf(Level::L2, Pfn::new(511), Attributes::DATA), None);
+        assert_eq!(LongMode::leaf(Level::L3, Pfn::new(512), Attributes::DATA), None);
+        assert_eq!(LongMode::leaf(Level::L4, Pfn::new(0), Attributes::DATA), None);
+        assert_eq!(
+            LongMode::leaf(Level::L1, Pfn::new(1 << 40), Attributes::DATA),
+            None
+        );
+    }
+
+    proptest! {
+        /// Every attribute bit, software bits and the global bit included, comes back at every level.
+        #[test]
+        fn attributes_survive_every_level(bits in any::<u64>(), block in 0u64..1 << 22) {
+            let attributes = Attributes(bits & !ADDRESS | Attributes::PRESENT);
+            for level in [Level::L1, Level::L2, Level::L3] {
+                let pfn = Pfn::new(block << 18);
+                let entry = LongMode::leaf(level, pfn, attributes).unwrap();
+                prop_assert_eq!(LongMode::decode(level, entry), Decoded::Leaf(pfn, attributes));
+            }
+        }
+
+        #[test]
+        fn only_accessed_and_dirty_may_differ(one in any::<u64>(), other in any::<u64>()) {
+            let (one, other) = (Attributes(one & !ADDRESS), Attributes(other & !ADDRESS));
+            let flipped = Attributes(one.0 ^ Attributes::ACCESSED);
+            prop_assert_eq!(LongMode::join(one, flipped).unwrap().0, one.0 | Attributes::ACCESSED);
+            let mask = Attributes::ACCESSED | Attributes::DIRTY;
+            prop_assert_eq!(LongMode::join(one, other).is_some(), (one.0 ^ other.0) & !mask == 0);
+        }
+    }
+}

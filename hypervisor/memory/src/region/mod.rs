@@ -1,0 +1,53 @@
+//! Carving: which regions to take from the host.
+//!
+//! A hole costs something only where it breaks a 1G leaf, so regions come first from gigablocks that had none at boot, then from
+//! gigablocks that are broken already, the one with most holes first, and only then from a whole one: the lowest, because host
+//! memory grows from the highest (`frame::allocator`).
+
+use crate::frame::allocator::OutOfMemory;
+use crate::frame::list::{Carved, Region, RegionList};
+use crate::frame::records::{FrameTable, GigablockIndex};
+
+impl FrameTable<'_> {
+    /// Takes `count` regions, all or none.
+    ///
+    /// # Errors
+    /// When fewer whole 2 MiB blocks are free.
+    pub fn carve(&mut self, count: u64) -> Result<RegionList<Carved>, OutOfMemory> {
+        if count > self.free_regions() {
+            return Err(self.out_of_memory(count.saturating_mul(512)));
+        }
+        let mut regions = RegionList::new();
+        while regions.len() < count {
+            let Some(gigablock) = self.best_gigablock() else {
+                break;
+            };
+            while regions.len() < count
+                && let Some(block) = self.take_block_run(gigablock, 0)
+            {
+                let region = Region::new(self, block);
+                regions.push(self, region);
+            }
+        }
+        Ok(regions)
+    }
+
+    /// Gives back regions that were not hidden.
+    pub fn uncarve(&mut self, mut regions: RegionList<Carved>) {
+        while let Some(region) = regions.pop(self) {
+            region.uncarve(self);
+        }
+    }
+
+    /// The gigablock with free regions where holes cost least. One look at a record for each gigablock, for up to 512
+    /// regions taken.
+    fn best_gigablock(&self) -> Option<GigablockIndex> {
+        self.gigablock_indices()
+            .filter(|&index| self.regions_free_in(index) > 0)
+            .min_by_key(|&index| {
+                let (whole_at_boot, holes) = self.hole_cost(index);
+                // min_by_key keeps the first, so the lowest, of equals.
+                (whole_at_boot, core::cmp::Reverse(holes))
+            })
+    }
+}

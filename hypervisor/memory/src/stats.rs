@@ -1,0 +1,23 @@
+//! Counters of everything that changes a mapping. Splits and merges carry Linux' names where they are printed
+//! (`direct_map_level2_splits` and so on; level 2 = a 2M leaf, level 3 = a 1G leaf).
+
+/// Counters since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// 1G leaves of the direct map replaced by tables of 2M leaves.
+    pub level3_splits: u64,
+    /// Tables of 512 2M leaves merged into 1G leaves.
+    pub level3_collapses: u64,
+    /// Third-level entries cleared because their gigablock became all holes.
+    pub tables_parked: u64,
+    /// Regions taken out of the direct map.
+    pub regions_hidden: u64,
+    /// Regions put back.
+    pub regions_restored: u64,
+    /// Host shootdowns asked for: rounds, whatever the number of CPUs.
+    pub flushes: u64,
+    /// Bytes of guest memory overwritten with zeros, before a guest or after it.
+    pub bytes_scrubbed: u64,
+    /// Merges not done although the count of canonical entries was full: the entries disagreed.
+    pub merges_blocked: u64,
+}

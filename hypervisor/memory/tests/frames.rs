@@ -1,0 +1,168 @@
+//! The frame records and the allocator of host memory, through their public face.
+
+use memory::address::{Hpa, Pfn};
+use memory::frame::records::RecordsLayout;
+use memory::frame::{FrameState, FrameTable, HostFrames};
+use memory::memory_map::{FrameRange, MemoryMap, RawEntry};
+use proptest::prelude::*;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+fn map(ranges: &[(u64, u64)]) -> MemoryMap {
+    MemoryMap::new(ranges.iter().map(|&(start, bytes)| RawEntry {
+        start: Hpa::new(start),
+        bytes,
+        ram: true,
+    }))
+    .unwrap()
+}
+
+fn storage(map: &MemoryMap) -> Vec<u64> {
+    // Not zero on purpose: the records must not depend on it.
+    vec![0xdead_beef_dead_beef; RecordsLayout::new(map).storage_words()]
+}
+
+#[test]
+fn ram_decides_the_size_of_the_records_not_the_highest_address() {
+    let near = RecordsLayout::new(&map(&[(0, 4 * GIB)])).storage_words();
+    let far = RecordsLayout::new(&map(&[(0, 2 * GIB), (64 << 40, 2 * GIB)])).storage_words();
+    assert!(far - near <= 8, "{far} against {near} words");
+    assert!(
+        (far * 8) as f64 <= 0.004 * (4 * GIB) as f64,
+        "records take {} bytes of 4 GiB",
+        far * 8
+    );
+}
+
+#[test]
+fn small_machines_pay_little_too() {
+    let words = RecordsLayout::new(&map(&[(0, 640 << 10), (MIB, 127 * MIB)])).storage_words();
+    assert!(
+        (words * 8) as f64 <= 0.004 * (128 * MIB) as f64,
+        "records take {} bytes of 128 MiB",
+        words * 8
+    );
+}
+
+#[test]
+fn storage_that_is_too_small_is_refused() {
+    let map = map(&[(0, 64 * MIB)]);
+    let mut storage = storage(&map);
+    let short = storage.len() - 1;
+    assert!(FrameTable::new(&map, &[], &mut storage[..short]).is_err());
+}
+
+#[test]
+fn frames_in_use_and_frames_that_are_not_ram_are_never_handed_out() {
+    let map = map(&[(0, 640 << 10), (MIB, 31 * MIB)]);
+    let mut storage = storage(&map);
+    let used = [
+        FrameRange {
+            start: Pfn::new(0x180),
+            end: Pfn::new(0x203),
+        },
+        FrameRange {
+            start: Pfn::new(0),
+            end: Pfn::new(1),
+        },
+    ];
+    let mut table = FrameTable::new(&map, &used, &mut storage).unwrap();
+    assert_eq!(table.free_frames(), 160 + 31 * 256 - 0x83 - 1);
+    assert_eq!(table.state(Pfn::new(0x181)), FrameState::Reserved);
+    assert_eq!(table.state(Pfn::new(0xa0)), FrameState::Absent);
+    assert_eq!(table.state(Pfn::new(1 << 30)), FrameState::Absent);
+    let mut seen = std::collections::BTreeSet::new();
+    while let Ok(frame) = table.allocate(0) {
+        let pfn = frame.pfn();
+        assert!(
+            map.ranges().iter().any(|range| range.contains(pfn))
+                && !used.iter().any(|range| range.contains(pfn))
+        );
+        assert!(seen.insert(pfn), "{pfn} twice");
+    }
+    assert_eq!(seen.len() as u64, 160 + 31 * 256 - 0x83 - 1);
+    assert_eq!(table.allocate(0).unwrap_err().free, 0);
+}
+
+#[test]
+fn small_extents_share_a_block_and_leave_the_others_whole() {
+    let map = map(&[(0, GIB)]);
+    let mut storage = storage(&map);
+    let mut table = FrameTable::new(&map, &[], &mut storage).unwrap();
+    assert_eq!(table.free_regions(), 512);
+    let held: Vec<_> = (0..256).map(|_| table.allocate(1).unwrap()).collect();
+    assert_eq!(table.free_regions(), 511);
+    assert_eq!(table.state(held[3].pfn().add(1)), FrameState::Host { order: 1 });
+    held.into_iter().for_each(|frames| table.free(frames));
+    assert_eq!(table.free_regions(), 512);
+    let gigabyte = table.allocate(18).unwrap();
+    assert_eq!(gigabyte.pfn(), Pfn::new(0));
+    assert_eq!(table.state(Pfn::new(0x3_ffff)), FrameState::Host { order: 18 });
+    table.free(gigabyte);
+}
+
+#[test]
+fn host_memory_and_regions_grow_from_opposite_ends() {
+    let map = map(&[(0, 4 * GIB)]);
+    let mut storage = storage(&map);
+    let mut table = FrameTable::new(&map, &[], &mut storage).unwrap();
+    let host = table.allocate(0).unwrap();
+    let regions = table.carve(3).unwrap();
+    assert_eq!(host.pfn().gigablock_number(), 3);
+    assert!(regions.pfns(&table).all(|pfn| pfn.gigablock_number() == 0));
+    table.uncarve(regions);
+    table.free(host);
+    assert_eq!(table.free_frames(), table.frames());
+}
+
+#[test]
+fn carving_more_than_there_is_changes_nothing_and_says_what_is_left() {
+    let map = map(&[(0, 64 * MIB)]);
+    let mut storage = storage(&map);
+    let mut table = FrameTable::new(&map, &[], &mut storage).unwrap();
+    let error = table.carve(33).unwrap_err();
+    assert_eq!(
+        (error.wanted, error.free, error.free_regions),
+        (66 * MIB, 64 * MIB, 32)
+    );
+    assert_eq!(table.free_regions(), 32);
+    assert!(table.carve(u64::MAX).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Whatever is allocated is disjoint, aligned and RAM; whatever is freed merges back.
+    #[test]
+    fn extents_are_disjoint_and_merge_back(steps in prop::collection::vec((0u8..=19, any::<u64>()), 1..120)) {
+        let map = map(&[(0, 640 << 10), (MIB, 2 * GIB - MIB), (5 * GIB + 3 * MIB, 40 * MIB + 4096)]);
+        let mut storage = storage(&map);
+        let mut table = FrameTable::new(&map, &[], &mut storage).unwrap();
+        let (free, regions) = (table.free_frames(), table.free_regions());
+        prop_assert_eq!(free, map.frames());
+        let mut held: Vec<HostFrames> = Vec::new();
+        for (order, pick) in steps {
+            if pick % 3 == 0 && !held.is_empty() {
+                let frames = held.swap_remove(pick as usize % held.len());
+                table.free(frames);
+                continue;
+            }
+            let Ok(frames) = table.allocate(order) else { continue };
+            prop_assert!(order <= 18);
+            let (start, end) = (frames.pfn().get(), frames.pfn().get() + (1 << order));
+            prop_assert_eq!(start % (1 << order), 0);
+            prop_assert!(map.ranges().iter().any(|range| range.start.get() <= start && end <= range.end.get()));
+            for other in &held {
+                let (from, to) = (other.pfn().get(), other.pfn().get() + (1 << other.order()));
+                prop_assert!(end <= from || to <= start);
+            }
+            held.push(frames);
+            let taken: u64 = held.iter().map(|frames| 1 << frames.order()).sum();
+            prop_assert_eq!(table.free_frames(), free - taken);
+        }
+        for frames in held {
+            table.free(frames);
+        }
+        prop_assert_eq!((table.free_frames(), table.free_regions()), (free, regions));
+    }
+}

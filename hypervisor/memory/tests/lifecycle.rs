@@ -1,0 +1,312 @@
+//! A guest's memory from launch to teardown, on the model machine: what the host can reach, what it costs, and that all of it
+//! comes back.
+
+use memory::address::{Gpa, Hpa, Hva, Level, Pfn};
+use memory::frame::GuestId;
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError};
+use memory::layout::direct;
+use memory::machine::{Acknowledged, Machine};
+use memory::model::{Booted, ModelCpu, ModelMachine};
+use proptest::prelude::*;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+fn id(number: u16) -> GuestId {
+    GuestId::new(number).unwrap()
+}
+
+fn launch(cpu: ModelCpu<'_>, booted: &mut Booted, number: u16, bytes: u64) -> GuestMemory {
+    booted
+        .memory
+        .launch(&cpu, &mut booted.windows[0], id(number), bytes)
+        .unwrap()
+}
+
+fn teardown(cpu: ModelCpu<'_>, booted: &mut Booted, guest: GuestMemory) {
+    let id = guest.id();
+    let teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id));
+    teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+}
+
+/// Every leaf of the direct map, read by a walk of this test's own: (virtual address, entry without accessed and dirty, level).
+fn leaves(machine: &ModelMachine) -> Vec<(u64, u64, u8)> {
+    fn visit(machine: &ModelMachine, table: u64, level: u8, base: u64, found: &mut Vec<(u64, u64, u8)>) {
+        for index in 0..512 {
+            let entry = machine.ram().load(Hpa::new(table + 8 * index));
+            let at = base | index << (12 + 9 * (level - 1));
+            if entry & 1 == 0 {
+                continue;
+            }
+            if level == 1 || (level < 4 && entry & 0x80 != 0) {
+                found.push((at, entry & !0x60, level));
+            } else if level < 4 || (256..448).contains(&index) {
+                visit(machine, entry & 0x000f_ffff_ffff_f000, level - 1, at, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    visit(
+        machine,
+        machine.shared_root().hpa().get(),
+        4,
+        0xffff << 48,
+        &mut found,
+    );
+    found
+}
+
+fn at(pfn: Pfn) -> Hva {
+    direct(pfn.hpa()).unwrap()
+}
+
+#[test]
+fn a_guest_s_memory_is_hidden_by_one_flush_and_comes_back_as_it_was() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 4 * GIB)], 2, Level::L3);
+    let cpu = machine.cpu(0);
+    let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
+    assert_eq!(boot.iter().filter(|leaf| leaf.2 == 3).count(), 4);
+
+    // The first gigablock has the boot's tables in it but is one 1G leaf all the same: the lowest one is broken.
+    let guest = launch(cpu, &mut booted, 1, 64 * MIB);
+    assert_eq!(booted.memory.stats().flushes, 1);
+    assert_eq!(booted.memory.stats().level3_splits, 1);
+    for pfn in guest.regions(&booted.memory.frames).collect::<Vec<_>>() {
+        for other in [machine.cpu(0), machine.cpu(1)] {
+            assert!(other.load(at(pfn)).is_err(), "{} can be reached", pfn.hpa());
+            assert!(other.load(at(pfn.add(511))).is_err());
+        }
+    }
+    assert_eq!(
+        leaves(machine).iter().filter(|leaf| leaf.2 == 2).count(),
+        512 - 32
+    );
+    teardown(cpu, &mut booted, guest);
+    assert_eq!(booted.memory.stats().level3_collapses, 1);
+    assert_eq!(booted.memory.stats().flushes, 2);
+    assert_eq!(leaves(machine), boot);
+    assert_eq!(booted.memory.frames.free_frames(), free);
+}
+
+#[test]
+fn a_translation_cached_before_the_hide_does_not_reach_the_guest() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 2, Level::L3);
+    // Fill both CPUs' TLBs with translations of everything.
+    for cpu in [machine.cpu(0), machine.cpu(1)] {
+        for block in 0..512 {
+            cpu.load(at(Pfn::new(block * 512))).unwrap();
+        }
+    }
+    let guest = launch(machine.cpu(0), &mut booted, 1, 16 * MIB);
+    for pfn in guest.regions(&booted.memory.frames).collect::<Vec<_>>() {
+        assert!(machine.cpu(0).load(at(pfn)).is_err());
+        assert!(machine.cpu(1).load(at(pfn)).is_err());
+    }
+    teardown(machine.cpu(0), &mut booted, guest);
+}
+
+#[test]
+fn a_cpu_in_guest_mode_is_flagged_and_keeps_table_frames_waiting() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 2 * GIB)], 2, Level::L3);
+    let (cpu, other) = (machine.cpu(0), machine.cpu(1));
+    let free = booted.memory.frames.free_frames();
+    let guest = launch(cpu, &mut booted, 1, 2 * MIB);
+    // The other CPU caches the way through the split table, then enters a guest.
+    let hidden = guest.regions(&booted.memory.frames).next().unwrap();
+    let neighbour = Pfn::new(hidden.gigablock_number() << 18 | 0x3_fe00);
+    other.load(at(neighbour)).unwrap();
+    other.enter_guest();
+    teardown(cpu, &mut booted, guest);
+    assert_eq!(
+        booted.memory.waiting_tables(),
+        1,
+        "the merged table may still be walked by the flagged CPU"
+    );
+    assert_eq!(booted.memory.frames.free_frames(), free - 1);
+    other.leave_guest();
+    assert_eq!(cpu.shootdown(), Acknowledged::Flushed);
+    // The next flush that every CPU answers releases it.
+    let guest = launch(cpu, &mut booted, 2, 2 * MIB);
+    assert_eq!(booted.memory.waiting_tables(), 0);
+    teardown(cpu, &mut booted, guest);
+    assert_eq!(booted.memory.frames.free_frames(), free);
+}
+
+#[test]
+fn nothing_of_a_guest_stays_in_ram_and_a_new_one_reads_zeros() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let secret = 0x5ec2_e700_5ec2_e711_u64;
+    let mut guest = launch(cpu, &mut booted, 1, 4 * MIB);
+    let Booted { memory, windows } = &mut booted;
+    // Across the boundary of two regions.
+    let bytes: Vec<u8> = (0..64).flat_map(|_| secret.to_le_bytes()).collect();
+    guest
+        .write(
+            &cpu,
+            &memory.frames,
+            &mut windows[0],
+            Gpa::new(2 * MIB - 256),
+            &bytes,
+        )
+        .unwrap();
+    let mut back = vec![0; 512];
+    guest
+        .read(
+            &cpu,
+            &memory.frames,
+            &mut windows[0],
+            Gpa::new(2 * MIB - 256),
+            &mut back,
+        )
+        .unwrap();
+    assert_eq!(back, bytes);
+    assert!(machine.ram().contains(secret), "the search finds what is there");
+    teardown(cpu, &mut booted, guest);
+    assert!(!machine.ram().contains(secret));
+
+    let Booted { memory, windows } = &mut booted;
+    // What the host left in free memory does not reach a guest either.
+    cpu.store(at(Pfn::new(300 * 512)), secret).unwrap();
+    let all = memory.frames.free_regions() * 2 * MIB - 4 * MIB;
+    let guest = memory.launch(&cpu, &mut windows[0], id(2), all).unwrap();
+    assert!(
+        !machine.ram().contains(secret),
+        "the guest was given unscrubbed memory"
+    );
+    teardown(cpu, &mut booted, guest);
+}
+
+#[test]
+fn a_gigablock_of_holes_loses_its_third_level_entry_and_gets_it_back() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 3 * GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
+    let guest = launch(cpu, &mut booted, 1, 2 * GIB);
+    assert!(booted.memory.stats().tables_parked >= 1);
+    let hidden: Vec<_> = guest.regions(&booted.memory.frames).collect();
+    assert!(hidden.iter().all(|pfn| cpu.load(at(*pfn)).is_err()));
+    teardown(cpu, &mut booted, guest);
+    assert_eq!(leaves(machine), boot);
+    assert_eq!(booted.memory.frames.free_frames(), free);
+}
+
+#[test]
+fn holes_gather_where_no_1g_leaf_is_lost() {
+    // A machine of 2 GiB and 100 MiB: the last gigablock has no 1G leaf.
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 2 * GIB + 100 * MIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let first = launch(cpu, &mut booted, 1, 64 * MIB);
+    assert_eq!(
+        booted.memory.stats().level3_splits,
+        0,
+        "a 1G leaf was broken without need"
+    );
+    let second = launch(cpu, &mut booted, 2, 256 * MIB);
+    let third = launch(cpu, &mut booted, 3, 256 * MIB);
+    assert_eq!(
+        booted.memory.stats().level3_splits,
+        1,
+        "a second 1G leaf was broken"
+    );
+    for guest in [second, first, third] {
+        teardown(cpu, &mut booted, guest);
+    }
+    assert_eq!(booted.memory.stats().level3_collapses, 1);
+}
+
+#[test]
+fn refused_launches_change_nothing() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 256 * MIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
+    let Booted { memory, windows } = &mut booted;
+    let mut refuse = |bytes| match memory.launch(&cpu, &mut windows[0], id(1), bytes) {
+        Err(error) => error,
+        Ok(_) => panic!("{bytes} bytes were granted"),
+    };
+    assert!(matches!(refuse(0), LaunchError::BadSize(0)));
+    assert!(matches!(refuse(3 * MIB), LaunchError::BadSize(_)));
+    assert!(matches!(refuse(1 << 40), LaunchError::TooLarge(_)));
+    let LaunchError::OutOfMemory(error) = refuse(GIB) else {
+        panic!("not out of memory")
+    };
+    assert_eq!(error.wanted, GIB);
+    assert_eq!(leaves(machine), boot);
+    assert_eq!(booted.memory.frames.free_frames(), free);
+    assert_eq!(booted.memory.stats(), Default::default());
+}
+
+#[test]
+fn a_guest_s_addresses_end_where_its_memory_ends() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let mut guest = launch(cpu, &mut booted, 1, 4 * MIB);
+    let Booted { memory, windows } = &mut booted;
+    for (at, bytes) in [(4 * MIB - 1, 2), (u64::MAX, 1), (4 * MIB, 1), (u64::MAX - 3, 8)] {
+        let mut data = vec![7; bytes];
+        assert!(
+            guest
+                .write(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &data)
+                .is_err()
+        );
+        assert!(
+            guest
+                .read(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut data)
+                .is_err()
+        );
+        assert!(data.iter().all(|byte| *byte == 7));
+    }
+    teardown(cpu, &mut booted, guest);
+}
+
+#[test]
+#[should_panic(expected = "the wrong guest was flushed")]
+fn another_guest_s_flush_is_no_proof() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let guest = launch(cpu, &mut booted, 1, 2 * MIB);
+    let _ = guest.revoke(&cpu).reclaim(GuestFlushed::new(id(2)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Guests of many sizes come and go in any order; after each death every gigablock without holes is the boot leaf again,
+    /// and at the end everything is.
+    #[test]
+    fn any_order_of_deaths_leaves_no_trace(
+        steps in prop::collection::vec((1u64..200, any::<bool>(), any::<u64>()), 1..40),
+        largest in prop::sample::select(vec![Level::L2, Level::L3]),
+    ) {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 2 * GIB), (4 * GIB, GIB + 37 * MIB)], 2, largest);
+        let cpu = machine.cpu(0);
+        let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
+        let mut alive: Vec<GuestMemory> = Vec::new();
+        for (number, (regions, die, pick)) in steps.into_iter().enumerate() {
+            if die && !alive.is_empty() {
+                let guest = alive.swap_remove(pick as usize % alive.len());
+                teardown(cpu, &mut booted, guest);
+            } else if regions <= booted.memory.frames.free_regions() {
+                match booted.memory.launch(&cpu, &mut booted.windows[0], id(number as u16 + 1), regions * 2 * MIB) {
+                    Ok(guest) => alive.push(guest),
+                    Err(LaunchError::OutOfMemory(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let holes: std::collections::BTreeSet<u64> = alive.iter()
+                .flat_map(|guest| guest.regions(&booted.memory.frames).collect::<Vec<_>>())
+                .map(Pfn::gigablock_number).collect();
+            let whole = |leaf: &&(u64, u64, u8)| !holes.contains(&((leaf.0 - 0xffff_8000_0000_0000) >> 30));
+            let now = leaves(machine);
+            prop_assert!(now.iter().filter(whole).eq(boot.iter().filter(whole)));
+            let reachable: u64 = now.iter().map(|leaf| 1u64 << (12 + 9 * (leaf.2 - 1))).sum();
+            let hidden: u64 = alive.iter().map(GuestMemory::bytes).sum();
+            prop_assert_eq!(reachable + hidden, 3 * GIB + 37 * MIB);
+        }
+        for guest in alive {
+            teardown(cpu, &mut booted, guest);
+        }
+        prop_assert_eq!(leaves(machine), boot);
+        prop_assert_eq!(booted.memory.frames.free_frames(), free);
+    }
+}
