@@ -1,2 +1,86 @@
-//! Builds, runs and tests Lacuna.
-fn main() {}
+//! `cargo xtask`: builds, runs and tests Lacuna.
+//!
+//! A run passes through these files in this order: `cli` reads the flags; `setup` brings what is missing; `build` asks cargo
+//! for the image and the guests; `guests` picks them and writes the hypervisor's command line; `archive` packs them; `preflight`
+//! takes the best machine that works; `machine` writes the emulator's command line; `emulator` runs it (`process` leaves
+//! nothing behind, `qmp` speaks to it, `folder` keeps what came out); `verdict` judges; `symbolise` explains. `run` is that order.
+
+mod archive;
+mod build;
+mod cli;
+mod emulator;
+mod folder;
+mod gdb;
+mod guests;
+mod interrupt;
+mod machine;
+mod preflight;
+mod process;
+mod qmp;
+mod run;
+mod setup;
+mod symbolise;
+mod verdict;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Task};
+use crate::verdict::Outcome;
+
+/// Why there is no outcome.
+enum Failure {
+    /// What was typed does not fit.
+    Usage(anyhow::Error),
+    /// Set-up, build, or the tools around the machine.
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// The status for a wrong command line, as clap exits with it.
+const USAGE: u8 = 2;
+/// The status when set-up or build failed.
+const SET_UP: u8 = 7;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = interrupt::install()
+        .map_err(Failure::from)
+        .and_then(|()| match &cli.task {
+            Task::Run(flags) => run::run(flags).map(|outcome| outcome.exit_code()),
+            Task::Build => build_only().map(|()| 0),
+        });
+    ExitCode::from(match result {
+        Ok(code) => code,
+        Err(_) if interrupt::asked() => {
+            eprintln!("interrupted");
+            Outcome::Interrupted.exit_code()
+        }
+        Err(Failure::Usage(error)) => {
+            eprintln!("error: {error:#}");
+            USAGE
+        }
+        Err(Failure::Other(error)) => {
+            eprintln!("error: {error:#}");
+            SET_UP
+        }
+    })
+}
+
+fn build_only() -> Result<(), Failure> {
+    setup::target()?;
+    let built = build::build(build::Flavor::Plain)?;
+    println!("hypervisor {}", built.hypervisor.display());
+    built
+        .guests
+        .iter()
+        .for_each(|guest| println!("guest {} {}", guest.spec(), guest.path.display()));
+    Ok(())
+}

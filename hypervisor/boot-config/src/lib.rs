@@ -23,3 +23,4 @@ pub use error::{Error, Problem};
 pub use guest::{GuestSpec, Launch, MAX_COUNT, MAX_LIMIT, MAX_MEMORY, MAX_NAME, MEMORY_STEP, MIN_MEMORY};
 pub use nearest::nearest;
 pub use parameter::{FIELDS, PARAMETERS, Parameter};
+pub use value::size as parse_size;

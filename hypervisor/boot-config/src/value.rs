@@ -19,8 +19,9 @@ fn digits_of(digits: &str, radix: u32) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// A size in bytes: a decimal number and one of `K`, `M`, `G`, `T` (powers of 1024; either case), or no letter for bytes.
-pub(crate) fn size(text: &str) -> Option<u64> {
+/// Reads a size in bytes: a decimal number and one of `K`, `M`, `G`, `T` (powers of 1024; either case), or no letter for bytes.
+/// `None` when it is anything else or does not fit in 64 bits.
+pub fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'K' | b'k' => (text.get(..text.len() - 1)?, 10),
         b'M' | b'm' => (text.get(..text.len() - 1)?, 20),

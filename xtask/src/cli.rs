@@ -1,0 +1,137 @@
+//! What can be typed after `cargo xtask`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::machine::Kind;
+
+/// Builds, runs and tests Lacuna.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    about,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Set up what is missing, build, boot, run the guests and report; exits 0 only when everything held
+    ///
+    /// Exit status: 0 pass, 1 a check failed, 2 wrong command line, 3 the hypervisor refused to start, 4 it panicked,
+    /// 5 time limit, 6 no verdict, 7 set-up or build failed, 130 stopped by a signal.
+    Run(Run),
+    /// Set up the compiler's target, build hypervisor and guests, and print where they are
+    Build,
+}
+
+/// Which machine to run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Machine {
+    /// The best that works here.
+    Auto,
+    /// QEMU with KVM; needs a host that offers SVM and nested paging to its guests.
+    Kvm,
+    /// QEMU's emulation of an AMD CPU; works anywhere.
+    Tcg,
+}
+
+impl Machine {
+    /// The kind that was asked for by name.
+    pub fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Auto => None,
+            Self::Kvm => Some(Kind::Kvm),
+            Self::Tcg => Some(Kind::Tcg),
+        }
+    }
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The machine to run on
+    #[arg(long, value_enum, default_value = "auto")]
+    pub machine: Machine,
+    /// RAM of the machine, such as 512M or 64G; only what is touched costs memory here
+    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size)]
+    pub memory: u64,
+    /// Number of CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub smp: u32,
+    /// Bundled guests to run, separated by commas [default: all; none when --guest is given]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub guests: Vec<String>,
+    /// A guest of your own: an ELF file, then fields as in docs/command-line.md; can be given several times
+    #[arg(long = "guest", value_name = "FILE[,memory=64M,count=3,...]")]
+    pub own: Vec<String>,
+    /// Appended to the hypervisor's command line, such as 'seed=7 together=2'
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// Wait for a debugger before the first instruction; there is no time limit then
+    #[arg(long)]
+    pub gdb: bool,
+    /// Copy the report's JSON lines to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Print the emulator's command line and stop; installs and builds nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// End the run after this time, such as 90s or 20m
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub time_limit: Duration,
+    /// Show the command lines, and keep the run's folder also after a success
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// A size of RAM: whole MiB, so that the emulator rounds nothing.
+fn size(text: &str) -> Result<u64, String> {
+    boot_config::parse_size(text)
+        .filter(|bytes| *bytes > 0 && bytes.is_multiple_of(1 << 20))
+        .ok_or_else(|| "a size in whole MiB is accepted, such as 512M or 4G".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_run() {
+        let words = "x run --machine tcg --memory 512M --guests a,b --guest f.elf,memory=4M --guest g --cmdline seed=1";
+        let Task::Run(run) = Cli::parse_from(words.split(' ')).task else {
+            panic!("not run")
+        };
+        assert_eq!((run.machine, run.memory, run.smp), (Machine::Tcg, 512 << 20, 1));
+        assert_eq!(run.guests, ["a", "b"]);
+        assert_eq!(run.own, ["f.elf,memory=4M", "g"]);
+        assert_eq!(run.time_limit, Duration::from_secs(300));
+        for bad in [
+            "--memory 3",
+            "--memory 1.5G",
+            "--memory 0M",
+            "--smp 0",
+            "--machine xen",
+            "--time-limit 5",
+        ] {
+            let words = format!("x run {bad}");
+            assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{bad}");
+        }
+    }
+}

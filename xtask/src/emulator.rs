@@ -1,0 +1,270 @@
+//! One emulator from start to end: its text is shown and kept, its pauses are answered, and it ends in time.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+
+use crate::folder::Folder;
+use crate::interrupt;
+use crate::machine::Machine;
+use crate::process::{LOOK, Process};
+use crate::qmp::{Listener, Qmp, register};
+use crate::symbolise;
+use crate::verdict::Outcome;
+
+/// Names of the files that a run leaves in its folder.
+pub mod file {
+    /// The text of the first serial port.
+    pub const SERIAL: &str = "serial.log";
+    /// The JSON lines of the second serial port.
+    pub const JSON: &str = "report.jsonl";
+    /// What the emulator itself had to say.
+    pub const EMULATOR: &str = "emulator.log";
+    /// The emulator's command line.
+    pub const COMMAND: &str = "command.sh";
+    /// The CPU's registers when the time was up.
+    pub const REGISTERS: &str = "registers.txt";
+    /// The guest archive.
+    pub const ARCHIVE: &str = "guests.tar";
+}
+
+/// What came out of a run.
+#[derive(Debug)]
+pub struct Record {
+    /// The verdict, or what was in its way.
+    pub outcome: Outcome,
+    /// The text of the first serial port.
+    pub text: String,
+    /// The JSON lines of the second serial port, in order. A line that is no JSON is kept as a JSON string.
+    pub events: Vec<Value>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Whoever looks at the machine while it is paused: called with the phase and the connection to the emulator.
+pub type Visitor<'a> = dyn FnMut(&str, &mut Qmp) -> Result<()> + 'a;
+
+/// How to watch a run.
+pub struct Watch<'a> {
+    /// Ends the run; `None` waits for ever (with a debugger).
+    pub limit: Option<Duration>,
+    /// Shows the text on the terminal as it comes.
+    pub show: bool,
+    /// Looks at the machine at each pause.
+    pub visitor: &'a mut Visitor<'a>,
+}
+
+/// Runs `machine` until it ends, its time is up, or Ctrl-C comes. `machine.monitor` is set here.
+///
+/// # Errors
+/// The emulator can't be started or spoken to, or the visitor failed. No process is left in any case.
+pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
+    let listener = Listener::bind()?;
+    machine.monitor = Some(listener.path());
+    folder.write(file::COMMAND, format!("{}\n", machine.shell_line()))?;
+    let log = File::create(folder.file(file::EMULATOR)).context("make a file for the emulator's messages")?;
+
+    let start = Instant::now();
+    let mut command = machine.command();
+    let mut process = Process::start(command.stdout(Stdio::piped()).stderr(log))?;
+    let pipe = process.child().stdout.take().context("the emulator's output")?;
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let reader = thread::spawn({
+        let (text, file) = (Arc::clone(&text), folder.file(file::SERIAL));
+        let show = watch.show;
+        move || copy_text(pipe, &text, &file, show)
+    });
+
+    let mut run = Running {
+        process,
+        listener,
+        qmp: None,
+        folder,
+        machine: &machine,
+    };
+    let ended = run.until_end(start, watch);
+    drop(run);
+    reader
+        .join()
+        .map_err(|_| anyhow!("the reader of the serial port failed"))?
+        .context("keep the serial log")?;
+    let text = std::mem::take(&mut *text.lock().unwrap_or_else(PoisonError::into_inner));
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let outcome = match ended? {
+        End::Status(status) => Outcome::judge(&text, status),
+        End::Other(outcome) => outcome,
+    };
+    let took = start.elapsed();
+    Ok(Record {
+        outcome: with_messages(outcome, folder),
+        text,
+        events: events(folder),
+        took,
+    })
+}
+
+/// Adds what the emulator itself said to a run without a verdict: often it did not even start.
+fn with_messages(outcome: Outcome, folder: &Folder) -> Outcome {
+    let Outcome::NoVerdict(reason) = outcome else {
+        return outcome;
+    };
+    let log = std::fs::read_to_string(folder.file(file::EMULATOR)).unwrap_or_default();
+    let last = log.lines().rev().find(|line| !line.trim().is_empty());
+    Outcome::NoVerdict(last.map_or(reason.clone(), |line| {
+        format!("{reason}; it says `{}`", line.trim())
+    }))
+}
+
+/// The JSON lines written so far.
+pub fn events(folder: &Folder) -> Vec<Value> {
+    let bytes = std::fs::read(folder.file(file::JSON)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| Value::from(line)))
+        .collect()
+}
+
+/// How the emulator came to its end.
+enum End {
+    /// By itself; `None`: by a signal that we did not send.
+    Status(Option<i32>),
+    /// We ended it.
+    Other(Outcome),
+}
+
+/// An emulator that runs.
+struct Running<'a> {
+    process: Process,
+    listener: Listener,
+    qmp: Option<Qmp>,
+    folder: &'a Folder,
+    machine: &'a Machine,
+}
+
+impl Running<'_> {
+    fn until_end(&mut self, start: Instant, watch: Watch<'_>) -> Result<End> {
+        loop {
+            if let Some(status) = self.process.poll()? {
+                return Ok(End::Status(status.code()));
+            }
+            if interrupt::asked() {
+                return Ok(End::Other(Outcome::Interrupted));
+            }
+            if let Some(limit) = watch.limit
+                && start.elapsed() > limit
+            {
+                return Ok(End::Other(self.time_is_up(limit)));
+            }
+            let Some(qmp) = &mut self.qmp else {
+                // An emulator that ends at once may close the connection before the greeting: its status says more.
+                self.qmp = self
+                    .listener
+                    .accept()
+                    .or_else(|error| match self.process.wait_briefly() {
+                        Some(_) => Ok(None),
+                        None => Err(error),
+                    })?;
+                thread::sleep(LOOK);
+                continue;
+            };
+            let Some(event) = qmp.event(LOOK) else { continue };
+            if event["event"] == "GUEST_PANICKED" {
+                let phase = phase(self.folder);
+                if watch.show {
+                    eprintln!("paused at `{phase}`");
+                }
+                (watch.visitor)(&phase, qmp).with_context(|| format!("look at the machine at `{phase}`"))?;
+                qmp.execute("cont", json!({}))?;
+            }
+        }
+    }
+
+    /// Notes where the machine was when its time was up.
+    fn time_is_up(&mut self, limit: Duration) -> Outcome {
+        let registers = self.qmp.as_mut().and_then(|qmp| {
+            qmp.execute("stop", json!({})).ok()?;
+            qmp.human("info registers").ok()
+        });
+        let Some(registers) = registers else {
+            return Outcome::TimeLimit(limit, String::new());
+        };
+        // Kept for the reader; the run has failed already.
+        let _ = self.folder.write(file::REGISTERS, &registers);
+        let place = register(&registers, "RIP").map(|rip| {
+            // The next instruction, not a return address: look at it itself.
+            symbolise::frames(&self.machine.image, rip.saturating_add(1)).swap_remove(0)
+        });
+        Outcome::TimeLimit(limit, place.unwrap_or_default())
+    }
+}
+
+/// The phase that the last line of the report announces.
+fn phase(folder: &Folder) -> String {
+    let events = events(folder);
+    let pause = events.iter().rev().find(|event| event["event"] == "pause");
+    pause
+        .and_then(|pause| pause["phase"].as_str())
+        .unwrap_or("unknown")
+        .to_owned()
+}
+
+/// Copies the serial port to the log, to memory, and to the terminal.
+fn copy_text(
+    mut pipe: impl Read,
+    text: &Mutex<Vec<u8>>,
+    file: &std::path::Path,
+    show: bool,
+) -> std::io::Result<()> {
+    let mut log = File::create(file)?;
+    let mut buffer = [0; 4096];
+    loop {
+        let length = pipe.read(&mut buffer)?;
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        log.write_all(bytes)?;
+        text.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(bytes);
+        if show {
+            let mut terminal = std::io::stdout().lock();
+            // A closed terminal is no reason to lose the log.
+            let _ = terminal
+                .write_all(&harmless(bytes))
+                .and_then(|()| terminal.flush());
+        }
+    }
+}
+
+/// Guests print what they like: control characters other than line feed and tab don't reach the terminal.
+fn harmless(bytes: &[u8]) -> Vec<u8> {
+    let shown = bytes.iter().filter(|byte| **byte != b'\r');
+    shown
+        .map(|byte| {
+            if byte.is_ascii_control() && !b"\n\t".contains(byte) {
+                b'?'
+            } else {
+                *byte
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_stay_off_the_terminal() {
+        assert_eq!(harmless(b"a\r\n\tb\x1b[2J\x7f"), b"a\n\tb?[2J?");
+        assert_eq!(harmless("é█".as_bytes()), "é█".as_bytes());
+    }
+}

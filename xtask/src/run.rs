@@ -1,0 +1,165 @@
+//! `cargo xtask run`: everything from an empty machine to a verdict.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::archive::{self, Guest};
+use crate::build::{self, Flavor};
+use crate::cli;
+use crate::emulator::{self, Record, Watch, file};
+use crate::folder::{Folder, RUNS};
+use crate::machine::{Machine, Ram};
+use crate::preflight::{self, Choice, Host};
+use crate::verdict::Outcome;
+use crate::{Failure, gdb, guests, setup, symbolise, workspace};
+
+/// How many of the last lines of the serial log are shown after a failure.
+const TAIL: usize = 25;
+
+/// Does the whole run and returns its outcome.
+///
+/// # Errors
+/// Something before the machine starts, or with the emulator itself.
+pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
+    if flags.dry_run {
+        println!("{}", dry_run(flags).map_err(Failure::Usage)?);
+        return Ok(Outcome::Pass);
+    }
+    setup::everything()?;
+    let built = build::build(Flavor::Plain)?;
+    let guests = guests::choose(&built.guests, &flags.guests, &flags.own).map_err(Failure::Usage)?;
+    let line =
+        guests::command_line(&guests, guests::random_seed(), &flags.cmdline).map_err(Failure::Usage)?;
+    let choice = preflight::choose(flags.machine.kind(), &Host::ask())?;
+
+    let mut folder = Folder::create(&workspace::root())?;
+    archive::write(&folder.file(file::ARCHIVE), &guests)?;
+    let machine = machine(flags, &choice, &built.hypervisor, line, folder.path())?;
+    announce(flags, &choice, &machine);
+    let mut nothing = |_: &str, _: &mut _| Ok(());
+    let limit = (!flags.gdb).then_some(flags.time_limit);
+    let record = emulator::run(
+        machine,
+        &folder,
+        Watch {
+            limit,
+            show: true,
+            visitor: &mut nothing,
+        },
+    );
+    if let (Some(to), Ok(_)) = (&flags.json, &record) {
+        let from = folder.file(file::JSON);
+        fs::copy(&from, to).with_context(|| format!("copy the report to {}", to.display()))?;
+    }
+    let record = record.inspect_err(|_| folder.keep())?;
+    if record.outcome != Outcome::Pass || flags.verbose {
+        folder.keep();
+    }
+    conclude(&record, &built.hypervisor, flags.verbose, &folder);
+    Ok(record.outcome)
+}
+
+fn machine(
+    flags: &cli::Run,
+    choice: &Choice,
+    image: &Path,
+    command_line: String,
+    folder: &Path,
+) -> Result<Machine> {
+    Ok(Machine {
+        kind: choice.kind,
+        memory: flags.memory,
+        smp: flags.smp,
+        cpu_flags: "",
+        ram: Ram::Anonymous,
+        image: image.to_owned(),
+        archive: Some(folder.join(file::ARCHIVE)),
+        command_line,
+        json: folder.join(file::JSON),
+        monitor: None,
+        debugger: flags.gdb.then(gdb::free_port).transpose()?,
+    })
+}
+
+/// The emulator's command line, from what is known without building anything.
+fn dry_run(flags: &cli::Run) -> Result<String> {
+    let outline = workspace::outline()?;
+    let mut unread = Vec::new();
+    let bundled = outline.guests.iter().map(|name| {
+        let path = outline.built.join(name);
+        if path.is_file() {
+            return Guest::open(path);
+        }
+        unread.push(name.as_str());
+        Ok(Guest {
+            name: name.clone(),
+            path,
+            launch: boot_config::Launch::default(),
+        })
+    });
+    let bundled = bundled.collect::<Result<Vec<_>>>()?;
+    if !unread.is_empty() {
+        eprintln!(
+            "note: not built yet, so without their launch texts: {}",
+            unread.join(", ")
+        );
+    }
+    let chosen = guests::choose(&bundled, &flags.guests, &flags.own)?;
+    let line = guests::command_line(&chosen, guests::random_seed(), &flags.cmdline)?;
+    let choice = preflight::choose(flags.machine.kind(), &Host::ask())?;
+    eprintln!("machine: {} ({})", choice.kind.name(), choice.why);
+    let folder = workspace::root().join(RUNS).join("dry-run");
+    Ok(machine(flags, &choice, &outline.built.join(build::IMAGE), line, &folder)?.shell_line())
+}
+
+/// Says what is about to run.
+fn announce(flags: &cli::Run, choice: &Choice, machine: &Machine) {
+    eprintln!("machine: {} ({})", choice.kind.name(), choice.why);
+    eprintln!("command line: {}", machine.command_line);
+    if flags.verbose {
+        eprintln!("emulator: {}", machine.shell_line());
+    }
+    if let Some(port) = machine.debugger {
+        eprintln!("halted before the first instruction, without a time limit; attach with\n");
+        eprintln!("    {}\n", gdb::attach_command(&machine.image, port));
+        eprintln!(
+            "Hardware breakpoints (`hbreak NAME`) work before the image is in place. Ctrl-C here ends the machine."
+        );
+    }
+}
+
+/// Says how it ended; after a failure the reason first, then what helps to find it.
+fn conclude(record: &Record, image: &Path, verbose: bool, folder: &Folder) {
+    let seconds = record.took.as_secs_f64();
+    if record.outcome == Outcome::Pass {
+        eprintln!("run: PASS, {seconds:.1} s");
+        if verbose {
+            eprintln!("kept: {}", folder.path().display());
+        }
+        return;
+    }
+    eprintln!("\nrun: {}, after {seconds:.1} s", record.outcome);
+    explain(record, image, folder);
+}
+
+/// The backtrace, the end of the serial log and the kept folder.
+pub fn explain(record: &Record, image: &Path, folder: &Folder) {
+    let frames = symbolise::backtraces(&record.text, image);
+    if !frames.is_empty() {
+        eprintln!("backtrace, the innermost first:");
+        frames.iter().for_each(|frame| eprintln!("  {frame}"));
+    }
+    let lines: Vec<_> = record.text.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default();
+    if !tail.is_empty() {
+        eprintln!("the end of the serial log:");
+        let clean = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
+        tail.iter().for_each(|line| eprintln!("  | {}", clean(line)));
+    }
+    eprintln!(
+        "kept: {} (command line, serial log, report, archive)",
+        folder.path().display()
+    );
+}

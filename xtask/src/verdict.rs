@@ -1,0 +1,190 @@
+//! What became of a run: the last line of the text, the emulator's status, and what was in the way.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How a run ended. Only [`Outcome::Pass`] is success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything held.
+    Pass,
+    /// Something did not hold; the hypervisor says what.
+    Fail(String),
+    /// The hypervisor met a broken invariant of its own.
+    Panic(String),
+    /// The hypervisor did not start its work: bad configuration or an unsupported machine.
+    Refused(String),
+    /// The emulator ended and there is no verdict that can be believed.
+    NoVerdict(String),
+    /// No verdict came within this time; where the machine was then, if that is known.
+    TimeLimit(Duration, String),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Values that the hypervisor writes to the exit port, as the emulator's status: twice the value, plus one.
+const PASS: i32 = 33;
+const FAIL: i32 = 35;
+const PANIC: i32 = 37;
+const REFUSED: i32 = 39;
+
+impl Outcome {
+    /// Judges an emulator that ended by itself with `status` (`None`: ended by a signal) after writing `text`.
+    ///
+    /// The verdict must be the last line, and the status must say the same: a guest that prints a verdict, or a
+    /// hypervisor that exits in the middle of a line, is not believed.
+    pub fn judge(text: &str, status: Option<i32>) -> Self {
+        let last = text
+            .lines()
+            .rev()
+            .map(str::trim)
+            .find(|line| !line.is_empty())
+            .unwrap_or_default();
+        let Some(verdict) = last.strip_prefix("VERDICT: ") else {
+            return Self::NoVerdict(match status {
+                Some(0) => {
+                    "the machine was reset before a verdict (a triple fault of the hypervisor?)".into()
+                }
+                Some(status) => format!("the emulator ended with status {status} before a verdict"),
+                None => "the emulator was ended by a signal before a verdict".into(),
+            });
+        };
+        let (word, reason) = verdict.split_once(' ').unwrap_or((verdict, ""));
+        let reason = reason.trim().to_owned();
+        match (word, status) {
+            ("PASS", Some(PASS)) => Self::Pass,
+            ("FAIL", Some(FAIL)) => Self::Fail(reason),
+            ("PANIC", Some(PANIC)) => Self::Panic(reason),
+            ("REFUSED", Some(REFUSED)) => Self::Refused(reason),
+            (_, Some(status)) => Self::NoVerdict(format!(
+                "the text ends with `{last}`, but the emulator's status is {status}"
+            )),
+            (_, None) => Self::NoVerdict(format!("the emulator was ended by a signal after `{last}`")),
+        }
+    }
+
+    /// The word for it in output and in tests.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail(_) => "FAIL",
+            Self::Panic(_) => "PANIC",
+            Self::Refused(_) => "REFUSED",
+            Self::NoVerdict(_) => "NO VERDICT",
+            Self::TimeLimit(..) => "TIME LIMIT",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+
+    /// Why; empty for a pass.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Pass => String::new(),
+            Self::Fail(reason) | Self::Panic(reason) | Self::Refused(reason) | Self::NoVerdict(reason) => {
+                reason.clone()
+            }
+            Self::TimeLimit(limit, place) => {
+                let limit = humantime::format_duration(*limit);
+                let place = if place.is_empty() {
+                    String::new()
+                } else {
+                    format!("; it was at {place}")
+                };
+                format!("no verdict within {limit}{place}")
+            }
+            Self::Interrupted => "stopped by a signal".into(),
+        }
+    }
+
+    /// The status that this program exits with. 2 is clap's for a wrong command line.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Fail(_) => 1,
+            Self::Refused(_) => 3,
+            Self::Panic(_) => 4,
+            Self::TimeLimit(..) => 5,
+            Self::NoVerdict(_) => 6,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason() {
+            reason if reason.is_empty() => f.write_str(self.word()),
+            reason => write!(f, "{}: {reason}", self.word()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_status_must_agree() {
+        let text = "hello\r\nVERDICT: PASS\r\n";
+        assert_eq!(Outcome::judge(text, Some(33)), Outcome::Pass);
+        assert_eq!(
+            Outcome::judge(text, Some(35)),
+            Outcome::NoVerdict("the text ends with `VERDICT: PASS`, but the emulator's status is 35".into())
+        );
+        assert!(matches!(Outcome::judge(text, None), Outcome::NoVerdict(_)));
+        assert!(matches!(Outcome::judge(text, Some(0)), Outcome::NoVerdict(_)));
+    }
+
+    #[test]
+    fn each_verdict_has_its_reason() {
+        assert_eq!(
+            Outcome::judge("VERDICT: FAIL guest 3", Some(35)),
+            Outcome::Fail("guest 3".into())
+        );
+        assert_eq!(
+            Outcome::judge("VERDICT: PANIC oh", Some(37)),
+            Outcome::Panic("oh".into())
+        );
+        assert_eq!(
+            Outcome::judge("VERDICT: REFUSED no SVM", Some(39)),
+            Outcome::Refused("no SVM".into())
+        );
+    }
+
+    #[test]
+    fn only_the_last_line_counts() {
+        for text in [
+            "VERDICT: PASS\nmore",
+            "guest: VERDICT: PASS",
+            "VERDICT: PASSED",
+            "VERDICT:PASS",
+            "",
+        ] {
+            assert!(
+                matches!(Outcome::judge(text, Some(33)), Outcome::NoVerdict(_)),
+                "{text}"
+            );
+        }
+        let reset = Outcome::judge("guest 1: hello", Some(0));
+        assert!(reset.reason().contains("reset"), "{reset}");
+    }
+
+    #[test]
+    fn every_failure_has_a_status_of_its_own() {
+        let text = String::new;
+        let outcomes = [
+            Outcome::Pass,
+            Outcome::Fail(text()),
+            Outcome::Refused(text()),
+            Outcome::Panic(text()),
+            Outcome::TimeLimit(Duration::from_secs(1), text()),
+            Outcome::NoVerdict(text()),
+            Outcome::Interrupted,
+        ];
+        let mut codes: Vec<_> = outcomes.iter().map(Outcome::exit_code).collect();
+        codes.push(2);
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), outcomes.len() + 1);
+    }
+}
