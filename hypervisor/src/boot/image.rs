@@ -98,9 +98,12 @@ pub fn is_code(hva: Hva) -> bool {
 
 /// The stack on which `rust_entry` starts; part of .bss.
 pub fn boot_stack() -> Stack {
-    Stack {
-        low: address(&raw const boot_stack_bottom),
-        top: address(&raw const boot_stack_top),
+    // SAFETY: the symbols bound a part of .bss that nothing else uses, and the image stays mapped.
+    unsafe {
+        Stack::new(
+            address(&raw const boot_stack_bottom),
+            address(&raw const boot_stack_top),
+        )
     }
 }
 

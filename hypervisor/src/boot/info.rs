@@ -183,6 +183,8 @@ pub enum BootError {
     NoMemoryMap,
     /// More than one module.
     Modules(u32),
+    /// The module's end does not fit in 64 bits; first byte and bytes.
+    ModuleRange(Hpa, u64),
     /// The command line does not end within [`COMMAND_LINE_BYTES`].
     CommandLineLength,
     /// The command line is not ASCII; the byte's place.
@@ -210,6 +212,12 @@ impl fmt::Display for BootError {
                 write!(
                     f,
                     "the loader passed {count} modules; pack the guests into one archive and pass that"
+                )
+            }
+            Self::ModuleRange(start, bytes) => {
+                write!(
+                    f,
+                    "the loader says the module has {bytes} bytes at {start}, which no address space holds"
                 )
             }
             Self::CommandLineLength => {

@@ -58,8 +58,12 @@ pub unsafe fn read(start_info: Hpa) -> Result<BootInfo, BootError> {
             .read(Hpa::new(start.modlist_paddr))
             .map_err(beyond("module list"))?;
         if module.size != 0 {
-            info.module = Some((Hpa::new(module.paddr), module.size));
-            info.keep("module", Hpa::new(module.paddr), module.size)?;
+            let start = Hpa::new(module.paddr);
+            start
+                .checked_add(module.size)
+                .ok_or(BootError::ModuleRange(start, module.size))?;
+            info.module = Some((start, module.size));
+            info.keep("module", start, module.size)?;
         }
     }
     Ok(info)

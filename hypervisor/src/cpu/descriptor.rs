@@ -84,7 +84,7 @@ impl CpuTables {
             (IST_MACHINE_CHECK, stacks.machine_check),
             (IST_DOUBLE_FAULT, stacks.double_fault),
         ] {
-            self.tss.set_ist(usize::from(ist) - 1, stack.top.get());
+            self.tss.set_ist(usize::from(ist) - 1, stack.top().get());
         }
         // No I/O permission map: its offset lies beyond the limit (SDM vol. 1, 19.5.2).
         self.tss.iomap_base = size_of::<TaskStateSegment>() as u16;

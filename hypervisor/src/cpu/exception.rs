@@ -1,7 +1,7 @@
 //! Entry from every exception and interrupt, and what each vector leads to.
 //!
 //! A stub per vector makes the stack look the same (it pushes a zero where the CPU pushes no error code), `interrupt_common` saves
-//! all general registers as a [`Frame`] and calls [`dispatch`]. When that returns, the interrupted code goes on.
+//! all general registers as a [`Frame`] and calls `interrupt_dispatch`. When that returns, the interrupted code goes on.
 
 use memory::address::Hva;
 use x86::irq::{MACHINE_CHECK_VECTOR, NONMASKABLE_INTERRUPT_VECTOR};

@@ -2,16 +2,32 @@
 
 use memory::address::Hva;
 
-/// A mapped stack: `low` is its lowest byte, `top` one past its highest.
+/// A mapped stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stack {
-    /// Lowest byte.
-    pub low: Hva,
-    /// One past the highest byte; a multiple of 16.
-    pub top: Hva,
+    low: Hva,
+    top: Hva,
 }
 
 impl Stack {
+    /// The stack from `low` up to, not including, `top`, which is a multiple of 16.
+    ///
+    /// # Safety
+    /// From now on the range must stay mapped and writable, in every top-level table that is ever used, and serve as a stack only.
+    pub const unsafe fn new(low: Hva, top: Hva) -> Self {
+        Self { low, top }
+    }
+
+    /// Lowest byte.
+    pub const fn low(&self) -> Hva {
+        self.low
+    }
+
+    /// One past the highest byte.
+    pub const fn top(&self) -> Hva {
+        self.top
+    }
+
     /// Whether `bytes` bytes at `address` lie within the stack.
     pub fn contains(&self, address: Hva, bytes: u64) -> bool {
         self.low <= address && address.checked_add(bytes).is_some_and(|end| end <= self.top)
@@ -20,7 +36,7 @@ impl Stack {
 
 /// The stacks that the CPU switches to for exceptions, whatever RSP was (interrupt stack table; SDM vol. 3A, 6.14.5).
 ///
-/// Each must be mapped in every top-level table and never move.
+/// No two may overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IstStacks {
     /// Every exception without a stack of its own.
@@ -44,8 +60,8 @@ impl<const BYTES: usize> StackMemory<BYTES> {
         Self([0; BYTES])
     }
 
-    /// Gives the memory up to be a stack.
-    pub fn into_stack(&'static mut self) -> Stack {
+    /// Gives the memory up to be a stack: nobody else can borrow it again.
+    pub fn as_stack(&'static mut self) -> Stack {
         let low = self.0.as_mut_ptr().expose_provenance() as u64;
         Stack {
             low: Hva::new(low),
