@@ -1,5 +1,7 @@
 //! The frame records and the allocator of host memory, through their public face.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use memory::address::{Hpa, Pfn};
 use memory::frame::records::RecordsLayout;
 use memory::frame::{FrameState, FrameTable, HostFrames};

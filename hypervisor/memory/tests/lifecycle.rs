@@ -1,6 +1,8 @@
 //! A guest's memory from launch to teardown, on the model machine: what the host can reach, what it costs, and that all of it
 //! comes back.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use memory::address::{Gpa, Hpa, Hva, Level, Pfn};
 use memory::frame::GuestId;
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError};
