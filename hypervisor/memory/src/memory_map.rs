@@ -94,6 +94,15 @@ pub struct MemoryMap {
     unreachable_bytes: u64,
 }
 
+/// Where [`MemoryMap::find_free`] begins to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchFrom {
+    /// At the lowest address.
+    Low,
+    /// At the highest address.
+    High,
+}
+
 /// A range of bytes, half open.
 #[derive(Clone, Copy)]
 struct Bytes {
@@ -158,6 +167,47 @@ impl MemoryMap {
     /// Frames of RAM.
     pub fn frames(&self) -> u64 {
         self.ranges.iter().map(FrameRange::frames).sum()
+    }
+
+    /// The lowest, or the highest, `frames` contiguous frames of RAM within `within` that no range of `in_use` overlaps.
+    pub fn find_free(
+        &self,
+        frames: u64,
+        within: FrameRange,
+        in_use: &[FrameRange],
+        end: SearchFrom,
+    ) -> Option<FrameRange> {
+        let fit = |ram: &FrameRange| {
+            let ram = ram.intersection(&within);
+            let mut start = match end {
+                SearchFrom::Low => ram.start,
+                SearchFrom::High => Pfn::new(ram.end.get().checked_sub(frames)?),
+            };
+            // Each step leaves one range of `in_use` behind for good, so this ends.
+            loop {
+                let candidate = FrameRange {
+                    start,
+                    end: Pfn::new(start.get().checked_add(frames)?),
+                };
+                if candidate.start < ram.start || candidate.end > ram.end {
+                    return None;
+                }
+                let Some(used) = in_use
+                    .iter()
+                    .find(|used| used.intersection(&candidate).frames() > 0)
+                else {
+                    return Some(candidate);
+                };
+                start = match end {
+                    SearchFrom::Low => used.end,
+                    SearchFrom::High => Pfn::new(used.start.get().checked_sub(frames)?),
+                };
+            }
+        };
+        match end {
+            SearchFrom::Low => self.ranges.iter().find_map(fit),
+            SearchFrom::High => self.ranges.iter().rev().find_map(fit),
+        }
     }
 
     /// Bytes that the firmware calls RAM but that lie beyond the direct map's reach and are left unused.
@@ -291,6 +341,29 @@ mod tests {
             ram: false,
         };
         assert_eq!(ranges(&[entry(0, 0x5000, true), wrap, all]), [(0, 2)]);
+    }
+
+    #[test]
+    fn free_frames_are_found_from_either_end_around_what_is_in_use() {
+        let map = MemoryMap::new([entry(0, 0x10_0000, true), entry(0x20_0000, 0x40_0000, true)].into_iter())
+            .unwrap();
+        let range = |start, end| FrameRange {
+            start: Pfn::new(start),
+            end: Pfn::new(end),
+        };
+        let all = range(0, 1 << 30);
+        let used = [range(0x3f0, 0x400), range(0x10, 0xf0), range(0x0, 0x1)];
+        let find = |frames, within, end| {
+            map.find_free(frames, within, &used, end)
+                .map(|r| (r.start.get(), r.end.get()))
+        };
+        assert_eq!(find(8, all, SearchFrom::Low), Some((1, 9)));
+        assert_eq!(find(16, all, SearchFrom::Low), Some((0xf0, 0x100)));
+        assert_eq!(find(17, all, SearchFrom::Low), Some((0x200, 0x211)));
+        assert_eq!(find(16, all, SearchFrom::High), Some((0x3e0, 0x3f0)));
+        assert_eq!(find(16, range(0, 0x100), SearchFrom::High), Some((0xf0, 0x100)));
+        assert_eq!(find(0x1f1, all, SearchFrom::High), None);
+        assert_eq!(find(u64::MAX, all, SearchFrom::Low), None);
     }
 
     proptest! {

@@ -19,10 +19,8 @@ fn id(number: u16) -> GuestId {
 }
 
 fn launch(cpu: ModelCpu<'_>, booted: &mut Booted, number: u16, bytes: u64) -> GuestMemory {
-    booted
-        .memory
-        .launch(&cpu, &mut booted.windows[0], id(number), bytes)
-        .unwrap()
+    let launching = booted.memory.launch(&cpu, id(number), bytes).unwrap();
+    launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0])
 }
 
 fn teardown(cpu: ModelCpu<'_>, booted: &mut Booted, guest: GuestMemory) {
@@ -171,7 +169,10 @@ fn nothing_of_a_guest_stays_in_ram_and_a_new_one_reads_zeros() {
     // What the host left in free memory does not reach a guest either.
     cpu.store(at(Pfn::new(300 * 512)), secret).unwrap();
     let all = memory.frames.free_regions() * 2 * MIB - 4 * MIB;
-    let guest = memory.launch(&cpu, &mut windows[0], id(2), all).unwrap();
+    let guest = memory
+        .launch(&cpu, id(2), all)
+        .unwrap()
+        .finish(memory, &cpu, &mut windows[0]);
     assert!(
         !machine.ram().contains(secret),
         "the guest was given unscrubbed memory"
@@ -222,8 +223,7 @@ fn refused_launches_change_nothing() {
     let (machine, mut booted) = ModelMachine::boot(&[(0, 256 * MIB)], 1, Level::L3);
     let cpu = machine.cpu(0);
     let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
-    let Booted { memory, windows } = &mut booted;
-    let mut refuse = |bytes| match memory.launch(&cpu, &mut windows[0], id(1), bytes) {
+    let mut refuse = |bytes| match booted.memory.launch(&cpu, id(1), bytes) {
         Err(error) => error,
         Ok(_) => panic!("{bytes} bytes were granted"),
     };
@@ -237,6 +237,51 @@ fn refused_launches_change_nothing() {
     assert_eq!(leaves(machine), boot);
     assert_eq!(booted.memory.frames.free_frames(), free);
     assert_eq!(booted.memory.stats(), Default::default());
+}
+
+#[test]
+fn a_launch_that_fails_at_any_allocation_changes_nothing() {
+    let mut outcomes = Vec::new();
+    for left in 0..10 {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 3 * GIB)], 1, Level::L3);
+        let cpu = machine.cpu(0);
+        // Leave 600 regions and `left` single frames: the launch needs the regions, second-stage tables and tables for splits.
+        let frames = &mut booted.memory.frames;
+        let regions = frames.carve(600).unwrap();
+        let mut held = Vec::new();
+        while let Ok(frame) = frames.allocate(0) {
+            held.push(frame);
+        }
+        for _ in 0..left {
+            frames.free(held.pop().unwrap());
+        }
+        frames.uncarve(regions);
+        let free = (frames.free_frames(), frames.free_regions());
+        assert_eq!(free, (600 * 512 + left, 600));
+        let before = leaves(machine);
+        match booted.memory.launch(&cpu, id(1), 600 * 2 * MIB) {
+            Ok(launching) => {
+                let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+                teardown(cpu, &mut booted, guest);
+                outcomes.push(true);
+            }
+            Err(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
+                assert_eq!(booted.memory.stats(), Default::default());
+                outcomes.push(false);
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(leaves(machine), before);
+        assert_eq!(
+            (
+                booted.memory.frames.free_frames(),
+                booted.memory.frames.free_regions()
+            ),
+            free
+        );
+    }
+    // Two tables on top, two for two GiB of guest, two for the two gigablocks that are broken.
+    assert_eq!(outcomes, (0..10).map(|left| left >= 6).collect::<Vec<_>>());
 }
 
 #[test]
@@ -289,8 +334,8 @@ proptest! {
                 let guest = alive.swap_remove(pick as usize % alive.len());
                 teardown(cpu, &mut booted, guest);
             } else if regions <= booted.memory.frames.free_regions() {
-                match booted.memory.launch(&cpu, &mut booted.windows[0], id(number as u16 + 1), regions * 2 * MIB) {
-                    Ok(guest) => alive.push(guest),
+                match booted.memory.launch(&cpu, id(number as u16 + 1), regions * 2 * MIB) {
+                    Ok(launching) => alive.push(launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0])),
                     Err(LaunchError::OutOfMemory(_)) => {}
                     Err(error) => panic!("{error}"),
                 }

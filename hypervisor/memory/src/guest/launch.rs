@@ -1,11 +1,11 @@
-//! Giving a new guest its memory.
+//! Giving a new guest its memory: carve, hide, flush, scrub, assign, map.
 
 use core::fmt;
 
 use crate::address::{Gfn, Level};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Clean, RegionList};
+use crate::frame::list::{Dirty, RegionList};
 use crate::frame::state::GuestId;
 use crate::host::HostMemory;
 use crate::machine::Machine;
@@ -50,18 +50,66 @@ impl fmt::Display for LaunchError {
     }
 }
 
+/// A launch on its way: all memory is hidden, some of it is not the guest's yet. One region a step, so that whoever drives it holds no
+/// lock for longer than 2 MiB of work. Nothing from here on can fail.
+#[derive(Debug)]
+#[must_use = "hidden memory comes back only through the guest that it is meant for"]
+pub struct Launching {
+    guest: GuestMemory,
+    dirty: RegionList<Dirty>,
+    next: Gfn,
+}
+
+impl Launching {
+    /// Scrubs one region, makes it the guest's and maps it. False when none was left.
+    pub fn step<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> bool {
+        let Some(region) = self.dirty.pop(&memory.frames) else {
+            return false;
+        };
+        let region = memory.scrub(machine, windows, region);
+        let region = region.assign(&mut memory.frames, self.guest.id, self.next);
+        let mapped = self
+            .guest
+            .tables
+            .map(machine, &memory.frames, self.guest.id, region.pfn());
+        assert!(
+            mapped,
+            "broken invariant: guest frame {} of a new guest is mapped already",
+            self.next
+        );
+        self.guest.regions.push(&mut memory.frames, region);
+        self.next = self.next.add(Level::L2.frames());
+        true
+    }
+
+    /// Does what is left; the guest's memory is complete, private and zero.
+    pub fn finish<M: Machine>(
+        mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> GuestMemory {
+        while self.step(memory, machine, windows) {}
+        self.guest
+    }
+}
+
 impl HostMemory<'_> {
-    /// Gives a guest `bytes` bytes of private memory, zeroed, hidden from every CPU of the host by one flush.
+    /// Takes `bytes` bytes of memory for a guest and hides them from every CPU of the host by one flush.
     ///
     /// # Errors
     /// See [`LaunchError`].
     pub fn launch<M: Machine>(
         &mut self,
         machine: &M,
-        windows: &mut Windows,
         id: GuestId,
         bytes: u64,
-    ) -> Result<GuestMemory, LaunchError> {
+    ) -> Result<Launching, LaunchError> {
         if bytes == 0 || !bytes.is_multiple_of(Level::L2.bytes()) {
             return Err(LaunchError::BadSize(bytes));
         }
@@ -94,46 +142,22 @@ impl HostMemory<'_> {
             }
         };
         // From here on nothing can fail.
-        let mut dirty = self
+        let dirty = self
             .flusher
             .flush(machine, &mut self.frames, &mut self.stats, batch);
-        let mut clean = RegionList::new();
-        while let Some(region) = dirty.pop(&self.frames) {
-            let region = self.scrub(machine, windows, region);
-            clean.push(&mut self.frames, region);
-        }
-        let tables = SecondStage::new(machine, &mut self.frames, &mut reserve, bytes);
-        let Some(tables) = tables else {
+        let Some(tables) = SecondStage::new(machine, &mut self.frames, &mut reserve, bytes) else {
             panic!("broken invariant: too few second-stage tables were reserved")
         };
-        Ok(self.populate(machine, id, bytes, tables, clean))
-    }
-
-    fn populate<M: Machine>(
-        &mut self,
-        machine: &M,
-        id: GuestId,
-        bytes: u64,
-        tables: SecondStage,
-        mut clean: RegionList<Clean>,
-    ) -> GuestMemory {
-        let mut guest = GuestMemory {
+        let guest = GuestMemory {
             id,
             bytes,
             tables,
             regions: RegionList::new(),
         };
-        let mut gfn = Gfn::default();
-        while let Some(region) = clean.pop(&self.frames) {
-            let region = region.assign(&mut self.frames, id, gfn);
-            let mapped = guest.tables.map(machine, &self.frames, id, region.pfn());
-            assert!(
-                mapped,
-                "broken invariant: guest frame {gfn} of a new guest is mapped already"
-            );
-            guest.regions.push(&mut self.frames, region);
-            gfn = gfn.add(Level::L2.frames());
-        }
-        guest
+        Ok(Launching {
+            guest,
+            dirty,
+            next: Gfn::default(),
+        })
     }
 }

@@ -8,7 +8,7 @@ mod launch;
 mod second_stage;
 mod teardown;
 
-pub use launch::LaunchError;
+pub use launch::{LaunchError, Launching};
 pub use teardown::{GuestFlushed, Revoked, Teardown};
 
 use core::fmt;
