@@ -7,10 +7,13 @@
 //! - [`instruction`] decodes them: length, and the source register of a move to CR0.
 //! - [`cpuid`], [`msr`], [`cr0`] and [`xcr0`] say what the instruction gives the guest: a value, a [`Fault`], or its end.
 //!
+//! Before an entry, [`asid`] says under which tag the TLB keeps the guest's translations and what must be flushed.
+//!
 //! Design rule: guest RAM is write-back whatever the guest asks. So PAT is a number that the guest may keep, CR0.CD and CR0.NW
 //! read as zero, and there are no MTRRs.
 #![cfg_attr(not(test), no_std)]
 
+pub mod asid;
 pub mod cpuid;
 pub mod cr0;
 pub mod fetch;
