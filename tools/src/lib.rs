@@ -1,1 +1,29 @@
-//! Programs that look at Lacuna from outside.
+//! Programs that look at Lacuna from outside: at the RAM of an emulated machine, kept in a file.
+//!
+//! Nothing here asks the hypervisor. [`registers`] takes CR3 from the emulator; [`layout`] says which byte of the file is which
+//! physical address; [`ram`] reads the file; the tables are walked with the crate `audit`, as host tables or as a second stage.
+//! From there: [`dump`] keeps leaves and compares two moments leaf for leaf; [`search`] finds the guests' patterns wherever they lie;
+//! [`vmcb`] finds the guests' control blocks, and with them the roots of their tables; [`reach`] checks that no host address leads to given
+//! frames. Functions return data; the binary `lacuna-inspect` prints it.
+
+pub mod dump;
+pub mod layout;
+pub mod ram;
+pub mod reach;
+pub mod registers;
+pub mod search;
+pub mod vmcb;
+
+pub use audit;
+pub use dump::{Difference, LeafDump, LeafRecord, compare};
+pub use layout::Layout;
+pub use ram::{RamFile, RamView};
+pub use reach::{Frames, reachable};
+pub use registers::Registers;
+pub use search::{Hit, search};
+pub use vmcb::{Vmcb, find_vmcbs};
+
+/// The number of threads for work that spreads over cores: as many as the system offers, or one.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
