@@ -2,7 +2,7 @@
 //!
 //! Nothing here asks the hypervisor. [`registers`] takes CR3 from the emulator; [`layout`] says which byte of the file is which
 //! physical address; [`ram`] reads the file; the tables are walked with the crate `audit`, as host tables or as a second stage.
-//! From there: [`dump`] keeps leaves and compares two moments leaf for leaf; [`search`] finds the guests' patterns wherever they lie;
+//! From there: [`dump`] keeps leaves and compares two moments leaf for leaf; [`mod@search`] finds the guests' patterns wherever they lie;
 //! [`vmcb`] finds the guests' control blocks, and with them the roots of their tables; [`reach`] checks that no host address leads to given
 //! frames. Functions return data; the binary `lacuna-inspect` prints it.
 
