@@ -30,6 +30,8 @@ pub enum Task {
     /// Exit status: 0 pass, 1 a check failed, 2 wrong command line, 3 the hypervisor refused to start, 4 it panicked,
     /// 5 time limit, 6 no verdict, 7 set-up or build failed, 130 stopped by a signal.
     Run(Run),
+    /// Set up what is missing and pass all tests: on the host, then the guests on every machine
+    Test(Test),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
     Build,
 }
@@ -90,6 +92,19 @@ pub struct Run {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     pub time_limit: Duration,
     /// Show the command lines, and keep the run's folder also after a success
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Flags of `test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Run only tests whose name contains this
+    pub filter: Option<String>,
+    /// Print the names of the tests and stop
+    #[arg(long)]
+    pub list: bool,
+    /// Show the text of every run as it comes, and keep every run's folder
     #[arg(short, long)]
     pub verbose: bool,
 }

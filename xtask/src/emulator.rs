@@ -8,13 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::folder::Folder;
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::process::{LOOK, Process};
 use crate::qmp::{Listener, Qmp, register};
+use crate::report::Report;
 use crate::symbolise;
 use crate::verdict::Outcome;
 
@@ -41,8 +42,8 @@ pub struct Record {
     pub outcome: Outcome,
     /// The text of the first serial port.
     pub text: String,
-    /// The JSON lines of the second serial port, in order. A line that is no JSON is kept as a JSON string.
-    pub events: Vec<Value>,
+    /// The lines of the second serial port, in order.
+    pub report: Report,
     /// How long it took.
     pub took: Duration,
 }
@@ -104,7 +105,7 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
     Ok(Record {
         outcome: with_messages(outcome, folder),
         text,
-        events: events(folder),
+        report: Report::read(&folder.file(file::JSON)),
         took,
     })
 }
@@ -119,16 +120,6 @@ fn with_messages(outcome: Outcome, folder: &Folder) -> Outcome {
     Outcome::NoVerdict(last.map_or(reason.clone(), |line| {
         format!("{reason}; it says `{}`", line.trim())
     }))
-}
-
-/// The JSON lines written so far.
-pub fn events(folder: &Folder) -> Vec<Value> {
-    let bytes = std::fs::read(folder.file(file::JSON)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| Value::from(line)))
-        .collect()
 }
 
 /// How the emulator came to its end.
@@ -176,7 +167,7 @@ impl Running<'_> {
             };
             let Some(event) = qmp.event(LOOK) else { continue };
             if event["event"] == "GUEST_PANICKED" {
-                let phase = phase(self.folder);
+                let phase = Report::read(&self.folder.file(file::JSON)).paused_at();
                 if watch.show {
                     eprintln!("paused at `{phase}`");
                 }
@@ -203,16 +194,6 @@ impl Running<'_> {
         });
         Outcome::TimeLimit(limit, place.unwrap_or_default())
     }
-}
-
-/// The phase that the last line of the report announces.
-fn phase(folder: &Folder) -> String {
-    let events = events(folder);
-    let pause = events.iter().rev().find(|event| event["event"] == "pause");
-    pause
-        .and_then(|pause| pause["phase"].as_str())
-        .unwrap_or("unknown")
-        .to_owned()
 }
 
 /// Copies the serial port to the log, to memory, and to the terminal.

@@ -3,7 +3,8 @@
 //! A run passes through these files in this order: `cli` reads the flags; `setup` brings what is missing; `build` asks cargo
 //! for the image and the guests; `guests` picks them and writes the hypervisor's command line; `archive` packs them; `preflight`
 //! takes the best machine that works; `machine` writes the emulator's command line; `emulator` runs it (`process` leaves
-//! nothing behind, `qmp` speaks to it, `folder` keeps what came out); `verdict` judges; `symbolise` explains. `run` is that order.
+//! nothing behind, `qmp` speaks to it, `folder` keeps what came out); `verdict` judges; `symbolise` explains. `run` is that order,
+//! and `test` does it for each row of its table.
 
 mod archive;
 mod build;
@@ -17,9 +18,11 @@ mod machine;
 mod preflight;
 mod process;
 mod qmp;
+mod report;
 mod run;
 mod setup;
 mod symbolise;
+mod test;
 mod verdict;
 mod workspace;
 
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         .map_err(Failure::from)
         .and_then(|()| match &cli.task {
             Task::Run(flags) => run::run(flags).map(|outcome| outcome.exit_code()),
+            Task::Test(flags) => test::test(flags),
             Task::Build => build_only().map(|()| 0),
         });
     ExitCode::from(match result {

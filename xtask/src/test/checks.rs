@@ -1,0 +1,203 @@
+//! What must be true of a run, read from its report.
+
+use std::collections::BTreeSet;
+
+use report::{Event, Leaves, Outcome as Word, SCHEMA};
+
+use crate::emulator::Record;
+use crate::report::Report;
+
+type Held = Result<(), String>;
+
+fn must(held: bool, otherwise: impl FnOnce() -> String) -> Held {
+    if held { Ok(()) } else { Err(otherwise()) }
+}
+
+fn leaves(report: &Report, phase: &str) -> Result<Leaves, String> {
+    report
+        .phase(phase)
+        .map(|line| line.leaves)
+        .ok_or_else(|| format!("the report has no phase `{phase}`"))
+}
+
+/// Looked at after every run that must pass: the report is whole and in order, every check and guest held, memory was really
+/// hidden, and afterwards the direct map is what it was.
+///
+/// With `launches` unset no guest of the run is launched, and nothing is hidden.
+pub fn standing(record: &Record, launches: bool) -> Held {
+    let report = &record.report;
+    must(report.unknown.is_empty(), || {
+        format!("lines that are no report: {}", report.unknown.join(" | "))
+    })?;
+    let start = report.start().ok_or("the report has no `start`")?;
+    must(start.schema == SCHEMA, || {
+        format!("the report's schema is {}", start.schema)
+    })?;
+    must(matches!(report.events.first(), Some(Event::Start(_))), || {
+        "`start` is not the first line".into()
+    })?;
+    match report.events.last() {
+        Some(Event::Verdict(verdict)) if verdict.verdict == Word::Pass => {}
+        last => return Err(format!("the report ends with {last:?}")),
+    }
+
+    must(report.guests().next().is_some(), || "no guest ran".into())?;
+    let broken = report.guests().find(|guest| !guest.held);
+    must(broken.is_none(), || {
+        format!("a guest that did not hold: {broken:?}")
+    })?;
+    must(report.checks().next().is_some(), || {
+        "the hypervisor checked nothing".into()
+    })?;
+    let broken = report.checks().find(|check| !check.held);
+    must(broken.is_none(), || {
+        format!("a check that did not hold: {broken:?}")
+    })?;
+
+    let hidden = |phase: &str| report.phase(phase).map(|line| line.hidden_mib);
+    must(hidden("boot") == Some(0), || {
+        format!("hidden at boot: {:?} MiB", hidden("boot"))
+    })?;
+    must(hidden("after") == Some(0), || {
+        format!("hidden after: {:?} MiB", hidden("after"))
+    })?;
+    must(!launches || hidden("guests") > Some(0), || {
+        format!("hidden with guests: {:?} MiB", hidden("guests"))
+    })?;
+    let (boot, after) = (leaves(report, "boot")?, leaves(report, "after")?);
+    must(boot == after, || {
+        format!("leaves at boot {boot:?}, after {after:?}")
+    })?;
+    let blocks = |phase: &str| report.phase(phase).map(|line| line.gigablocks.clone());
+    must(blocks("boot") == blocks("after"), || {
+        "a gigablock is not what it was at boot".into()
+    })?;
+
+    let counters = report.counters().ok_or("the report has no `counters`")?;
+    let (hidden, restored) = (counters.regions_hidden, counters.regions_restored);
+    must((hidden > 0 || !launches) && hidden == restored, || {
+        format!("{hidden} regions hidden, {restored} restored")
+    })?;
+    let level2 = (
+        counters.direct_map_level2_splits,
+        counters.direct_map_level2_collapses,
+    );
+    let level3 = (
+        counters.direct_map_level3_splits,
+        counters.direct_map_level3_collapses,
+    );
+    must(level2.0 == level2.1 && level3.0 == level3.1, || {
+        format!("splits and collapses differ: level 2 {level2:?}, level 3 {level3:?}")
+    })?;
+    must(level2 == (0, 0), || {
+        format!("hiding whole regions made 4K tables: {level2:?}")
+    })?;
+    must(counters.bytes_scrubbed >= hidden << 21, || {
+        format!("{} bytes scrubbed for {hidden} regions", counters.bytes_scrubbed)
+    })?;
+    must(counters.frames_quarantined == 0, || {
+        format!("{} frames quarantined", counters.frames_quarantined)
+    })
+}
+
+/// 1G leaves are used where memory allows, and splitting one was needed and undone.
+pub fn gigabyte_leaves(record: &Record) -> Held {
+    let report = &record.report;
+    let start = report.start().ok_or("no start")?;
+    must(start.machine.leaf_1g, || {
+        "the machine line says that there are no 1G leaves".into()
+    })?;
+    let boot = leaves(report, "boot")?;
+    must(boot.g1 > 0, || format!("no 1G leaf at boot: {boot:?}"))
+}
+
+/// No 1G leaf anywhere.
+pub fn no_gigabyte_leaves(record: &Record) -> Held {
+    let report = &record.report;
+    let start = report.start().ok_or("no start")?;
+    must(!start.machine.leaf_1g, || {
+        "the machine line says that there are 1G leaves".into()
+    })?;
+    for phase in ["boot", "guests", "after"] {
+        let found = leaves(report, phase)?;
+        must(found.g1 == 0, || format!("1G leaves at {phase}: {found:?}"))?;
+    }
+    let boot = leaves(report, "boot")?;
+    must(boot.m2 > 0, || format!("no 2M leaf at boot: {boot:?}"))
+}
+
+/// Exactly a thousand instances of `hello`, with different numbers.
+pub fn thousand(record: &Record) -> Held {
+    let instances: BTreeSet<_> = record.report.guests().map(|guest| guest.instance).collect();
+    must(instances.len() == 1000, || {
+        format!("{} instances", instances.len())
+    })?;
+    let others = record
+        .report
+        .guests()
+        .filter(|guest| guest.name != "hello" || guest.ending != "exit:0")
+        .count();
+    must(others == 0, || {
+        format!("{others} of them are not hello, or did not exit with 0")
+    })?;
+    let counters = record.report.counters().ok_or("no counters")?;
+    // 4 MiB are two regions.
+    must(counters.regions_hidden == 2000, || {
+        format!("{} regions hidden, not 2000", counters.regions_hidden)
+    })?;
+    must(counters.flushes < 4 * 1000, || {
+        format!("{} flushes for 1000 guests", counters.flushes)
+    })
+}
+
+/// The hypervisor refused or failed before any guest ran.
+pub fn no_guest_ran(record: &Record) -> Held {
+    let ran = record.report.guests().find(|guest| guest.exits > 0);
+    must(ran.is_none(), || format!("a guest ran: {ran:?}"))
+}
+
+/// The report ends with the word that the text says, and with a reason.
+pub fn report_agrees(record: &Record) -> Held {
+    let Some(Event::Verdict(verdict)) = record.report.events.last() else {
+        return Err(format!("the report ends with {:?}", record.report.events.last()));
+    };
+    let word = match verdict.verdict {
+        Word::Pass => "PASS",
+        Word::Fail => "FAIL",
+        Word::Panic => "PANIC",
+        Word::Refused => "REFUSED",
+    };
+    must(word == record.outcome.word(), || {
+        format!("the report's verdict is {word}")
+    })?;
+    must(word == "PASS" || !verdict.reason.is_empty(), || {
+        "the report gives no reason".into()
+    })
+}
+
+/// One guest ended as `refused` and its detail holds `says`.
+pub fn refused(report: &Report, name: &str, says: &str) -> Held {
+    let guest = report.guests().find(|guest| guest.name == name);
+    let guest = guest.ok_or_else(|| format!("the report has no guest `{name}`"))?;
+    must(guest.ending == "refused", || {
+        format!("`{name}` ended with {}", guest.ending)
+    })?;
+    must(guest.detail.contains(says), || {
+        format!("`{name}` was refused with `{}`, not `{says}`", guest.detail)
+    })
+}
+
+/// A guest reported a value of this name that is `right`.
+pub fn value(report: &Report, guest: &str, name: &str, right: fn(u64) -> bool) -> Held {
+    let values: Vec<_> = report
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::ReportValue(value) if value.guest == guest && value.name == name => Some(value.value),
+            _ => None,
+        })
+        .collect();
+    must(values.iter().any(|value| right(*value)), || {
+        format!("`{guest}` reported for `{name}`: {values:?}")
+    })
+}

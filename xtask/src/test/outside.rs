@@ -1,0 +1,198 @@
+//! The look from outside: while the machine is paused, its RAM is read as a file and its tables are walked from the CPU's own CR3,
+//! with code that the hypervisor does not use. What the hypervisor says about itself is not asked for, only compared with.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use guest_abi::pattern::Pattern;
+use tools::audit::{Format, Reach, Tables, Va};
+use tools::{
+    Frames, Hit, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, reachable, search, threads,
+};
+
+use crate::qmp::Qmp;
+use crate::report::Report;
+
+/// Where the image lies in physical memory: a place that the host must be able to reach, to see that the check finds what is there.
+const IMAGE: u64 = 0x20_0000;
+/// Bits of a physical address that an entry may have at most (APM volume 2, section 5.3); the emulator does not print the CPU's own.
+const PHYSICAL_BITS: u32 = 52;
+
+/// What one moment shows.
+struct Moment {
+    /// Every leaf under CR3.
+    dump: LeafDump,
+    /// Runs of guests' words anywhere in RAM.
+    hits: Vec<Hit>,
+    /// Memory of guests: under their second stages, and where their words were found.
+    private: Vec<Frames>,
+    /// Runs of guests' words that are under no second stage.
+    stray: Vec<Hit>,
+    /// Where the host reaches private memory.
+    reached: Vec<Reach>,
+    /// Whether the host reaches its own image, as it must.
+    sees_image: bool,
+}
+
+/// Looks at the machine at each pause and remembers what it saw.
+pub struct Look {
+    ram: PathBuf,
+    pattern: Pattern,
+    moments: Vec<(String, Moment)>,
+}
+
+impl Look {
+    /// A look at the RAM file `ram` of a run with this seed.
+    pub fn new(ram: &Path, seed: u64) -> Self {
+        Self {
+            ram: ram.to_owned(),
+            pattern: Pattern::new(seed),
+            moments: Vec::new(),
+        }
+    }
+
+    /// Looks at the paused machine.
+    ///
+    /// # Errors
+    /// The emulator, the file or the tables can't be read.
+    pub fn visit(&mut self, phase: &str, qmp: &mut Qmp) -> Result<()> {
+        let text = qmp.human("info registers")?;
+        let registers = Registers::parse(&text).context("the emulator's registers have no CR3, CR4, EFER")?;
+        let ram = RamFile::open(&self.ram).with_context(|| format!("open {}", self.ram.display()))?;
+        let view = ram.view();
+        let tables =
+            Tables::new(&view, registers.format(), registers.cr3).with_table_limit(view.table_limit());
+        let dump = LeafDump::take(&tables, Va::new(0), Va::new(u64::MAX)).map_err(walk)?;
+
+        let hits = search(&ram, &self.pattern, threads()).context("search the RAM")?;
+        let guests = second_stages(&ram, &view)?;
+        let stray = hits
+            .iter()
+            .filter(|hit| !covered(hit, &guests))
+            .copied()
+            .collect();
+        let private = Frames::sorted([guests, Frames::of_hits(&hits)].concat());
+        let reached = reachable(&tables, &private).map_err(walk)?;
+        let image = [Frames {
+            start: IMAGE,
+            end: IMAGE + 0x1000,
+            owner: 0,
+        }];
+        let sees_image = !reachable(&tables, &image).map_err(walk)?.is_empty();
+        self.moments.push((
+            phase.to_owned(),
+            Moment {
+                dump,
+                hits,
+                private,
+                stray,
+                reached,
+                sees_image,
+            },
+        ));
+        Ok(())
+    }
+
+    fn moment(&self, phase: &str) -> Result<&Moment, String> {
+        let mut found = self.moments.iter().filter(|(name, _)| name == phase);
+        match (found.next(), found.next()) {
+            (Some((_, moment)), None) => Ok(moment),
+            (None, _) => Err(format!("the machine did not pause at `{phase}`")),
+            _ => Err(format!("the machine paused more than once at `{phase}`")),
+        }
+    }
+
+    /// Judges what was seen, and compares it with what the hypervisor reports.
+    ///
+    /// # Errors
+    /// The first thing that must not be.
+    pub fn conclude(&self, report: &Report) -> Result<(), String> {
+        let (boot, guests, after) = (
+            self.moment("boot")?,
+            self.moment("guests")?,
+            self.moment("after")?,
+        );
+        for (phase, moment) in &self.moments {
+            if !moment.sees_image {
+                return Err(format!(
+                    "at {phase} the walk does not even find the hypervisor's image"
+                ));
+            }
+            if let Some(reach) = moment.reached.first() {
+                let count = moment.reached.len();
+                return Err(format!(
+                    "at {phase} the host reaches private memory in {count} places, first {reach:?}"
+                ));
+            }
+        }
+        if let Some(hit) = boot.hits.first() {
+            return Err(format!("at boot there is a guest's pattern: {hit:?}"));
+        }
+        if let Some(hit) = after.hits.first() {
+            return Err(format!(
+                "after teardown {} pieces of guests' patterns are left, first {hit:?}",
+                after.hits.len()
+            ));
+        }
+        if guests.hits.is_empty() {
+            return Err(
+                "with guests alive their pattern is nowhere: the search would find nothing later either"
+                    .into(),
+            );
+        }
+        if let Some(hit) = guests.stray.first() {
+            return Err(format!("a guest's words lie outside its memory: {hit:?}"));
+        }
+        let differences = compare(&boot.dump.leaves, &after.dump.leaves);
+        if let Some(first) = differences.first() {
+            return Err(format!(
+                "the leaves after teardown differ from those at boot in {} places, first\n{first}",
+                differences.len()
+            ));
+        }
+
+        // What is missing from the host's tables while guests live is what the guests have, and what the report says.
+        let missing = mapped(&boot.dump).saturating_sub(mapped(&guests.dump));
+        let private: u64 = guests
+            .private
+            .iter()
+            .map(|frames| frames.end - frames.start)
+            .sum();
+        let reported = report.phase("guests").map(|phase| phase.hidden_mib << 20);
+        if missing < private || reported != Some(missing) {
+            return Err(format!(
+                "the host's tables show {missing} bytes less than at boot, guests have {private} bytes, the report says {reported:?}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that the leaves map.
+fn mapped(dump: &LeafDump) -> u64 {
+    dump.leaves.iter().map(|leaf| leaf.bytes).sum()
+}
+
+/// Whether the words lie in one of the extents of the guests.
+fn covered(hit: &Hit, guests: &[Frames]) -> bool {
+    guests
+        .iter()
+        .any(|frames| frames.start <= hit.pa && hit.pa + 8 * hit.words <= frames.end)
+}
+
+/// The memory under the second stages of all guests that are found in RAM.
+fn second_stages(ram: &RamFile, view: &RamView<'_>) -> Result<Vec<Frames>> {
+    let mut frames = Vec::new();
+    for vmcb in find_vmcbs(ram).context("search the RAM for guests' control blocks")? {
+        let tables = Tables::new(view, Format::nested(false, PHYSICAL_BITS), vmcb.nested_cr3)
+            .with_table_limit(view.table_limit());
+        let found = Frames::of_second_stage(&tables, u64::from(vmcb.asid))
+            .map_err(|error| anyhow!("the second stage of the control block at {:#x}: {error}", vmcb.pa))?;
+        frames.extend(found);
+    }
+    Ok(Frames::sorted(frames))
+}
+
+fn walk(error: tools::audit::WalkError) -> anyhow::Error {
+    anyhow!("the host's tables: {error}")
+}

@@ -1,0 +1,98 @@
+//! One test on a machine, as data.
+
+use std::time::Duration;
+
+use crate::build::Flavor;
+use crate::emulator::Record;
+
+/// One test on a machine.
+#[derive(Clone)]
+pub struct Row {
+    /// Its name, without the machine's.
+    pub name: String,
+    /// What it shows, in a few words.
+    pub about: &'static str,
+    /// RAM of the machine in MiB.
+    pub memory_mib: u64,
+    /// RAM that the host needs, in MiB: what the run touches, not what the machine seems to have.
+    pub host_mib: u64,
+    /// Added to the CPU's name.
+    pub cpu_flags: &'static str,
+    /// Which hypervisor.
+    pub flavor: Flavor,
+    /// What is handed over as archive.
+    pub archive: Archive,
+    /// The hypervisor's command line; `{guests}` stands for every bundled guest with its launch text, `{NAME}` for one of
+    /// them. A seed goes before it.
+    pub line: String,
+    /// The word of the verdict: `PASS`, `FAIL`, `PANIC` or `REFUSED`.
+    pub verdict: &'static str,
+    /// Each of these must be in the verdict's reason or in the text on the serial port.
+    pub says: &'static [&'static str],
+    /// Looks at the record; the error is why the test fails. Runs that must pass are also looked at by `checks::standing`.
+    pub check: fn(&Record) -> Result<(), String>,
+    /// Whether RAM is a shared file that is looked at while the machine is paused.
+    pub outside: bool,
+    /// Whether a guest is launched, so that memory must be seen hidden.
+    pub launches: bool,
+    /// After this time the run is a failure.
+    pub limit: Duration,
+}
+
+/// What is handed over as archive.
+#[derive(Clone, Copy)]
+pub enum Archive {
+    /// Every bundled guest.
+    Bundled,
+    /// Nothing at all.
+    Missing,
+    /// The bundled archive, spoilt.
+    Spoilt(fn(Vec<u8>) -> Vec<u8>),
+    /// Files made for the test, with their names.
+    Files(fn() -> Vec<(&'static str, Vec<u8>)>),
+}
+
+impl Row {
+    /// A run of bundled guests on 512 MiB that must pass. The table changes what differs.
+    pub fn passing(name: impl Into<String>, about: &'static str, line: &str) -> Self {
+        Self {
+            name: name.into(),
+            about,
+            memory_mib: 512,
+            host_mib: 1024,
+            cpu_flags: "",
+            flavor: Flavor::Plain,
+            archive: Archive::Bundled,
+            line: line.to_owned(),
+            verdict: "PASS",
+            says: &[],
+            check: |_| Ok(()),
+            outside: false,
+            launches: true,
+            limit: Duration::from_secs(240),
+        }
+    }
+
+    /// A run that must pass although no guest in it is launched, so that memory is never hidden.
+    pub fn refusing(name: &str, about: &'static str, line: &str) -> Self {
+        Self {
+            launches: false,
+            ..Self::passing(name, about, line)
+        }
+    }
+
+    /// A run that must end with another verdict and say why.
+    pub fn ending(
+        verdict: &'static str,
+        says: &'static [&'static str],
+        name: &str,
+        about: &'static str,
+        line: &str,
+    ) -> Self {
+        Self {
+            verdict,
+            says,
+            ..Self::passing(name, about, line)
+        }
+    }
+}

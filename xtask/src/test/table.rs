@@ -1,0 +1,302 @@
+//! Every test on a machine, one row each.
+
+use std::time::Duration;
+
+use crate::build::Flavor;
+use crate::test::checks;
+use crate::test::inputs::{self, HOSTILE};
+use crate::test::row::{Archive, Row};
+
+/// The rows; `guests` are the names of the bundled guests, each of which gets one.
+pub fn rows(guests: &[String]) -> Vec<Row> {
+    let mut rows: Vec<Row> = guests
+        .iter()
+        .map(|name| {
+            Row::passing(
+                format!("guest-{name}"),
+                "ends as its own launch text says",
+                &format!("{{{name}}}"),
+            )
+        })
+        .collect();
+    rows.extend(together());
+    rows.extend(sizes());
+    rows.extend(bad_lines());
+    rows.extend(bad_input());
+    rows.extend(bad_machines());
+    rows.extend(seen_from_outside());
+    rows.extend(deliberate_mistakes());
+    rows
+}
+
+/// Guests that meet each other.
+fn together() -> Vec<Row> {
+    vec![
+        Row::passing(
+            "nothing-left-over",
+            "a guest finds no byte and no register of those before it",
+            "{touch-all} {two-at-once} {reads-zero}",
+        ),
+        Row {
+            check: |record| checks::value(&record.report, "two-at-once", "yields", |yields| yields >= 100),
+            ..Row::passing(
+                "two-at-once",
+                "two guests alternate at least 100 times and stay apart",
+                "{two-at-once}",
+            )
+        },
+        Row {
+            check: checks::thousand,
+            limit: Duration::from_secs(600),
+            ..Row::passing(
+                "thousand-guests",
+                "1000 guests launched and torn down in one boot",
+                "guest=hello,memory=4M,count=1000 together=8 quiet",
+            )
+        },
+    ]
+}
+
+/// The main job with little and with much RAM.
+fn sizes() -> Vec<Row> {
+    let main_job = |name: &str, memory_mib, host_mib| Row {
+        memory_mib,
+        host_mib,
+        ..Row::passing(name, "the main job: every bundled guest", "{guests}")
+    };
+    vec![
+        main_job("main-job-128M", 128, 256),
+        main_job("main-job-512M", 512, 768),
+        Row {
+            check: |record| {
+                checks::gigabyte_leaves(record)?;
+                checks::value(&record.report, "touch-all", "bytes", |bytes| bytes > 1000 << 20)
+            },
+            line: "{guests} guest=touch-all,memory=1G,limit=120s,after".into(),
+            ..main_job("main-job-4G", 4096, 2560)
+        },
+        Row {
+            check: checks::gigabyte_leaves,
+            limit: Duration::from_secs(400),
+            ..main_job("main-job-64G", 65536, 2048)
+        },
+        Row {
+            cpu_flags: "pdpe1gb=off",
+            check: checks::no_gigabyte_leaves,
+            ..main_job("no-1G-leaves", 4096, 1536)
+        },
+    ]
+}
+
+/// Command lines that are refused before anything else happens.
+fn bad_lines() -> Vec<Row> {
+    let row = |says, name: &str, line: &str| Row {
+        check: checks::no_guest_ran,
+        ..Row::ending(
+            "REFUSED",
+            says,
+            &format!("bad-line-{name}"),
+            "a wrong command line is refused",
+            line,
+        )
+    };
+    vec![
+        row(
+            &["parameter `tgoether`", "did you mean `together`?"],
+            "unknown-parameter",
+            "{hello} tgoether=2",
+        ),
+        row(
+            &["parameter `memory`", "`2T`", "from 4M to 1T"],
+            "absurd-memory",
+            "guest=hello,memory=2T",
+        ),
+        row(
+            &["99999999999999999999T"],
+            "overflowing-memory",
+            "guest=hello,memory=99999999999999999999T",
+        ),
+        row(
+            &["a number from 1 to 1000000"],
+            "absurd-count",
+            "guest=hello,count=4000000000",
+        ),
+        row(&["`0s`", "from 1ms to 3600s"], "no-time", "guest=hello,limit=0s"),
+    ]
+}
+
+/// Archives and guests that are refused.
+fn bad_input() -> Vec<Row> {
+    let archive = |archive, says, name: &str| Row {
+        archive,
+        check: checks::no_guest_ran,
+        ..Row::ending(
+            "REFUSED",
+            says,
+            &format!("bad-archive-{name}"),
+            "a broken archive is refused",
+            "guest=hello",
+        )
+    };
+    let failing = |says, name: &str, about, line: &str| Row {
+        check: checks::no_guest_ran,
+        ..Row::ending("FAIL", says, name, about, line)
+    };
+    vec![
+        archive(Archive::Missing, &["module", "-initrd"], "missing"),
+        archive(
+            Archive::Spoilt(inputs::cut),
+            &["cut short", "copy it again"],
+            "cut",
+        ),
+        archive(Archive::Spoilt(inputs::damaged), &["wrong checksum"], "damaged"),
+        archive(
+            Archive::Spoilt(inputs::garbage),
+            &["not a tar", "tar --format=ustar"],
+            "garbage",
+        ),
+        archive(
+            Archive::Spoilt(inputs::gzip),
+            &["gzip", "an uncompressed tar is needed"],
+            "gzip",
+        ),
+        Row {
+            archive: Archive::Files(inputs::hostile),
+            ..failing(
+                &["text", "not an ELF file", "expected exit:0"],
+                "bad-guest-no-elf",
+                "a guest that is no ELF file is not launched",
+                "guest=text,memory=4M",
+            )
+        },
+        Row {
+            archive: Archive::Files(inputs::hostile),
+            check: |record| {
+                checks::no_guest_ran(record)?;
+                HOSTILE
+                    .iter()
+                    .try_for_each(|file| checks::refused(&record.report, file.name, file.says))
+            },
+            ..Row::refusing(
+                "bad-guest-hostile",
+                "hostile ELF files are refused, each with its reason",
+                &inputs::hostile_line(),
+            )
+        },
+        failing(
+            &["hello", "refused", "1024 MiB"],
+            "bad-guest-larger-than-ram",
+            "a guest larger than RAM is not launched",
+            "guest=hello,memory=1G",
+        ),
+        failing(
+            &["hello", "refused", "1048576 MiB"],
+            "bad-guest-absurd-memory",
+            "a guest of 1 TiB is not launched",
+            "guest=hello,memory=1T",
+        ),
+        Row {
+            check: checks::no_guest_ran,
+            ..Row::ending(
+                "REFUSED",
+                &["helo", "hello"],
+                "bad-guest-not-in-archive",
+                "a guest that is not in the archive is refused, and the nearest is named",
+                "guest=helo",
+            )
+        },
+        Row {
+            check: checks::no_guest_ran,
+            ..Row::ending(
+                "REFUSED",
+                &["read-hole", "test-hooks"],
+                "mistakes-need-a-test-build",
+                "a hypervisor that is no test build does not make deliberate mistakes",
+                "{hello} test=read-hole",
+            )
+        },
+    ]
+}
+
+/// Machines that Lacuna can't run on.
+fn bad_machines() -> Vec<Row> {
+    let row = |says, name: &str, about| Row {
+        check: checks::no_guest_ran,
+        ..Row::ending("REFUSED", says, name, about, "{hello}")
+    };
+    vec![
+        Row {
+            cpu_flags: "svm=off",
+            ..row(&["SVM"], "no-svm", "a CPU without SVM is refused")
+        },
+        Row {
+            cpu_flags: "npt=off",
+            ..row(
+                &["nested paging"],
+                "no-npt",
+                "a CPU without nested paging is refused",
+            )
+        },
+        Row {
+            memory_mib: 64,
+            ..row(&["64 MiB", "128 MiB"], "little-ram", "too little RAM is refused")
+        },
+    ]
+}
+
+/// The machine as it is seen from outside.
+fn seen_from_outside() -> Vec<Row> {
+    let row = |name: &str, memory_mib, host_mib, line: &str| Row {
+        outside: true,
+        memory_mib,
+        host_mib,
+        ..Row::passing(
+            name,
+            "RAM searched and tables walked from outside at boot, with guests, and after",
+            &format!("{line} pause=boot+guests+after"),
+        )
+    };
+    vec![
+        row("outside", 512, 1024, "{touch-all} {two-at-once}"),
+        row(
+            "outside-4G",
+            4096,
+            2048,
+            "guest=touch-all,memory=512M,limit=60s {two-at-once} {touch-all}",
+        ),
+        Row {
+            cpu_flags: "pdpe1gb=off",
+            ..row(
+                "outside-no-1G-leaves",
+                2048,
+                1536,
+                "{touch-all} guest=touch-all,memory=4M,count=6",
+            )
+        },
+    ]
+}
+
+/// Mistakes made on purpose by a test build: each must be caught and reported for what it is.
+fn deliberate_mistakes() -> Vec<Row> {
+    let row = |hook: &str, says, about| Row {
+        flavor: Flavor::TestHooks,
+        ..Row::ending("PANIC", says, hook, about, &format!("{{touch-all}} test={hook}"))
+    };
+    vec![
+        row(
+            "read-hole",
+            &["page fault", "hole of guest 1"],
+            "reading a hidden frame through the direct map faults",
+        ),
+        row(
+            "write-text",
+            &["page fault", "direct map"],
+            "writing to code through the direct map faults",
+        ),
+        row(
+            "stack-overflow",
+            &["guard page"],
+            "a stack overflow meets its guard page",
+        ),
+    ]
+}
