@@ -33,8 +33,6 @@ pub struct Row {
     pub check: fn(&Record) -> Result<(), String>,
     /// Whether RAM is a shared file that is looked at while the machine is paused.
     pub outside: bool,
-    /// Whether a guest is launched, so that memory must be seen hidden.
-    pub launches: bool,
     /// After this time the run is a failure.
     pub limit: Duration,
 }
@@ -68,16 +66,7 @@ impl Row {
             says: &[],
             check: |_| Ok(()),
             outside: false,
-            launches: true,
             limit: Duration::from_secs(240),
-        }
-    }
-
-    /// A run that must pass although no guest in it is launched, so that memory is never hidden.
-    pub fn refusing(name: &str, about: &'static str, line: &str) -> Self {
-        Self {
-            launches: false,
-            ..Self::passing(name, about, line)
         }
     }
 
