@@ -334,13 +334,15 @@ impl<'m, M: PhysicalRead + ?Sized> Walk<'m, M> {
                 next,
                 rights,
             } = self.path[self.depth - 1];
-            if next == 512 {
+            let start = linear + next * span;
+            if next == 512 || start > self.last {
                 self.depth -= 1;
                 continue;
             }
             self.path[self.depth - 1].next += 1;
-            let start = linear + next * span;
-            if start > self.last || start + (span - 1) < self.first {
+            if start + (span - 1) < self.first {
+                // Every entry before the one that holds `first` is skipped at once.
+                self.path[self.depth - 1].next = ((self.first - linear) / span).min(512);
                 continue;
             }
             let at = Pa::new(table.get() + 8 * next);

@@ -199,3 +199,76 @@ fn too_many_tables_is_an_error() {
     let error = ram.tables().with_table_limit(3).count().unwrap_err();
     assert_eq!(error, WalkError::TooManyTables { limit: 3 });
 }
+
+/// Words that follow from their address: every table is full of accidental entries.
+struct Noise {
+    seed: u64,
+    mask: u64,
+}
+
+impl PhysicalRead for Noise {
+    fn read_u64(&self, pa: Pa) -> Option<u64> {
+        Some(crate::address::mix(pa.get() ^ self.seed) & self.mask)
+    }
+}
+
+#[test]
+fn noise_in_place_of_tables_ends_in_an_error_or_in_leaves() {
+    let mut leaves = 0;
+    let mut errors = 0;
+    // Once as it comes, once without the bits that are reserved most often, so that walks go deep.
+    for mask in [
+        u64::MAX,
+        0x7fff_ff3f_ffff_fe7f,
+        0x0000_00ff_ffff_f07f,
+        0x0000_00ff_c000_10ff,
+    ] {
+        for seed in 0..20 {
+            let noise = Noise { seed, mask };
+            for format in [
+                Format::host(false, 40),
+                Format::host(true, 52),
+                Format::nested(false, 48),
+            ] {
+                let tables = Tables::new(&noise, format, seed << 12).with_table_limit(50);
+                match tables.for_each_leaf(|leaf| {
+                    leaves += 1;
+                    let (found, pa) = tables.translate(leaf.va).unwrap().unwrap();
+                    assert_eq!((found, pa), (leaf, leaf.pa));
+                }) {
+                    Ok(stats) => assert!(stats.tables <= 50),
+                    Err(_) => errors += 1,
+                }
+            }
+        }
+    }
+    assert!(leaves > 1000 && errors > 100, "{leaves} leaves, {errors} errors");
+}
+
+#[test]
+fn translations_are_those_that_were_mapped() {
+    let mut ram = TestRam::new();
+    let mut mapped = Vec::new();
+    for place in 0..300_u64 {
+        let random = crate::address::mix(place + 1);
+        let size = [LeafSize::K4, LeafSize::M2, LeafSize::G1][(place % 3) as usize];
+        // Each place has its own gigabyte in either half, so that no leaf is in another's way.
+        let half = if place % 2 == 0 { 0 } else { HIGH };
+        let va = half + (place << 30) + (random % (1 << 30)) / size.bytes() * size.bytes();
+        let pa = (random >> 20) % (32 << 30) / size.bytes() * size.bytes();
+        ram.map(va, pa, size, P | W);
+        mapped.push((va, pa, size.bytes()));
+    }
+    for (va, pa, bytes) in mapped {
+        let to = |va| {
+            ram.tables()
+                .translate(Va::new(va))
+                .unwrap()
+                .map(|(_, pa)| pa.get())
+        };
+        for offset in [0, 1, bytes / 2 + 3, bytes - 1] {
+            assert_eq!(to(va + offset), Some(pa + offset));
+        }
+        assert_eq!((to(va.wrapping_sub(1)), to(va + bytes)), (None, None), "{va:#x}");
+    }
+}
