@@ -16,7 +16,6 @@ use crate::machine::Machine;
 use crate::process::{LOOK, Process};
 use crate::qmp::{Listener, Qmp, register};
 use crate::report::Report;
-use crate::symbolise;
 use crate::verdict::Outcome;
 
 /// Names of the files that a run leaves in its folder.
@@ -35,6 +34,11 @@ pub mod file {
     pub const ARCHIVE: &str = "guests.tar";
 }
 
+/// Addresses of the hypervisor's own stacks and image are above this (the layout in `docs/architecture.md`).
+const IMAGE: u64 = 0xffff_8000_0000_0000;
+/// The most return addresses that are looked for.
+const DEEPEST: usize = 24;
+
 /// What came out of a run.
 #[derive(Debug)]
 pub struct Record {
@@ -44,6 +48,8 @@ pub struct Record {
     pub text: String,
     /// The lines of the second serial port, in order.
     pub report: Report,
+    /// Where the CPU was when its time was up: the instruction, then the return addresses on its stack.
+    pub stopped_at: Vec<u64>,
     /// How long it took.
     pub took: Duration,
 }
@@ -87,7 +93,6 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
         listener,
         qmp: None,
         folder,
-        machine: &machine,
     };
     let ended = run.until_end(start, watch);
     drop(run);
@@ -97,15 +102,17 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
         .context("keep the serial log")?;
     let text = std::mem::take(&mut *text.lock().unwrap_or_else(PoisonError::into_inner));
     let text = String::from_utf8_lossy(&text).into_owned();
-    let outcome = match ended? {
-        End::Status(status) => Outcome::judge(&text, status),
-        End::Other(outcome) => outcome,
+    let (outcome, stopped_at) = match ended? {
+        End::Status(status) => (Outcome::judge(&text, status), Vec::new()),
+        End::Interrupted => (Outcome::Interrupted, Vec::new()),
+        End::TimeIsUp(limit, stopped_at) => (Outcome::TimeLimit(limit), stopped_at),
     };
     let took = start.elapsed();
     Ok(Record {
         outcome: with_messages(outcome, folder),
         text,
         report: Report::read(&folder.file(file::JSON)),
+        stopped_at,
         took,
     })
 }
@@ -126,8 +133,10 @@ fn with_messages(outcome: Outcome, folder: &Folder) -> Outcome {
 enum End {
     /// By itself; `None`: by a signal that we did not send.
     Status(Option<i32>),
-    /// We ended it.
-    Other(Outcome),
+    /// Ctrl-C came.
+    Interrupted,
+    /// Its time was up; where it was then.
+    TimeIsUp(Duration, Vec<u64>),
 }
 
 /// An emulator that runs.
@@ -136,7 +145,6 @@ struct Running<'a> {
     listener: Listener,
     qmp: Option<Qmp>,
     folder: &'a Folder,
-    machine: &'a Machine,
 }
 
 impl Running<'_> {
@@ -146,12 +154,12 @@ impl Running<'_> {
                 return Ok(End::Status(status.code()));
             }
             if interrupt::asked() {
-                return Ok(End::Other(Outcome::Interrupted));
+                return Ok(End::Interrupted);
             }
             if let Some(limit) = watch.limit
                 && start.elapsed() > limit
             {
-                return Ok(End::Other(self.time_is_up(limit)));
+                return Ok(End::TimeIsUp(limit, self.position()));
             }
             let Some(qmp) = &mut self.qmp else {
                 // An emulator that ends at once may close the connection before the greeting: its status says more.
@@ -177,23 +185,55 @@ impl Running<'_> {
         }
     }
 
-    /// Notes where the machine was when its time was up.
-    fn time_is_up(&mut self, limit: Duration) -> Outcome {
-        let registers = self.qmp.as_mut().and_then(|qmp| {
-            qmp.execute("stop", json!({})).ok()?;
-            qmp.human("info registers").ok()
-        });
-        let Some(registers) = registers else {
-            return Outcome::TimeLimit(limit, String::new());
+    /// Where the machine is, now that its time is up; nothing when the emulator does not say.
+    fn position(&mut self) -> Vec<u64> {
+        let Some(qmp) = &mut self.qmp else {
+            return Vec::new();
+        };
+        let registers = qmp
+            .execute("stop", json!({}))
+            .and_then(|_| qmp.human("info registers"));
+        let Ok(registers) = registers else {
+            return Vec::new();
         };
         // Kept for the reader; the run has failed already.
         let _ = self.folder.write(file::REGISTERS, &registers);
-        let place = register(&registers, "RIP").map(|rip| {
-            // The next instruction, not a return address: look at it itself.
-            symbolise::frames(&self.machine.image, rip.saturating_add(1)).swap_remove(0)
-        });
-        Outcome::TimeLimit(limit, place.unwrap_or_default())
+        let Some(rip) = register(&registers, "RIP") else {
+            return Vec::new();
+        };
+        let mut addresses = vec![rip];
+        let mut frame = register(&registers, "RBP");
+        // The image keeps frame pointers: at RBP lie the caller's RBP and the return address. A guest may have anything there.
+        while let Some(at) = frame
+            && at >= IMAGE
+            && addresses.len() < DEEPEST
+        {
+            let Some((next, address)) = qmp
+                .human(&format!("x /2gx {at:#x}"))
+                .ok()
+                .and_then(|text| two_words(&text))
+            else {
+                break;
+            };
+            if address < IMAGE {
+                break;
+            }
+            addresses.push(address);
+            // Stacks grow down, so callers lie higher; anything else is no chain.
+            frame = (next > at).then_some(next);
+        }
+        addresses
     }
+}
+
+/// The two words in the monitor's answer to `x /2gx`: `address: 0x… 0x…`.
+fn two_words(text: &str) -> Option<(u64, u64)> {
+    let mut words = text
+        .split_once(':')?
+        .1
+        .split_whitespace()
+        .map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+    Some((words.next()??, words.next()??))
 }
 
 /// Copies the serial port to the log, to memory, and to the terminal.
@@ -242,6 +282,17 @@ fn harmless(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_the_monitor() {
+        let text = "ffffff8000001000: 0xffffff8000001040 0xffffffff80201234\r\n";
+        assert_eq!(
+            two_words(text),
+            Some((0xffff_ff80_0000_1040, 0xffff_ffff_8020_1234))
+        );
+        assert_eq!(two_words("Cannot access memory"), None);
+        assert_eq!(two_words("1000: 0x1"), None);
+    }
 
     #[test]
     fn control_characters_stay_off_the_terminal() {

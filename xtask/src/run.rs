@@ -1,7 +1,7 @@
 //! `cargo xtask run`: everything from an empty machine to a verdict.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -27,33 +27,35 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
         println!("{}", dry_run(flags).map_err(Failure::Usage)?);
         return Ok(Outcome::Pass);
     }
+    // What was typed is looked at before anything takes time.
+    outlined(flags).map_err(Failure::Usage)?;
+    let choice = preflight::choose(flags.machine.kind(), &Host::ask())?;
     setup::everything()?;
     let built = build::build(Flavor::Plain)?;
     let guests = guests::choose(&built.guests, &flags.guests, &flags.own).map_err(Failure::Usage)?;
-    let line =
-        guests::command_line(&guests, guests::random_seed(), &flags.cmdline).map_err(Failure::Usage)?;
-    let choice = preflight::choose(flags.machine.kind(), &Host::ask())?;
+    let seed = guests::random_seed();
+    let line = guests::command_line(&guests, seed, &flags.cmdline).map_err(Failure::Usage)?;
 
     let mut folder = Folder::create(&workspace::root())?;
     archive::write(&folder.file(file::ARCHIVE), &guests)?;
     let machine = machine(flags, &choice, &built.hypervisor, line, folder.path())?;
-    announce(flags, &choice, &machine);
+    announce(flags, &choice, &guests, &machine);
+    eprintln!("seed: {seed:#x} (the same run again: --cmdline seed={seed:#x})\n");
     let mut nothing = |_: &str, _: &mut _| Ok(());
     let limit = (!flags.gdb).then_some(flags.time_limit);
-    let record = emulator::run(
-        machine,
-        &folder,
-        Watch {
-            limit,
-            show: true,
-            visitor: &mut nothing,
-        },
-    );
-    if let (Some(to), Ok(_)) = (&flags.json, &record) {
+    let watch = Watch {
+        limit,
+        show: true,
+        visitor: &mut nothing,
+    };
+    let record = emulator::run(machine, &folder, watch).inspect_err(|_| {
+        folder.keep();
+        eprintln!("kept: {}", folder.path().display());
+    })?;
+    if let Some(to) = &flags.json {
         let from = folder.file(file::JSON);
         fs::copy(&from, to).with_context(|| format!("copy the report to {}", to.display()))?;
     }
-    let record = record.inspect_err(|_| folder.keep())?;
     if record.outcome != Outcome::Pass || flags.verbose {
         folder.keep();
     }
@@ -83,8 +85,16 @@ fn machine(
     })
 }
 
-/// The emulator's command line, from what is known without building anything.
-fn dry_run(flags: &cli::Run) -> Result<String> {
+/// What can be known without building: the command line, the names of guests that are not built yet and so come without their
+/// launch texts, and where the image will be.
+struct Outlined {
+    line: String,
+    unread: Vec<String>,
+    image: PathBuf,
+}
+
+/// Reads the flags as far as that is possible without building anything.
+fn outlined(flags: &cli::Run) -> Result<Outlined> {
     let outline = workspace::outline()?;
     let mut unread = Vec::new();
     let bundled = outline.guests.iter().map(|name| {
@@ -92,7 +102,7 @@ fn dry_run(flags: &cli::Run) -> Result<String> {
         if path.is_file() {
             return Guest::open(path);
         }
-        unread.push(name.as_str());
+        unread.push(name.clone());
         Ok(Guest {
             name: name.clone(),
             path,
@@ -100,25 +110,44 @@ fn dry_run(flags: &cli::Run) -> Result<String> {
         })
     });
     let bundled = bundled.collect::<Result<Vec<_>>>()?;
-    if !unread.is_empty() {
+    let chosen = guests::choose(&bundled, &flags.guests, &flags.own)?;
+    unread.retain(|name| chosen.iter().any(|guest| guest.name == *name));
+    let line = guests::command_line(&chosen, guests::random_seed(), &flags.cmdline)?;
+    Ok(Outlined {
+        line,
+        unread,
+        image: outline.built.join(build::IMAGE),
+    })
+}
+
+/// The emulator's command line, without installing or building anything.
+fn dry_run(flags: &cli::Run) -> Result<String> {
+    let outlined = outlined(flags)?;
+    if !outlined.unread.is_empty() {
         eprintln!(
             "note: not built yet, so without their launch texts: {}",
-            unread.join(", ")
+            outlined.unread.join(", ")
         );
     }
-    let chosen = guests::choose(&bundled, &flags.guests, &flags.own)?;
-    let line = guests::command_line(&chosen, guests::random_seed(), &flags.cmdline)?;
     let choice = preflight::choose(flags.machine.kind(), &Host::ask())?;
     eprintln!("machine: {} ({})", choice.kind.name(), choice.why);
     let folder = workspace::root().join(RUNS).join("dry-run");
-    Ok(machine(flags, &choice, &outline.built.join(build::IMAGE), line, &folder)?.shell_line())
+    Ok(machine(flags, &choice, &outlined.image, outlined.line, &folder)?.shell_line())
 }
 
 /// Says what is about to run.
-fn announce(flags: &cli::Run, choice: &Choice, machine: &Machine) {
+fn announce(flags: &cli::Run, choice: &Choice, guests: &[Guest], machine: &Machine) {
     eprintln!("machine: {} ({})", choice.kind.name(), choice.why);
-    eprintln!("command line: {}", machine.command_line);
+    eprintln!(
+        "guests: {}",
+        guests
+            .iter()
+            .map(|guest| guest.spec().to_string())
+            .collect::<Vec<_>>()
+            .join("  ")
+    );
     if flags.verbose {
+        eprintln!("command line: {}", machine.command_line);
         eprintln!("emulator: {}", machine.shell_line());
     }
     if let Some(port) = machine.debugger {
@@ -146,7 +175,7 @@ fn conclude(record: &Record, image: &Path, verbose: bool, folder: &Folder) {
 
 /// The backtrace, the end of the serial log and the kept folder.
 pub fn explain(record: &Record, image: &Path, folder: &Folder) {
-    let frames = symbolise::backtraces(&record.text, image);
+    let frames = symbolise::explain(record, image);
     if !frames.is_empty() {
         eprintln!("backtrace, the innermost first:");
         frames.iter().for_each(|frame| eprintln!("  {frame}"));

@@ -4,26 +4,44 @@ use std::path::Path;
 
 use addr2line::Loader;
 
+use crate::emulator::Record;
 use crate::workspace;
 
 /// What starts the line of return addresses that a panic prints.
 const MARK: &str = "backtrace:";
 
-/// The backtraces in `text`, one line for each function, with names and lines from the image's debug information.
-/// Empty when there is none.
-pub fn backtraces(text: &str, image: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    for addresses in text.lines().filter_map(|line| Some(line.split_once(MARK)?.1)) {
-        let addresses = addresses.split_whitespace().map_while(address);
-        for (depth, address) in addresses.enumerate() {
-            lines.extend(
-                frames(image, address)
-                    .into_iter()
-                    .map(|frame| format!("{depth:>3}  {frame}")),
-            );
-        }
+/// The backtraces that help with a record: those in its text, and the place where it was stopped. One line for each function, with
+/// names and lines from the image's debug information. Empty when there is none.
+pub fn explain(record: &Record, image: &Path) -> Vec<String> {
+    let mut lines = backtraces(&record.text, image);
+    if let Some((instruction, callers)) = record.stopped_at.split_first() {
+        // The instruction is the next one, not behind a call.
+        lines.extend(listing(
+            image,
+            [instruction.saturating_add(1)]
+                .into_iter()
+                .chain(callers.iter().copied()),
+        ));
     }
     lines
+}
+
+/// The backtraces in `text`.
+fn backtraces(text: &str, image: &Path) -> Vec<String> {
+    let found = text.lines().filter_map(|line| Some(line.split_once(MARK)?.1));
+    found
+        .flat_map(|words| listing(image, words.split_whitespace().map_while(address)))
+        .collect()
+}
+
+/// One backtrace, the innermost function first.
+fn listing(image: &Path, addresses: impl Iterator<Item = u64>) -> Vec<String> {
+    let numbered = addresses.enumerate().flat_map(|(depth, address)| {
+        frames(image, address)
+            .into_iter()
+            .map(move |frame| format!("{depth:>3}  {frame}"))
+    });
+    numbered.collect()
 }
 
 fn address(word: &str) -> Option<u64> {
@@ -31,7 +49,7 @@ fn address(word: &str) -> Option<u64> {
 }
 
 /// The functions at a return address, the inlined ones first, each as `name  file:line`.
-pub fn frames(image: &Path, address: u64) -> Vec<String> {
+fn frames(image: &Path, address: u64) -> Vec<String> {
     let unknown = || vec![format!("{address:#x}")];
     let Ok(loader) = Loader::new(image) else {
         return unknown();

@@ -16,8 +16,8 @@ pub enum Outcome {
     Refused(String),
     /// The emulator ended and there is no verdict that can be believed.
     NoVerdict(String),
-    /// No verdict came within this time; where the machine was then, if that is known.
-    TimeLimit(Duration, String),
+    /// No verdict came within this time.
+    TimeLimit(Duration),
     /// Ctrl-C.
     Interrupted,
 }
@@ -71,7 +71,7 @@ impl Outcome {
             Self::Panic(_) => "PANIC",
             Self::Refused(_) => "REFUSED",
             Self::NoVerdict(_) => "NO VERDICT",
-            Self::TimeLimit(..) => "TIME LIMIT",
+            Self::TimeLimit(_) => "TIME LIMIT",
             Self::Interrupted => "INTERRUPTED",
         }
     }
@@ -83,15 +83,7 @@ impl Outcome {
             Self::Fail(reason) | Self::Panic(reason) | Self::Refused(reason) | Self::NoVerdict(reason) => {
                 reason.clone()
             }
-            Self::TimeLimit(limit, place) => {
-                let limit = humantime::format_duration(*limit);
-                let place = if place.is_empty() {
-                    String::new()
-                } else {
-                    format!("; it was at {place}")
-                };
-                format!("no verdict within {limit}{place}")
-            }
+            Self::TimeLimit(limit) => format!("no verdict within {}", humantime::format_duration(*limit)),
             Self::Interrupted => "stopped by a signal".into(),
         }
     }
@@ -103,7 +95,7 @@ impl Outcome {
             Self::Fail(_) => 1,
             Self::Refused(_) => 3,
             Self::Panic(_) => 4,
-            Self::TimeLimit(..) => 5,
+            Self::TimeLimit(_) => 5,
             Self::NoVerdict(_) => 6,
             Self::Interrupted => 130,
         }
@@ -177,7 +169,7 @@ mod tests {
             Outcome::Fail(text()),
             Outcome::Refused(text()),
             Outcome::Panic(text()),
-            Outcome::TimeLimit(Duration::from_secs(1), text()),
+            Outcome::TimeLimit(Duration::from_secs(1)),
             Outcome::NoVerdict(text()),
             Outcome::Interrupted,
         ];

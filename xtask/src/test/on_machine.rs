@@ -179,7 +179,7 @@ fn archive(kind: Archive, bundled: &[Guest], folder: &Folder) -> Result<Option<P
 
 /// The backtrace and the end of the text.
 fn details(record: &Record, image: &std::path::Path) -> String {
-    let mut lines = symbolise::backtraces(&record.text, image);
+    let mut lines = symbolise::explain(record, image);
     let text: Vec<_> = record.text.lines().collect();
     let tail = text.get(text.len().saturating_sub(TAIL)..).unwrap_or_default();
     lines.extend(tail.iter().map(|line| format!("| {}", line.trim_end())));
@@ -231,6 +231,7 @@ mod tests {
             outcome,
             text: text.into(),
             report,
+            stopped_at: Vec::new(),
             took: std::time::Duration::ZERO,
         }
     }
