@@ -1,28 +1,60 @@
 //! The Lacuna hypervisor: bring-up, in the order things happen.
+//!
+//! 1. On the early tables ([`rust_entry`]): console, descriptor tables, CPU features, what the loader and the firmware say.
+//! 2. [`bring_up`]: RAM, page tables of our own, a stack with a guard page.
+//! 3. On our own tables ([`on_own_tables`]): frame records, timer, virtualization, the independent walker's record of the boot.
+//! 4. [`guests`]: launch, run, take down; [`checks`] at every step; the report ([`reporting`]); the verdict.
 #![no_std]
 #![no_main]
 
 mod boot;
+mod bring_up;
+mod checks;
 mod console;
 mod cpu;
+mod describe;
+mod frames;
+mod guests;
+mod hardware;
+#[cfg(feature = "test-hooks")]
+mod hooks;
+mod lock;
+mod reporting;
+mod virt;
 
-use memory::address::{Hpa, Hva};
-use memory::layout::{DIRECT_MAP_BASE, IMAGE_BASE};
+use boot_config::Config;
+use guest_image::Archive;
+use memory::address::{Hpa, Level, PAGE_SIZE};
+use memory::layout::direct;
+use memory::window::Windows;
+use report::Event;
 use spin::{Mutex, MutexGuard};
 
 use boot::acpi::Platform;
 use boot::info::BootInfo;
 use boot::{acpi, image, pvh};
+use bring_up::cpu_area::CpuArea;
+use bring_up::ram::Ram;
+use bring_up::tables::BootTables;
+use bring_up::{records, switch, tables};
+use checks::Checks;
 use console::ExitCode;
 use cpu::apic::LocalApic;
 use cpu::descriptor::CpuTables;
+use cpu::fault_report::set_address_describer;
 use cpu::features::Features;
 use cpu::stack::{IstStacks, Stack, StackMemory};
 use cpu::timer::{self, Clock, Timer};
 use cpu::{apic as local_apic, pic, registers};
+use guests::{Scheduler, Setup};
+use reporting::{Moment, Reporter};
+use virt::Backend;
+use virt::svm::Svm;
 
-/// Bytes of each exception stack. A fault report was measured to take 1.9 KiB without a describer.
+/// Bytes of each exception stack on the early tables. A fault report was measured to take 1.9 KiB without a describer.
 const IST_STACK_BYTES: usize = 16 * 1024;
+/// Number of the boot CPU.
+const BOOT_CPU: u32 = 0;
 
 static TABLES: Mutex<CpuTables> = Mutex::new(CpuTables::new());
 static STACKS: [Mutex<StackMemory<IST_STACK_BYTES>>; 4] = [const { Mutex::new(StackMemory::new()) }; 4];
@@ -36,128 +68,280 @@ fn take_stack(number: usize) -> Stack {
     take(&STACKS[number]).as_stack()
 }
 
+/// Ends the run: this machine or this configuration cannot do it, or a thing that was asked for is missing.
+macro_rules! refuse {
+    ($($argument:tt)*) => { console::finish(ExitCode::Refused, format_args!($($argument)*)) };
+}
+
+/// What is known when our own tables come into use.
+struct Known {
+    info: BootInfo,
+    features: Features,
+    platform: Option<Platform>,
+    ram: Ram,
+    tables: BootTables,
+    area: CpuArea,
+}
+
 /// Where the entry code leads: long mode, early tables, boot stack, interrupts masked.
 // SAFETY: the name is this project's own and defined once.
 #[unsafe(no_mangle)]
 extern "C" fn rust_entry(start_info: u64) -> ! {
     console::init();
     println!("Lacuna {} ({})", env!("CARGO_PKG_VERSION"), env!("LACUNA_COMMIT"));
-
     let stacks = IstStacks {
         fault: take_stack(0),
         nmi: take_stack(1),
         machine_check: take_stack(2),
         double_fault: take_stack(3),
     };
-    let cpu = take(&TABLES).load(stacks);
-    cpu.set_main_stack(image::boot_stack());
-
+    take(&TABLES).load(stacks).set_main_stack(image::boot_stack());
     let features = Features::detect();
-    let protections = registers::enable_protections(&features);
-    println!(
-        "CPU: {} ({:?}), protections: {protections}",
-        features.brand, features.vendor
-    );
-    println!("{features:?}");
-    for section in image::sections() {
-        println!(
-            "image {:6} at {} + {:#x}",
-            section.name,
-            section.hpa(),
-            section.bytes()
-        );
-    }
+    registers::enable_protections(&features);
 
     // SAFETY: the early tables are active and nothing allocates memory yet.
     let info = match unsafe { pvh::read(Hpa::new(start_info)) } {
         Ok(info) => info,
-        Err(error) => console::finish(ExitCode::Refused, format_args!("{error}")),
+        Err(error) => refuse!("{error}"),
     };
-    show_boot_info(&info);
-    let apic_base = match acpi::read(info.early_memory(), info.rsdp) {
-        Ok(platform) => {
-            show_platform(&platform);
-            platform.local_apic
-        }
+    // Told early: a mistake there should not wait for the rest.
+    if let Err(error) = Config::parse(&info.command_line) {
+        refuse!("{error}");
+    }
+    #[cfg(not(feature = "test-hooks"))]
+    if let Ok(Config { test: Some(hook), .. }) = Config::parse(&info.command_line) {
+        refuse!("test={hook} needs a test build: build the package hypervisor with --features test-hooks");
+    }
+    let platform = match acpi::read(info.early_memory(), info.rsdp) {
+        Ok(platform) => Some(platform),
         Err(error) => {
             println!("ACPI: {error}; going on with the boot CPU alone");
-            local_apic::base_from_msr()
+            None
         }
+    };
+    let apic = platform
+        .as_ref()
+        .map_or_else(local_apic::base_from_msr, |platform| platform.local_apic);
+
+    let mut ram = match Ram::new(&info) {
+        Ok(ram) => ram,
+        Err(error) => refuse!("{error}"),
+    };
+    let largest = if features.gigabyte_pages {
+        Level::L3
+    } else {
+        Level::L2
+    };
+    let Some(area) = CpuArea::new(BOOT_CPU.into()) else {
+        refuse!("there is no room for a CPU's stacks")
+    };
+    let tables = match tables::build(&mut ram, largest, area, apic) {
+        Ok(tables) => tables,
+        Err(error) => refuse!("{error}"),
+    };
+    // SAFETY: the tables map the image as it is linked, stack included, and all RAM at its place.
+    unsafe { switch::use_tables(tables.cpu_root) };
+    // SAFETY: the area is mapped in the shared part of the tables, and this is the only use of its main stack.
+    let stack = unsafe { area.main_stack() };
+    let known = Known {
+        info,
+        features,
+        platform,
+        ram,
+        tables,
+        area,
+    };
+    // SAFETY: the stack is mapped and unused.
+    unsafe { switch::continue_on(stack, known, on_own_tables) }
+}
+
+/// Goes on with our own tables and a stack with a guard page.
+extern "C" fn on_own_tables(known: *const Known) -> ! {
+    // SAFETY: `continue_on` passes a value that waits on the boot stack and is read once.
+    let Known {
+        info,
+        features,
+        platform,
+        mut ram,
+        tables,
+        area,
+    } = unsafe { known.read() };
+    let BootTables {
+        shared_root,
+        cpu_root,
+        windows,
+        apic,
+    } = tables;
+    // SAFETY: the area is mapped for good, and this is the only use of its exception stacks and tables.
+    let cpu = unsafe { area.make_tables().load(area.exception_stacks()) };
+    // SAFETY: as above; it is the stack we are on.
+    cpu.set_main_stack(unsafe { area.main_stack() });
+    set_address_describer(describe::address);
+
+    // SAFETY: our own tables are in use since `rust_entry`, and this runs once.
+    match unsafe { records::make(&mut ram, shared_root) } {
+        Ok(memory) => frames::install(memory),
+        Err(error) => refuse!("{error}"),
+    }
+    let config = match Config::parse(&info.command_line) {
+        Ok(config) => config,
+        Err(error) => refuse!("{error}"),
     };
 
     pic::mask();
-    let Some(registers) = DIRECT_MAP_BASE.checked_add(apic_base.get()) else {
-        console::finish(
-            ExitCode::Refused,
-            format_args!("the local APIC's address makes no sense: {apic_base}"),
-        )
+    // SAFETY: the page is mapped uncacheable and writable for good, and this is the only `LocalApic` of this CPU.
+    cpu.set_apic(unsafe { LocalApic::enable(&features, apic) });
+    let Some(apic) = cpu.apic() else {
+        refuse!("the local APIC could not be set up")
     };
-    show_timer(cpu, &features, registers);
-    console::finish(ExitCode::Pass, format_args!(""))
-}
-
-fn show_boot_info(info: &BootInfo) {
-    println!("loader {}, command line \"{}\"", info.loader, info.command_line);
-    for range in info.firmware_map() {
-        println!(
-            "memory {:#014x} + {:#014x} {:?}",
-            range.start.get(),
-            range.bytes,
-            range.kind
-        );
-    }
-    for range in &info.keep {
-        println!(
-            "keep   {:#014x} + {:#014x} {}",
-            range.start.get(),
-            range.bytes,
-            range.what
-        );
-    }
-    println!(
-        "module {:?}, rsdp {:?}, image at {IMAGE_BASE}",
-        info.module, info.rsdp
-    );
-}
-
-fn show_platform(platform: &Platform) {
-    println!(
-        "local APIC at {}, {} CPUs, {} more",
-        platform.local_apic,
-        platform.cpus.len(),
-        platform.more_cpus
-    );
-    for cpu in &platform.cpus {
-        println!(
-            "  CPU with APIC id {}{}",
-            cpu.apic_id,
-            if cpu.enabled { "" } else { ", disabled" }
-        );
-    }
-}
-
-fn show_timer(cpu: &'static CpuTables, features: &Features, registers: Hva) {
-    // SAFETY: the early direct map shows the APIC page, uncacheable by MTRR; this is the only user.
-    cpu.set_apic(unsafe { LocalApic::enable(features, registers) });
-    let Some(apic) = cpu.apic() else { return };
-    println!("local APIC id {}, x2APIC: {}", apic.id(), apic.is_x2apic());
     let calibration = match timer::calibrate(apic) {
         Ok(calibration) => calibration,
-        Err(error) => console::finish(ExitCode::Refused, format_args!("{error}")),
+        Err(error) => refuse!("{error}"),
     };
-    println!("{calibration:?}");
-    let clock = Clock::new(calibration);
-    let timer = Timer::new(apic, calibration);
-    timer.start_slice(5_000);
-    let start = clock.now_us();
-    while cpu.ticks() == 0 && clock.now_us() < start + 1_000_000 {
-        // SAFETY: the tables are loaded, and nothing is held.
-        unsafe { registers::wait_for_interrupt() };
-    }
-    timer.stop();
-    println!(
-        "a slice of 5000 us took {} us, {} tick",
-        clock.now_us() - start,
-        cpu.ticks()
+
+    let found = match Svm::detect() {
+        Ok(found) => found,
+        Err(error) => refuse!("{error}"),
+    };
+    start_report(
+        &info,
+        &features,
+        platform.as_ref(),
+        &ram,
+        &config,
+        &Svm::capabilities(&found),
     );
+    let backend = match Svm::new(found) {
+        Ok(backend) => backend,
+        Err(error) => refuse!("{error}"),
+    };
+    let virtual_cpu = match backend.enable(BOOT_CPU) {
+        Ok(virtual_cpu) => virtual_cpu,
+        Err(error) => refuse!("{error}"),
+    };
+    let archive = archive(&info);
+    let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits) {
+        Ok(checks) => checks,
+        Err(error) => refuse!("{error}"),
+    };
+    let mut reporter = Reporter::new(&config, checks.blocks(), ram_mib(&ram));
+    reporter.moment(Moment::Boot, &mut checks, core::iter::empty());
+
+    let setup = Setup {
+        config: &config,
+        archive: &archive,
+        backend: &backend,
+        cpu: virtual_cpu,
+        windows,
+        tables: cpu,
+        timer: Timer::new(apic, calibration),
+        clock: Clock::new(calibration),
+    };
+    let mut scheduler = match Scheduler::new(setup) {
+        Ok(scheduler) => scheduler,
+        Err(name) => refuse!("there is no guest {name} in the archive: {}", Names(&archive)),
+    };
+    scheduler.run(&mut checks, &mut reporter);
+    end(checks, reporter, scheduler.windows())
+}
+
+/// The last look, the summary, the verdict.
+fn end(mut checks: Checks, mut reporter: Reporter<'_>, windows: &Windows) -> ! {
+    reporter.moment(Moment::After, &mut checks, core::iter::empty());
+    match reporter.finish(&mut checks, windows) {
+        Ok(()) => console::finish(ExitCode::Pass, format_args!("")),
+        Err(reason) => console::finish(ExitCode::Fail, format_args!("{reason}")),
+    }
+}
+
+/// The guest archive, checked.
+fn archive(info: &BootInfo) -> Archive<'static> {
+    let Some((start, bytes)) = info.module else {
+        refuse!("no guest archive came along: pass a tar of ELF files as the one module (QEMU -initrd)");
+    };
+    let Some(at) = direct(start) else {
+        refuse!("the guest archive at {start} is beyond the direct map")
+    };
+    let pointer = core::ptr::with_exposed_provenance::<u8>(at.get() as usize);
+    // SAFETY: the loader put the module into RAM, which the direct map shows; `Ram` keeps it out of the allocator for good, so nobody
+    // writes it. (A loader that points outside of RAM makes this a page fault, which is reported.)
+    let archive = unsafe { core::slice::from_raw_parts(pointer, bytes as usize) };
+    match Archive::open(archive) {
+        Ok(archive) => archive,
+        Err(error) => refuse!("the guest archive: {error}"),
+    }
+}
+
+/// The names in an archive.
+struct Names<'a>(&'a Archive<'a>);
+
+impl core::fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("it has")?;
+        for file in self.0.files() {
+            write!(f, " {}", file.name())?;
+        }
+        Ok(())
+    }
+}
+
+fn ram_mib(ram: &Ram) -> u64 {
+    ram.map.frames() * PAGE_SIZE >> 20
+}
+
+/// Says what runs and on what.
+fn start_report(
+    info: &BootInfo,
+    features: &Features,
+    platform: Option<&Platform>,
+    ram: &Ram,
+    config: &Config<'_>,
+    capabilities: &virt::Capabilities,
+) {
+    let cpus_found = platform.map_or(1, |platform| {
+        platform.cpus.iter().filter(|cpu| cpu.enabled).count() + platform.more_cpus
+    }) as u32;
+    println!(
+        "{}, {} MiB of RAM, loaded by {}",
+        features.brand,
+        ram_mib(ram),
+        info.loader
+    );
+    println!(
+        "1G leaves: {}; second stage: {}; CPUs: {cpus_found} found, 1 used; seed {:#x}",
+        if features.gigabyte_pages {
+            "yes"
+        } else {
+            "no, the CPU has none"
+        },
+        capabilities.second_stage,
+        config.seed
+    );
+    if ram.map.unreachable_bytes() > 0 {
+        println!(
+            "{} MiB of RAM lie beyond the reach of the direct map and are not used",
+            ram.map.unreachable_bytes() >> 20
+        );
+    }
+    println!();
+    reporting::json::event(&Event::Start(report::Start {
+        schema: report::SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("LACUNA_COMMIT"),
+        machine: report::Machine {
+            cpu: &features.brand,
+            second_stage: capabilities.second_stage,
+            leaf_1g: features.gigabyte_pages,
+            nrip_save: capabilities.nrip_save,
+            decode_assists: capabilities.decode_assists,
+            flush_by_asid: capabilities.flush_by_asid,
+            asids: capabilities.asids,
+            physical_bits: features.physical_address_bits.into(),
+        },
+        memory_mib: ram_mib(ram),
+        cpus_found,
+        cpus_used: 1,
+        seed: config.seed,
+        command_line: &info.command_line,
+    }));
 }

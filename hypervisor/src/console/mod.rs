@@ -1,6 +1,5 @@
 //! Everything that leaves the machine: text, JSON lines, verdicts, exit codes.
 //!
-//! - `lock`: a spin lock that masks interrupts while it is held.
 //! - `serial`: one serial port, with bounded waits.
 //! - this file: COM1 for text (`print!`, `println!`), COM2 for JSON lines; `finish` and `exit` end the run.
 //! - `fatal`: the panic handler, and who may report when several things go wrong.
@@ -10,14 +9,13 @@
 //! goes on with a port handle of its own.
 
 pub mod fatal;
-mod lock;
 pub mod pause;
 mod serial;
 
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use lock::MaskedLock;
+use crate::lock::MaskedLock;
 use serial::Serial;
 
 /// I/O port of QEMU's `isa-debug-exit` as our runs configure it.
@@ -115,21 +113,35 @@ pub fn print_urgent(arguments: fmt::Arguments<'_>) {
     }
 }
 
-/// Writes one JSON line to COM2 and ends it. Without that port the line is dropped: the text on COM1 tells the same.
-///
-/// `line` must hold no newline.
-pub fn json_line(line: &[u8]) {
-    let write = |port: &mut Option<Serial>| {
-        if let Some(port) = port {
-            port.write_bytes(line);
-            port.write_bytes(b"\n");
+/// COM2, for JSON lines. Without that port what is written is dropped: the text on COM1 tells the same.
+#[derive(Clone, Copy, Debug)]
+pub struct JsonPort;
+
+impl fmt::Write for JsonPort {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let write = |port: &mut Option<Serial>| {
+            if let Some(port) = port {
+                port.write_bytes(text.as_bytes());
+            }
+        };
+        // While a fatal report runs, the port may be held by what failed; the report can do without.
+        if fatal::reporting() {
+            JSON.try_with(URGENT_ATTEMPTS, write);
+        } else {
+            JSON.with(write);
         }
-    };
-    // While a fatal report runs, the port may be held by what failed; the report can do without.
-    if fatal::reporting() {
-        JSON.try_with(URGENT_ATTEMPTS, write);
-    } else {
-        JSON.with(write);
+        Ok(())
+    }
+}
+
+/// COM1 as a [`fmt::Write`].
+#[derive(Clone, Copy, Debug)]
+pub struct TextPort;
+
+impl fmt::Write for TextPort {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        print(format_args!("{text}"));
+        Ok(())
     }
 }
 
@@ -148,6 +160,7 @@ macro_rules! println {
 
 /// Prints the verdict line, the last of the run, and ends it. `reason` may be empty.
 pub fn finish(code: ExitCode, reason: fmt::Arguments<'_>) -> ! {
+    crate::reporting::json::verdict(code, reason);
     if reason.as_str() == Some("") {
         println!("VERDICT: {}", code.word());
     } else {

@@ -55,6 +55,11 @@ impl AsidCount {
     pub const fn new(count: u32) -> Option<Self> {
         if count < 2 { None } else { Some(Self(count)) }
     }
+
+    /// The number, the host's own ASID included.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
 }
 
 /// The ASIDs of one CPU.

@@ -1,0 +1,150 @@
+//! The area of stacks and per-CPU data: for each CPU a main stack, four exception stacks and its descriptor tables, each
+//! between guard pages that are never mapped.
+
+use memory::address::{Hva, PAGE_SIZE};
+use memory::layout::{SLOT_BYTES, STACK_BASE};
+
+use crate::cpu::descriptor::CpuTables;
+use crate::cpu::stack::{IstStacks, Stack};
+
+/// Address space for each CPU.
+const STRIDE: u64 = 1 << 20;
+/// CPUs that the area has room for.
+const CPUS: u64 = SLOT_BYTES / STRIDE;
+const TABLE_PAGES: u64 = (size_of::<CpuTables>() as u64).div_ceil(PAGE_SIZE);
+
+/// What a CPU has, in ascending order: name and pages. A fault report takes 2 KiB of an exception stack (measured).
+const PARTS: [(&str, u64); 6] = [
+    ("main stack", 16),
+    ("exception stack", 4),
+    ("NMI stack", 4),
+    ("machine-check stack", 4),
+    ("double-fault stack", 4),
+    ("descriptor tables", TABLE_PAGES),
+];
+const MAIN: usize = 0;
+const FAULT: usize = 1;
+const NMI: usize = 2;
+const MACHINE_CHECK: usize = 3;
+const DOUBLE_FAULT: usize = 4;
+const TABLES: usize = 5;
+
+/// The place of one CPU's area.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuArea {
+    cpu: u64,
+}
+
+/// A mapped part of an area.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// What it is.
+    pub name: &'static str,
+    /// First byte.
+    pub start: Hva,
+    /// Pages.
+    pub pages: u64,
+}
+
+impl CpuArea {
+    /// The area of the CPU with this number; `None` when the area has no room for it.
+    pub fn new(cpu: u64) -> Option<Self> {
+        (cpu < CPUS).then_some(Self { cpu })
+    }
+
+    /// The mapped parts, in ascending order.
+    pub fn parts(self) -> impl Iterator<Item = Part> {
+        // A guard page before each part, and the next CPU's after the last.
+        let mut at = STACK_BASE.get() + self.cpu * STRIDE + PAGE_SIZE;
+        PARTS.iter().map(move |&(name, pages)| {
+            let part = Part {
+                name,
+                start: Hva::new(at),
+                pages,
+            };
+            at += (pages + 1) * PAGE_SIZE;
+            part
+        })
+    }
+
+    fn part(self, number: usize) -> Part {
+        let mut before = STACK_BASE.get() + self.cpu * STRIDE + PAGE_SIZE;
+        for (_, pages) in &PARTS[..number] {
+            before += (pages + 1) * PAGE_SIZE;
+        }
+        Part {
+            name: PARTS[number].0,
+            start: Hva::new(before),
+            pages: PARTS[number].1,
+        }
+    }
+
+    /// A part as a stack.
+    ///
+    /// # Safety
+    /// The area must be mapped, in every top-level table that is ever used, and each stack serve once.
+    unsafe fn stack(self, number: usize) -> Stack {
+        let part = self.part(number);
+        let top = Hva::new(part.start.get() + part.pages * PAGE_SIZE);
+        // SAFETY: the caller vouches for the mapping; parts do not overlap.
+        unsafe { Stack::new(part.start, top) }
+    }
+
+    /// The stack for ordinary code.
+    ///
+    /// # Safety
+    /// The area must be mapped, in every top-level table that is ever used, and the stack serve once.
+    pub unsafe fn main_stack(self) -> Stack {
+        // SAFETY: the caller vouches for it.
+        unsafe { self.stack(MAIN) }
+    }
+
+    /// The stacks for exceptions.
+    ///
+    /// # Safety
+    /// As for [`Self::main_stack`].
+    pub unsafe fn exception_stacks(self) -> IstStacks {
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            IstStacks {
+                fault: self.stack(FAULT),
+                nmi: self.stack(NMI),
+                machine_check: self.stack(MACHINE_CHECK),
+                double_fault: self.stack(DOUBLE_FAULT),
+            }
+        }
+    }
+
+    /// Makes the CPU's descriptor tables in their place.
+    ///
+    /// # Safety
+    /// The area must be mapped, in every top-level table that is ever used. To be called once for each CPU.
+    pub unsafe fn make_tables(self) -> &'static mut CpuTables {
+        const { assert!(align_of::<CpuTables>() <= PAGE_SIZE as usize) };
+        let place =
+            core::ptr::with_exposed_provenance_mut::<CpuTables>(self.part(TABLES).start.get() as usize);
+        // SAFETY: the part is mapped for ever, aligned, large enough, and nobody else's: the caller calls once.
+        unsafe {
+            place.write(CpuTables::new());
+            &mut *place
+        }
+    }
+}
+
+/// What an address in the area is: for fault reports.
+pub fn describe(at: Hva) -> Option<(u64, &'static str, bool)> {
+    let offset = at.get().checked_sub(STACK_BASE.get())?;
+    let area = CpuArea::new(offset / STRIDE)?;
+    let mut guard_of = None;
+    for part in area.parts() {
+        if at.get() < part.start.get() {
+            guard_of = Some((area.cpu, part.name, true));
+            break;
+        }
+        if at.get() < part.start.get() + part.pages * PAGE_SIZE {
+            return Some((area.cpu, part.name, false));
+        }
+    }
+    // Stacks grow downwards: the guard page below a part is the one that it overflows into.
+    guard_of
+}

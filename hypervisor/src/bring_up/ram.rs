@@ -1,0 +1,152 @@
+//! RAM and what is in use of it before the allocator exists.
+
+use core::fmt;
+
+use heapless::Vec;
+use memory::address::{Hpa, PAGE_SIZE, Pfn};
+use memory::memory_map::{FrameRange, MemoryMap, MemoryMapError, RawEntry, SearchFrom};
+
+use crate::boot::image;
+use crate::boot::info::{BootInfo, MemoryKind};
+
+/// Least RAM: 128 MiB, less what QEMU and firmware keep of it (measured: 512 KiB on q35).
+const LEAST_RAM: u64 = 120 << 20;
+/// Ranges in use: image, what the loader gave (8), page 0, the pool, the records.
+const IN_USE: usize = 16;
+/// Frames that the early tables show: the first 4 GiB.
+const EARLY: FrameRange = FrameRange {
+    start: Pfn::new(0),
+    end: Pfn::new(1 << 20),
+};
+
+/// Why there is no memory to run in.
+#[derive(Debug)]
+pub enum RamError {
+    /// The firmware's map cannot be used.
+    Map(MemoryMapError),
+    /// Less RAM than [`LEAST_RAM`]; the bytes there are.
+    TooLittle(u64),
+    /// No contiguous frames of this number for what the name says.
+    NoRoom(&'static str, u64),
+    /// A range handed over by the loader makes no sense.
+    BadRange(&'static str, Hpa),
+}
+
+impl fmt::Display for RamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => error.fmt(f),
+            Self::TooLittle(bytes) => {
+                write!(
+                    f,
+                    "only {} MiB of RAM: give the machine at least 128 MiB",
+                    bytes >> 20
+                )
+            }
+            Self::NoRoom(what, frames) => write!(
+                f,
+                "no {frames} contiguous frames of RAM for the {what}: give the machine more memory"
+            ),
+            Self::BadRange(what, at) => write!(f, "the loader put the {what} at {at}, which makes no sense"),
+        }
+    }
+}
+
+/// The machine's RAM.
+pub struct Ram {
+    /// All of it.
+    pub map: MemoryMap,
+    in_use: Vec<FrameRange, IN_USE>,
+}
+
+impl Ram {
+    /// Reads the firmware's map, and notes image and hand-over as in use.
+    ///
+    /// # Errors
+    /// See [`RamError`].
+    pub fn new(info: &BootInfo) -> Result<Self, RamError> {
+        let entries = info.firmware_map().map(|range| RawEntry {
+            start: range.start,
+            bytes: range.bytes,
+            ram: range.kind == MemoryKind::Ram,
+        });
+        let map = MemoryMap::new(entries).map_err(RamError::Map)?;
+        let bytes = map.frames() * PAGE_SIZE;
+        if bytes < LEAST_RAM {
+            return Err(RamError::TooLittle(bytes));
+        }
+        let mut ram = Self {
+            map,
+            in_use: Vec::new(),
+        };
+        // Real-mode vectors and BIOS data: firmware may still use them, and a frame number 0 is a frequent mistake.
+        ram.mark("first page", Hpa::new(0), PAGE_SIZE)?;
+        for section in image::sections() {
+            ram.mark("image", section.hpa(), section.bytes())?;
+        }
+        for range in &info.keep {
+            ram.mark(range.what, range.start, range.bytes)?;
+        }
+        Ok(ram)
+    }
+
+    /// Notes a range as in use.
+    ///
+    /// # Errors
+    /// When it wraps, or when there are too many.
+    fn mark(&mut self, what: &'static str, start: Hpa, bytes: u64) -> Result<(), RamError> {
+        let range = FrameRange::covering(start, bytes).ok_or(RamError::BadRange(what, start))?;
+        self.in_use
+            .push(range)
+            .map_err(|_| RamError::BadRange(what, start))
+    }
+
+    /// Takes `frames` contiguous frames below 4 GiB, the lowest there are above the first MiB.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn take_low(&mut self, what: &'static str, frames: u64) -> Result<FrameRange, RamError> {
+        let above_1m = FrameRange {
+            start: Pfn::new(256),
+            end: EARLY.end,
+        };
+        self.take(what, frames, above_1m, SearchFrom::Low)
+    }
+
+    /// Takes `frames` contiguous frames, the highest there are.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn take_high(&mut self, what: &'static str, frames: u64) -> Result<FrameRange, RamError> {
+        let everywhere = FrameRange {
+            start: Pfn::new(0),
+            end: Pfn::new(u64::MAX),
+        };
+        self.take(what, frames, everywhere, SearchFrom::High)
+    }
+
+    fn take(
+        &mut self,
+        what: &'static str,
+        frames: u64,
+        within: FrameRange,
+        end: SearchFrom,
+    ) -> Result<FrameRange, RamError> {
+        let none = RamError::NoRoom(what, frames);
+        let Some(range) = self.map.find_free(frames, within, &self.in_use, end) else {
+            return Err(none);
+        };
+        self.in_use.push(range).map_err(|_| none)?;
+        Ok(range)
+    }
+
+    /// What is in use.
+    pub fn in_use(&self) -> &[FrameRange] {
+        &self.in_use
+    }
+
+    /// One past the highest frame of RAM.
+    pub fn end(&self) -> Pfn {
+        self.map.ranges().last().map_or(Pfn::new(0), |range| range.end)
+    }
+}

@@ -1,0 +1,280 @@
+//! What the independent walker (`audit`) finds, at boot, while guests live, after every death and at the end.
+//!
+//! The walker shares no code with the mapper. What is private comes from the frame records (which guest has which region); the guests'
+//! nested tables and the host's tables must agree with it, each in its own way.
+
+use core::fmt;
+
+use audit::{
+    BootCheck, BootRecord, DirectMap, Extent, Format, Pa, PrivateExtent, PrivateSet, RegionState, Tables, Va,
+    check_second_stage, check_unreachable,
+};
+use memory::address::{Level, PAGE_SIZE, Pfn};
+use memory::frame::OutOfMemory;
+use memory::guest::GuestMemory;
+use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
+use memory::memory_map::MemoryMap;
+use report::{BlockState, Span};
+
+use crate::frames::{leak_slice, with_memory};
+use crate::hardware::WalkerView;
+
+/// Why no record of the boot could be made.
+#[derive(Debug)]
+pub enum ChecksError {
+    /// No memory for the record.
+    OutOfMemory(OutOfMemory),
+    /// RAM does not fit the walker's idea of a direct map.
+    Layout(audit::LayoutError),
+    /// The direct map is wrong from the start.
+    Capture(audit::CaptureError),
+}
+
+impl fmt::Display for ChecksError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory(error) => error.fmt(f),
+            Self::Layout(error) => error.fmt(f),
+            Self::Capture(error) => error.fmt(f),
+        }
+    }
+}
+
+/// What is checked, in the order of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Subject {
+    /// No host address translates to a private frame.
+    Hidden,
+    /// Each guest's nested tables map its own frames, each once, and nothing else.
+    SecondStage,
+    /// Where no hole is, the direct map is what it was at boot; where one is, its neighbours are 2M leaves.
+    DirectMap,
+    /// All frames are free again.
+    FreeFrames,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hidden, Self::SecondStage, Self::DirectMap, Self::FreeFrames];
+
+    /// Its name in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden-means-hidden",
+            Self::SecondStage => "one-owner",
+            Self::DirectMap => "direct-map",
+            Self::FreeFrames => "free-frames",
+        }
+    }
+
+    /// What it says when it holds.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Hidden => "no host address translates to a private frame",
+            Self::SecondStage => "each guest's tables map its own frames, each once, and nothing else",
+            Self::DirectMap => "every gigablock without a hole is the boot's, leaf for leaf",
+            Self::FreeFrames => "every frame that was free at boot is free again",
+        }
+    }
+}
+
+/// How often a check was made and held.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Made.
+    pub made: u64,
+    /// Held.
+    pub held: u64,
+}
+
+/// The walker with what it remembers of the boot.
+pub struct Checks {
+    view: WalkerView,
+    host: Format,
+    nested: Format,
+    root: Pfn,
+    end: Pfn,
+    record: BootRecord<'static>,
+    private: &'static mut [PrivateExtent],
+    free_at_boot: u64,
+    tallies: [Tally; Subject::ALL.len()],
+}
+
+impl Checks {
+    /// Records the direct map and the number of free frames as they are now. `root` is the CPU's top-level table.
+    ///
+    /// # Errors
+    /// See [`ChecksError`].
+    pub fn new(map: &MemoryMap, root: Pfn, physical_bits: u8) -> Result<Self, ChecksError> {
+        let ranges = map.ranges();
+        let nothing = Extent {
+            start: Pa::new(0),
+            end: Pa::new(0),
+        };
+        let ram = leak_slice(ranges.len(), nothing).map_err(ChecksError::OutOfMemory)?;
+        for (extent, range) in ram.iter_mut().zip(ranges) {
+            *extent = Extent {
+                start: Pa::new(range.start.hpa().get()),
+                end: Pa::new(range.end.hpa().get()),
+            };
+        }
+        let end = ranges.last().map_or(Pfn::new(0), |range| range.end);
+        let view = WalkerView::new(end);
+        let host = Format::host(false, physical_bits.into());
+        let direct_map = DirectMap::new(Va::new(DIRECT_MAP_BASE.get()), DIRECT_MAP_BYTES, ram)
+            .map_err(ChecksError::Layout)?;
+        let slots = direct_map.slots();
+        let words = leak_slice(slots, 0).map_err(ChecksError::OutOfMemory)?;
+        let none = PrivateExtent {
+            start: Pa::new(0),
+            end: Pa::new(0),
+            owner: 0,
+        };
+        let private = leak_slice(slots, none).map_err(ChecksError::OutOfMemory)?;
+        let tables = Tables::new(&view, host, root.hpa().get());
+        let record = BootRecord::capture(direct_map, &tables, words).map_err(ChecksError::Capture)?;
+        Ok(Self {
+            view,
+            host,
+            nested: Format::nested(false, physical_bits.into()),
+            root,
+            end,
+            record,
+            private,
+            free_at_boot: with_memory(|memory| memory.frames.free_frames()),
+            tallies: [Tally::default(); Subject::ALL.len()],
+        })
+    }
+
+    /// The tally of one subject.
+    pub fn tally(&self, subject: Subject) -> Tally {
+        self.tallies[subject as usize]
+    }
+
+    /// Everything that can be checked while these guests live. `failed` hears of each check that does not hold.
+    pub fn run<'g>(
+        &mut self,
+        guests: impl Iterator<Item = &'g GuestMemory> + Clone,
+        mut failed: impl FnMut(Subject, &dyn fmt::Display),
+    ) {
+        let count = self.gather(guests.clone());
+        let Some(extents) = self.private.get(..count) else {
+            return;
+        };
+        let mut tallies = self.tallies;
+        let mut note = |subject: Subject, error: Option<&dyn fmt::Display>| {
+            let tally = &mut tallies[subject as usize];
+            tally.made += 1;
+            match error {
+                None => tally.held += 1,
+                Some(error) => failed(subject, error),
+            }
+        };
+        let private = match PrivateSet::new(extents) {
+            Ok(private) => private,
+            Err(error) => {
+                note(Subject::SecondStage, Some(&error));
+                self.tallies = tallies;
+                return;
+            }
+        };
+        let host = Tables::new(&self.view, self.host, self.root.hpa().get());
+        let hidden = check_unreachable(&host, &private);
+        note(
+            Subject::Hidden,
+            hidden.as_ref().err().map(|error| error as &dyn fmt::Display),
+        );
+        for guest in guests {
+            let tables = Tables::new(&self.view, self.nested, guest.second_stage().get());
+            let owned = check_second_stage(&tables, &private, guest.id().get().into());
+            note(
+                Subject::SecondStage,
+                owned.as_ref().err().map(|error| error as &dyn fmt::Display),
+            );
+        }
+        let map = self.record.check(&host, &private);
+        note(
+            Subject::DirectMap,
+            map.as_ref().err().map(|error| error as &dyn fmt::Display),
+        );
+        self.tallies = tallies;
+    }
+
+    /// At the end, with no guest left: all frames that were free at boot are free.
+    pub fn free_frames(&mut self, mut failed: impl FnMut(Subject, &dyn fmt::Display)) {
+        let now = with_memory(|memory| memory.frames.free_frames());
+        let tally = &mut self.tallies[Subject::FreeFrames as usize];
+        tally.made += 1;
+        if now == self.free_at_boot {
+            tally.held += 1;
+        } else {
+            let lost = format_args!("{now} frames are free, {} were at boot", self.free_at_boot);
+            failed(Subject::FreeFrames, &lost);
+        }
+    }
+
+    /// Leaves and holes of the direct map at the moment, and `visit` with every block of it.
+    ///
+    /// # Errors
+    /// What is wrong with the direct map.
+    pub fn look<'g, R>(
+        &mut self,
+        guests: impl Iterator<Item = &'g GuestMemory>,
+        visit: impl FnOnce(BootCheck, &mut dyn Iterator<Item = Span>) -> R,
+    ) -> Result<R, audit::BootViolation> {
+        let count = self.gather(guests);
+        let extents = self.private.get(..count).unwrap_or_default();
+        // Sorted and disjoint, or `run` has told already.
+        let private = PrivateSet::new(extents).unwrap_or(PrivateSet::EMPTY);
+        let host = Tables::new(&self.view, self.host, self.root.hpa().get());
+        let found = self.record.check(&host, &private)?;
+        let mut spans = self
+            .record
+            .direct_map()
+            .scan(&host)
+            .map_while(Result::ok)
+            .map(|region| {
+                let end = Pa::new(region.pa.get() + Level::L2.bytes());
+                let state = match region.state {
+                    RegionState::In1G(_) => BlockState::In1G,
+                    RegionState::Leaf2M(_) => BlockState::Leaf2M,
+                    RegionState::Small4K { leaves, .. } => BlockState::Small4K { leaves },
+                    RegionState::Absent if private.overlap(region.pa, end).is_some() => BlockState::Hole,
+                    RegionState::Absent => BlockState::Missing,
+                };
+                Span::block(region.pa.get() / Level::L2.bytes(), state)
+            });
+        Ok(visit(found, &mut spans))
+    }
+
+    /// End of RAM in 2 MiB blocks, rounded up.
+    pub fn blocks(&self) -> u64 {
+        self.end.hpa().get().div_ceil(Level::L2.bytes())
+    }
+
+    /// Puts the guests' regions, sorted, into `private`; how many there are.
+    fn gather<'g>(&mut self, guests: impl Iterator<Item = &'g GuestMemory>) -> usize {
+        let mut count = 0;
+        for guest in guests {
+            with_memory(|memory| {
+                for pfn in guest.regions(&memory.frames) {
+                    // A region more than there are blocks would be one twice: the walker then says so.
+                    if let Some(extent) = self.private.get_mut(count) {
+                        let start = pfn.hpa().get();
+                        *extent = PrivateExtent {
+                            start: Pa::new(start),
+                            end: Pa::new(start + Level::L2.frames() * PAGE_SIZE),
+                            owner: guest.id().get().into(),
+                        };
+                        count += 1;
+                    }
+                }
+            });
+        }
+        if let Some(extents) = self.private.get_mut(..count) {
+            extents.sort_unstable_by_key(|extent| extent.start);
+        }
+        count
+    }
+}

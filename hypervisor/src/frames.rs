@@ -1,0 +1,179 @@
+//! The hypervisor's one `HostMemory`, and ordinary memory from it.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use memory::HostMemory;
+use memory::address::{Hpa, PAGE_SIZE};
+use memory::frame::{HostFrames, OutOfMemory};
+use memory::layout::DIRECT_MAP_BASE;
+
+use crate::lock::MaskedLock;
+
+/// The memory subsystem, from the moment that the frame records exist. The only lock of the memory subsystem; nothing else is locked
+/// while it is held.
+static MEMORY: MaskedLock<Option<HostMemory<'static>>> = MaskedLock::new(None);
+
+/// Puts the memory subsystem in place.
+pub fn install(memory: HostMemory<'static>) {
+    MEMORY.with(|place| *place = Some(memory));
+}
+
+/// Runs `work` on the memory subsystem.
+///
+/// # Panics
+/// Before [`install`].
+pub fn with_memory<R>(work: impl FnOnce(&mut HostMemory<'static>) -> R) -> R {
+    MEMORY.with(|place| match place {
+        Some(memory) => work(memory),
+        None => panic!("broken invariant: memory was used before it was set up"),
+    })
+}
+
+/// The same for a fault report: `None` when the lock is taken or there is no memory subsystem yet.
+pub fn try_with_memory<R>(work: impl FnOnce(&mut HostMemory<'static>) -> R) -> Option<R> {
+    MEMORY.try_with(1000, |place| place.as_mut().map(work)).flatten()
+}
+
+/// An owned extent of zeroed ordinary memory in the direct map; zeroed again and freed when dropped.
+#[derive(Debug)]
+pub struct Frames {
+    frames: Option<HostFrames>,
+    hpa: Hpa,
+    bytes: usize,
+}
+
+impl Frames {
+    /// Takes `1 << order` contiguous frames.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn zeroed(order: u8) -> Result<Self, OutOfMemory> {
+        let frames = with_memory(|memory| memory.frames.allocate(order))?;
+        let this = Self {
+            hpa: frames.pfn().hpa(),
+            bytes: (PAGE_SIZE as usize) << order,
+            frames: Some(frames),
+        };
+        this.clear();
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub fn hpa(&self) -> Hpa {
+        self.hpa
+    }
+
+    /// The same through the direct map; valid for [`Self::bytes`] bytes as long as `self` lives.
+    pub fn as_ptr(&self) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut((DIRECT_MAP_BASE.get() + self.hpa.get()) as usize)
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn clear(&self) {
+        // SAFETY: the extent is ours alone, in the direct map, and `bytes` long.
+        unsafe { core::ptr::write_bytes(self.as_ptr(), 0, self.bytes) };
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        // What was in here may have been a guest's registers.
+        self.clear();
+        if let Some(frames) = self.frames.take() {
+            with_memory(|memory| memory.frames.free(frames));
+        }
+    }
+}
+
+/// A value in frames of its own.
+#[derive(Debug)]
+pub struct FrameBox<T> {
+    value: NonNull<T>,
+    frames: Frames,
+}
+
+impl<T> FrameBox<T> {
+    /// Moves `value` into newly taken frames.
+    ///
+    /// # Errors
+    /// When there are none; the value is dropped.
+    pub fn new(value: T) -> Result<Self, OutOfMemory> {
+        const { assert!(align_of::<T>() <= PAGE_SIZE as usize) };
+        let order = size_of::<T>()
+            .div_ceil(PAGE_SIZE as usize)
+            .next_power_of_two()
+            .trailing_zeros() as u8;
+        let frames = Frames::zeroed(order)?;
+        let pointer = frames.as_ptr().cast::<T>();
+        // SAFETY: the extent is large enough, aligned to a page and ours alone.
+        unsafe { pointer.write(value) };
+        match NonNull::new(pointer) {
+            Some(value) => Ok(Self { value, frames }),
+            None => panic!("broken invariant: the direct map starts at address 0"),
+        }
+    }
+
+    /// Takes the value out and frees the frames.
+    pub fn into_inner(self) -> T {
+        let Self { value, frames } = &*core::mem::ManuallyDrop::new(self);
+        // SAFETY: both are read once: `ManuallyDrop` keeps `self` from dropping them again.
+        let (value, frames) = unsafe { (value.as_ptr().read(), core::ptr::read(frames)) };
+        drop(frames);
+        value
+    }
+}
+
+impl<T> Drop for FrameBox<T> {
+    fn drop(&mut self) {
+        // SAFETY: the value was written by `new` and is dropped once; the frames are freed after it.
+        unsafe { self.value.as_ptr().drop_in_place() };
+    }
+}
+
+impl<T> core::ops::Deref for FrameBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the value lives in frames that are ours as long as `self` lives.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T> core::ops::DerefMut for FrameBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as for `deref`, and `self` is borrowed exclusively.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for FrameBox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// Takes memory for `count` values for good, each a copy of `fill`.
+///
+/// # Errors
+/// When there is none.
+pub fn leak_slice<T: Copy>(count: usize, fill: T) -> Result<&'static mut [T], OutOfMemory> {
+    const { assert!(align_of::<T>() <= PAGE_SIZE as usize) };
+    let pages = count
+        .saturating_mul(size_of::<T>())
+        .div_ceil(PAGE_SIZE as usize)
+        .max(1);
+    let frames =
+        core::mem::ManuallyDrop::new(Frames::zeroed(pages.next_power_of_two().trailing_zeros() as u8)?);
+    let pointer = frames.as_ptr().cast::<T>();
+    for index in 0..count {
+        // SAFETY: the extent holds `count` values and is never freed.
+        unsafe { pointer.add(index).write(fill) };
+    }
+    // SAFETY: all `count` values were just written, and nobody else knows the extent.
+    Ok(unsafe { core::slice::from_raw_parts_mut(pointer, count) })
+}

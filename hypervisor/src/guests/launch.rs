@@ -1,0 +1,150 @@
+//! From a file in the archive to a guest that can run.
+
+use core::fmt;
+
+use guest_image::{Image, ImageError, Launch, LaunchError as AreaError};
+use memory::address::{Gpa, Level};
+use memory::frame::{GuestId, OutOfMemory};
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory};
+use memory::window::Windows;
+
+use super::live::{Live, Place};
+use super::output::Output;
+use super::queue::Order;
+use crate::frames::with_memory;
+use crate::hardware::Hardware;
+use crate::virt::{Backend, OutOfFrames, StartState};
+
+/// Why a guest was not launched. Nothing of it is left.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Its file is no program for a guest of this size.
+    Image(ImageError),
+    /// Its size cannot be described to it.
+    Area(AreaError),
+    /// No private memory.
+    Memory(MemoryError),
+    /// No frames for its record.
+    Record(OutOfMemory),
+    /// No frames for its vCPU.
+    Vcpu(OutOfFrames),
+    /// Its image does not fit its memory although it was checked.
+    Load(NotGuestMemory),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => error.fmt(f),
+            Self::Area(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Record(error) => error.fmt(f),
+            Self::Vcpu(error) => error.fmt(f),
+            Self::Load(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether the death of another guest can help.
+    pub fn for_lack_of_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::Memory(MemoryError::OutOfMemory(_) | MemoryError::Hide(_))
+                | Self::Record(_)
+                | Self::Vcpu(_)
+        )
+    }
+}
+
+/// Launches a guest: private memory, image, launch area, vCPU.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn launch<'a, B: Backend>(
+    backend: &B,
+    windows: &mut Windows,
+    order: &Order<'a>,
+    id: GuestId,
+    instance: u32,
+    seed: u64,
+) -> Result<(Place<'a, B::Vcpu>, Live<'a, B::Vcpu>), Refusal> {
+    let bytes = order.launch.memory;
+    let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
+    let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
+    let place = Place::new().map_err(Refusal::Record)?;
+    let mut memory = private_memory(windows, id, bytes).map_err(Refusal::Memory)?;
+    let made = load(&mut memory, windows, &image, &area)
+        .map_err(Refusal::Load)
+        .and_then(|()| {
+            let start = area.start_state();
+            let start = StartState {
+                rip: start.rip,
+                rsp: start.rsp,
+                rdi: start.rdi.get(),
+                cr3: start.cr3,
+                gdt_base: start.gdt_base,
+                gdt_limit: start.gdt_limit,
+            };
+            backend
+                .new_vcpu(&start, memory.second_stage())
+                .map_err(Refusal::Vcpu)
+        });
+    match made {
+        Ok(vcpu) => {
+            let guest = Live {
+                file: order.file,
+                instance,
+                launch: order.launch,
+                memory,
+                vcpu,
+                output: Output::default(),
+                used_us: 0,
+                exits: 0,
+                hypercalls: 0,
+            };
+            Ok((place, guest))
+        }
+        Err(refusal) => {
+            // It never ran, so no CPU has a translation of its.
+            let flushed = GuestFlushed::new(memory.id());
+            take_back(memory, flushed, windows);
+            Err(refusal)
+        }
+    }
+}
+
+/// Hides memory for a guest and hands it over, one region at a time under the lock.
+fn private_memory(windows: &mut Windows, id: GuestId, bytes: u64) -> Result<GuestMemory, MemoryError> {
+    let mut launching = with_memory(|memory| memory.launch(&Hardware, id, bytes))?;
+    while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
+    Ok(with_memory(|memory| launching.finish(memory, &Hardware, windows)))
+}
+
+/// Writes image and launch area, through windows; the rest of the memory is zero.
+fn load(
+    guest: &mut GuestMemory,
+    windows: &mut Windows,
+    image: &Image<'_>,
+    area: &Launch,
+) -> Result<(), NotGuestMemory> {
+    let mut write = |at: Gpa, bytes: &[u8]| {
+        with_memory(|memory| guest.write(&Hardware, &memory.frames, windows, at, bytes))
+    };
+    for segment in image.segments() {
+        let mut at = segment.start.get();
+        // In pieces, so that the lock is never held for more than 2 MiB of work.
+        for piece in segment.contents.chunks(Level::L2.bytes() as usize) {
+            write(Gpa::new(at), piece)?;
+            at += piece.len() as u64;
+        }
+    }
+    area.for_each_write(write)
+}
+
+/// Takes a guest's memory back, one region at a time under the lock.
+pub fn take_back(memory: GuestMemory, flushed: GuestFlushed, windows: &mut Windows) {
+    let mut teardown = memory.revoke(&Hardware).reclaim(flushed);
+    while with_memory(|memory| teardown.step(memory, &Hardware, windows)) {}
+    with_memory(|memory| teardown.finish(memory, &Hardware, windows));
+}

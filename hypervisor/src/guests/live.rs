@@ -1,0 +1,135 @@
+//! A guest that lives, and the collection of all of them.
+
+use core::fmt;
+
+use boot_config::Launch;
+use guest_image::File;
+use memory::frame::{GuestId, OutOfMemory};
+use memory::guest::GuestMemory;
+
+use super::output::Output;
+use crate::frames::FrameBox;
+
+/// A guest.
+pub struct Live<'a, V> {
+    /// Its program.
+    pub file: File<'a>,
+    /// Its number in this boot, from 1.
+    pub instance: u32,
+    /// How it was launched.
+    pub launch: Launch,
+    /// Its memory.
+    pub memory: GuestMemory,
+    /// Its CPU.
+    pub vcpu: V,
+    /// What it prints.
+    pub output: Output,
+    /// CPU time used, microseconds.
+    pub used_us: u64,
+    /// Exits from the guest that the scheduler saw.
+    pub exits: u64,
+    /// Hypercalls among them.
+    pub hypercalls: u64,
+}
+
+/// A guest's name and number, as they stand in front of its lines.
+pub struct Label<'a>(pub &'a str, pub u32);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.0, self.1)
+    }
+}
+
+/// Frames for a guest's record, taken before anything else of the guest exists.
+pub struct Place<'a, V>(FrameBox<Node<'a, V>>);
+
+struct Node<'a, V> {
+    guest: Option<Live<'a, V>>,
+    next: Option<Place<'a, V>>,
+}
+
+impl<V> Place<'_, V> {
+    /// Takes the frames.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn new() -> Result<Self, OutOfMemory> {
+        Ok(Self(FrameBox::new(Node {
+            guest: None,
+            next: None,
+        })?))
+    }
+}
+
+/// The guests that live. A list of records in frames of their own: only RAM limits it.
+pub struct Population<'a, V> {
+    first: Option<Place<'a, V>>,
+    len: usize,
+}
+
+impl<'a, V> Population<'a, V> {
+    /// Nobody.
+    pub const fn new() -> Self {
+        Self { first: None, len: 0 }
+    }
+
+    /// How many live.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a guest.
+    pub fn add(&mut self, mut place: Place<'a, V>, guest: Live<'a, V>) {
+        place.0.guest = Some(guest);
+        place.0.next = self.first.take();
+        self.first = Some(place);
+        self.len += 1;
+    }
+
+    /// Takes out the guest at a position below [`Self::len`], with its place.
+    pub fn take(&mut self, position: usize) -> Option<(Place<'a, V>, Live<'a, V>)> {
+        let mut at = &mut self.first;
+        for _ in 0..position {
+            at = &mut at.as_mut()?.0.next;
+        }
+        let mut place = at.take()?;
+        *at = place.0.next.take();
+        self.len -= 1;
+        let guest = place.0.guest.take()?;
+        Some((place, guest))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> Iter<'_, 'a, V> {
+        Iter {
+            next: self.first.as_ref(),
+        }
+    }
+
+    /// Whether a guest with this number lives.
+    pub fn has(&self, id: GuestId) -> bool {
+        self.iter().any(|guest| guest.memory.id() == id)
+    }
+}
+
+/// Iterator over a [`Population`].
+pub struct Iter<'p, 'a, V> {
+    next: Option<&'p Place<'a, V>>,
+}
+
+impl<V> Clone for Iter<'_, '_, V> {
+    fn clone(&self) -> Self {
+        Self { next: self.next }
+    }
+}
+
+impl<'p, 'a, V> Iterator for Iter<'p, 'a, V> {
+    type Item = &'p Live<'a, V>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let node = &self.next?.0;
+        self.next = node.next.as_ref();
+        node.guest.as_ref()
+    }
+}

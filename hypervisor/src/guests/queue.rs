@@ -1,0 +1,74 @@
+//! What to launch, and in which order.
+
+use boot_config::{Config, Launch};
+use guest_image::{Archive, File};
+
+/// The guests that wait: the command line's, or each file of the archive once.
+pub struct Queue<'a> {
+    config: &'a Config<'a>,
+    archive: &'a Archive<'a>,
+    /// Index of the specification in turn, and instances of it that have been launched.
+    at: usize,
+    launched: u32,
+}
+
+/// One guest to launch.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    /// Its program.
+    pub file: File<'a>,
+    /// How.
+    pub launch: Launch,
+}
+
+impl<'a> Queue<'a> {
+    /// All guests of this command line.
+    ///
+    /// # Errors
+    /// The name that is not in the archive.
+    pub fn new(config: &'a Config<'a>, archive: &'a Archive<'a>) -> Result<Self, &'a str> {
+        match config
+            .guests
+            .iter()
+            .find(|guest| archive.file(guest.name).is_none())
+        {
+            Some(missing) => Err(missing.name),
+            None => Ok(Self {
+                config,
+                archive,
+                at: 0,
+                launched: 0,
+            }),
+        }
+    }
+
+    /// The guest in turn; `None` when there is none left.
+    pub fn front(&self) -> Option<Order<'a>> {
+        if self.config.guests.is_empty() {
+            let file = self.archive.files().nth(self.at)?;
+            return Some(Order {
+                file,
+                launch: Launch::default(),
+            });
+        }
+        let guest = self.config.guests.get(self.at)?;
+        Some(Order {
+            file: self.archive.file(guest.name)?,
+            launch: guest.launch,
+        })
+    }
+
+    /// Takes the guest in turn off the queue.
+    pub fn advance(&mut self) {
+        self.launched += 1;
+        let count = self
+            .config
+            .guests
+            .get(self.at)
+            .map_or(1, |guest| guest.launch.count);
+        if self.launched >= count {
+            self.at += 1;
+            self.launched = 0;
+        }
+    }
+}

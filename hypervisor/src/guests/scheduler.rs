@@ -1,0 +1,312 @@
+//! The life of all guests: launch what fits, run whom chance picks, take down whoever ends.
+
+use boot_config::{Config, Ending};
+use guest_abi::Hypercall;
+use guest_image::Archive;
+use memory::address::Gpa;
+use memory::frame::GuestId;
+use memory::guest::{GuestFlushed, GuestMemory};
+use memory::window::Windows;
+
+use super::launch::{self, Refusal};
+use super::live::{Label, Live, Population};
+use super::queue::{Order, Queue};
+use crate::checks::Checks;
+use crate::cpu::descriptor::CpuTables;
+use crate::cpu::timer::{Clock, Timer};
+use crate::frames::with_memory;
+use crate::hardware::Hardware;
+use crate::reporting::{GuestResult, Moment, Reporter};
+use crate::virt::{Backend, Cause, Exit, GuestModeHooks, GuestRead, Loaded, Vcpu};
+
+/// Time that a guest gets at a stretch. Long against a switch (a few microseconds), short against the shortest time limit in
+/// use (200 ms).
+const SLICE_US: u64 = 10_000;
+
+/// What a scheduler works with.
+pub struct Setup<'a, B: Backend> {
+    /// The command line.
+    pub config: &'a Config<'a>,
+    /// The guests' programs.
+    pub archive: &'a Archive<'a>,
+    /// The virtualization in use.
+    pub backend: &'a B,
+    /// This CPU's part of it.
+    pub cpu: B::Cpu,
+    /// This CPU's windows.
+    pub windows: Windows,
+    /// This CPU's tables, which count its timer interrupts.
+    pub tables: &'static CpuTables,
+    /// This CPU's timer.
+    pub timer: Timer<'static>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Runs all guests of a boot on one CPU.
+pub struct Scheduler<'a, B: Backend> {
+    setup: Setup<'a, B>,
+    queue: Queue<'a>,
+    alive: Population<'a, B::Vcpu>,
+    random: oorandom::Rand64,
+    instances: u32,
+    next_id: u16,
+    /// Whether the moment "guests" has been: the first guest had ended, none was taken down yet.
+    peak_seen: bool,
+}
+
+/// What became of a slice.
+enum Slice {
+    /// The guest can go on.
+    GoesOn,
+    /// It ended.
+    Ended(Ending, Option<crate::virt::Ending>),
+}
+
+impl<'a, B: Backend> Scheduler<'a, B> {
+    /// A scheduler that has launched nobody yet.
+    ///
+    /// # Errors
+    /// The name of a guest that is not in the archive.
+    pub fn new(setup: Setup<'a, B>) -> Result<Self, &'a str> {
+        let queue = Queue::new(setup.config, setup.archive)?;
+        let random = oorandom::Rand64::new(setup.config.seed.into());
+        Ok(Self {
+            setup,
+            queue,
+            alive: Population::new(),
+            random,
+            instances: 0,
+            next_id: 0,
+            peak_seen: false,
+        })
+    }
+
+    /// This CPU's windows, for the counters in them.
+    pub fn windows(&self) -> &Windows {
+        &self.setup.windows
+    }
+
+    /// Runs until every guest has ended.
+    pub fn run(&mut self, checks: &mut Checks, reporter: &mut Reporter<'_>) {
+        loop {
+            self.launch_what_fits(reporter);
+            let count = self.alive.len() as u64;
+            if count == 0 {
+                break;
+            }
+            let position = self.random.rand_range(0..count) as usize;
+            let Some((place, mut guest)) = self.alive.take(position) else {
+                break;
+            };
+            let slice = self.run_slice(&mut guest, reporter);
+            match slice {
+                Slice::GoesOn => self.alive.add(place, guest),
+                Slice::Ended(ending, detail) => {
+                    if !self.peak_seen {
+                        self.peak_seen = true;
+                        // The one that ended still has its memory: put it back for the look at everybody.
+                        self.alive.add(place, guest);
+                        reporter.moment(Moment::Guests, checks, self.memories());
+                        let Some((_, back)) = self.alive.take(0) else {
+                            break;
+                        };
+                        guest = back;
+                    } else {
+                        drop(place);
+                    }
+                    self.bury(guest, ending, detail.as_ref(), reporter);
+                    checks.run(self.memories(), |subject, error| {
+                        reporter.check_failed(subject, error)
+                    });
+                }
+            }
+        }
+    }
+
+    fn memories(&self) -> impl Iterator<Item = &GuestMemory> + Clone {
+        self.alive.iter().map(|guest| &guest.memory)
+    }
+
+    /// Launches guests in their order until one does not fit.
+    fn launch_what_fits(&mut self, reporter: &mut Reporter<'_>) {
+        while let Some(order) = self.queue.front() {
+            let alive = self.alive.len();
+            let limit = self
+                .setup
+                .config
+                .together
+                .map_or(usize::MAX, |most| most as usize);
+            if alive >= limit || (order.launch.after && alive > 0) {
+                return;
+            }
+            let (instance, id) = (self.instances + 1, self.free_id());
+            let Some(id) = id else { return };
+            let seed = self.setup.config.seed;
+            let launched = launch::launch(
+                self.setup.backend,
+                &mut self.setup.windows,
+                &order,
+                id,
+                instance,
+                seed,
+            );
+            match launched {
+                Ok((place, guest)) => {
+                    reporter.launched(&Label(order.file.name(), instance), guest.memory.bytes());
+                    self.alive.add(place, guest);
+                    reporter.most_at_once(self.alive.len() as u64);
+                }
+                // Somebody's death will make room.
+                Err(refusal) if refusal.for_lack_of_memory() && alive > 0 => return,
+                Err(refusal) => self.refuse(&order, instance, &refusal, reporter),
+            }
+            self.instances = instance;
+            self.queue.advance();
+        }
+    }
+
+    fn refuse(&self, order: &Order<'_>, instance: u32, refusal: &Refusal, reporter: &mut Reporter<'_>) {
+        reporter.guest(&GuestResult {
+            name: order.file.name(),
+            instance,
+            memory_bytes: order.launch.memory,
+            ending: Ending::Refused,
+            expected: order.launch.expect,
+            detail: Some(refusal),
+            exits: 0,
+            hypercalls: 0,
+            cpu_us: 0,
+        });
+    }
+
+    /// A number that no living guest has.
+    fn free_id(&mut self) -> Option<GuestId> {
+        for _ in 0..=u16::MAX {
+            self.next_id = self.next_id.wrapping_add(1);
+            if let Some(id) = GuestId::new(self.next_id)
+                && !self.alive.has(id)
+            {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Runs a guest until its slice is over, it gives the rest away, or it ends.
+    fn run_slice(&mut self, guest: &mut Live<'a, B::Vcpu>, reporter: &mut Reporter<'_>) -> Slice {
+        let Setup {
+            config,
+            cpu,
+            windows,
+            tables,
+            timer,
+            clock,
+            ..
+        } = &mut self.setup;
+        let limit_us = u64::try_from(guest.launch.limit.as_micros()).unwrap_or(u64::MAX);
+        let left_us = limit_us.saturating_sub(guest.used_us);
+        let (start, ticks) = (clock.now_us(), tables.ticks());
+        timer.start_slice(SLICE_US.min(left_us));
+        let mut reader = Reader {
+            guest: &guest.memory,
+            windows,
+        };
+        let label = Label(guest.file.name(), guest.instance);
+        let mut loaded = guest.vcpu.load(cpu);
+        let mut result = loop {
+            let exit = loaded.run(&OneCpu, &mut reader);
+            guest.exits += 1;
+            match exit {
+                Exit::Ended(ending) => break Slice::Ended(kind(&ending.cause), Some(ending)),
+                Exit::Interrupted if tables.ticks() != ticks => break Slice::GoesOn,
+                Exit::Interrupted => {}
+                Exit::Hypercall { number, arguments } => {
+                    guest.hypercalls += 1;
+                    let call = Hypercall::decode(number, &arguments);
+                    loaded.set_hypercall_result(call.as_ref().err().map_or(0, |error| error.code() as u64));
+                    match call {
+                        Ok(Hypercall::Print(text)) if !config.quiet => {
+                            guest.output.write(&label, text.as_bytes());
+                        }
+                        Ok(Hypercall::Report { name, value }) => reporter.value(&label, name.as_str(), value),
+                        Ok(Hypercall::Exit(code)) => break Slice::Ended(Ending::Exit(code), None),
+                        Ok(Hypercall::Yield) => break Slice::GoesOn,
+                        Ok(Hypercall::Print(_)) | Err(_) => {}
+                    }
+                }
+            }
+        };
+        drop(loaded);
+        timer.stop();
+        guest.used_us += clock.now_us().saturating_sub(start);
+        if matches!(result, Slice::GoesOn) && guest.used_us >= limit_us {
+            result = Slice::Ended(Ending::TimeLimit, None);
+        }
+        result
+    }
+
+    /// Takes a guest down: its vCPU first, so that nobody runs under its tag, then its memory.
+    fn bury(
+        &mut self,
+        mut guest: Live<'a, B::Vcpu>,
+        ending: Ending,
+        detail: Option<&crate::virt::Ending>,
+        reporter: &mut Reporter<'_>,
+    ) {
+        guest.output.finish(&Label(guest.file.name(), guest.instance));
+        let memory_bytes = guest.memory.bytes();
+        guest.vcpu.retire(&mut self.setup.cpu);
+        // Its tag comes back into use only with a flush, and no other CPU ever ran it.
+        let flushed = GuestFlushed::new(guest.memory.id());
+        launch::take_back(guest.memory, flushed, &mut self.setup.windows);
+        reporter.guest(&GuestResult {
+            name: guest.file.name(),
+            instance: guest.instance,
+            memory_bytes,
+            ending,
+            expected: guest.launch.expect,
+            detail: detail.map(|ending| ending as &dyn core::fmt::Display),
+            exits: guest.exits,
+            hypercalls: guest.hypercalls,
+            cpu_us: guest.used_us,
+        });
+    }
+}
+
+/// The ending as the command line names it.
+fn kind(cause: &Cause) -> Ending {
+    match cause {
+        Cause::MemoryFault(_) => Ending::MemoryFault,
+        Cause::TimeLimit => Ending::TimeLimit,
+        Cause::Shutdown => Ending::Shutdown,
+        Cause::Halt => Ending::Halt,
+        Cause::Unexpected(_) => Ending::Unexpected,
+    }
+}
+
+/// Reads a guest's memory for its own vCPU, through windows.
+struct Reader<'m> {
+    guest: &'m GuestMemory,
+    windows: &'m mut Windows,
+}
+
+impl GuestRead for Reader<'_> {
+    fn read_word(&mut self, gpa: Gpa) -> Option<u64> {
+        let mut word = [0; 8];
+        let read = with_memory(|memory| {
+            self.guest
+                .read(&Hardware, &memory.frames, self.windows, gpa, &mut word)
+        });
+        read.ok().map(|()| u64::from_le_bytes(word))
+    }
+}
+
+/// The flags of design rule 1, on a machine of which one CPU runs: nobody can be flagged, since whoever asks for a shootdown is this CPU, in
+/// host mode.
+struct OneCpu;
+
+impl GuestModeHooks for OneCpu {
+    fn before_guest_mode(&self) {}
+    fn after_guest_mode(&self) {}
+}

@@ -1,0 +1,89 @@
+//! The real machine as the memory subsystem and the independent walker see it.
+
+use core::arch::asm;
+
+use audit::{Pa, PhysicalRead};
+use memory::address::{Hva, PAGE_SIZE, Pfn};
+use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
+use memory::machine::{Acknowledged, Machine, Table};
+
+use crate::cpu::tlb;
+
+/// This machine, from the CPU that asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Hardware;
+
+impl Machine for Hardware {
+    fn table(&self, pfn: Pfn) -> &Table {
+        let at = DIRECT_MAP_BASE.get() + (pfn.get() << 12);
+        let table = core::ptr::with_exposed_provenance::<Table>(at as usize);
+        // SAFETY: `memory` asks for table frames only. They are RAM and never hidden, so the direct map shows them, aligned to
+        // 4 KiB, for as long as any table exists. Entries are atomics, so hardware and other CPUs may write them meanwhile.
+        unsafe { &*table }
+    }
+
+    fn zero(&self, at: Hva, bytes: usize) {
+        // SAFETY: `memory` passes a range inside an open window of this CPU, which is mapped writable and which nobody has a
+        // reference to. The count is in 8-byte words: windows and their sizes are multiples of a page.
+        unsafe {
+            asm!(
+                "rep stosq",
+                inout("rdi") at.get() => _,
+                inout("rcx") bytes / 8 => _,
+                in("rax") 0_u64,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+
+    fn copy_in(&self, at: Hva, data: &[u8]) {
+        let to = core::ptr::with_exposed_provenance_mut::<u8>(at.get() as usize);
+        // SAFETY: `memory` passes a range inside an open window of this CPU; `data` is the image's or the direct map's and does not
+        // overlap a window.
+        unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+    }
+
+    fn copy_out(&self, at: Hva, data: &mut [u8]) {
+        let from = core::ptr::with_exposed_provenance::<u8>(at.get() as usize);
+        // SAFETY: as for `copy_in`. The guest is not running on this CPU while it has a window open.
+        unsafe { core::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), data.len()) };
+    }
+
+    fn invalidate(&self, at: Hva) {
+        tlb::invlpg(at);
+    }
+
+    fn shootdown(&self) -> Acknowledged {
+        // Only the boot CPU has been started, so this CPU is every CPU that has translations.
+        tlb::flush();
+        Acknowledged::Flushed
+    }
+}
+
+/// Physical memory for the walker: RAM below the end of the direct map.
+#[derive(Clone, Copy, Debug)]
+pub struct WalkerView {
+    /// One past the last byte of RAM.
+    end: u64,
+}
+
+impl WalkerView {
+    /// A view of RAM up to `end`.
+    pub const fn new(end: Pfn) -> Self {
+        Self {
+            end: end.get() * PAGE_SIZE,
+        }
+    }
+}
+
+impl PhysicalRead for WalkerView {
+    fn read_u64(&self, pa: Pa) -> Option<u64> {
+        if pa.get() % 8 != 0 || pa.get() >= self.end.min(DIRECT_MAP_BYTES) {
+            return None;
+        }
+        let word = core::ptr::with_exposed_provenance::<u64>((DIRECT_MAP_BASE.get() + pa.get()) as usize);
+        // SAFETY: the walker reads words of tables only. If a damaged table leads it elsewhere, the address still lies in the
+        // direct map's area: at worst a page fault, which is reported as such. A volatile read asks nothing of who writes there.
+        Some(unsafe { word.read_volatile() })
+    }
+}

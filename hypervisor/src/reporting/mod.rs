@@ -1,0 +1,301 @@
+//! The report: text on COM1 for people, JSON lines on COM2 for programs.
+//!
+//! The scheduler and `main` tell the [`Reporter`] what happens, in order; it prints what is of interest at once, keeps counts and the
+//! picture's strips, and writes the summary at the end. [`json`] writes the lines, [`Verdict`] is the end of it all.
+
+pub mod json;
+
+use core::fmt;
+
+use boot_config::{Ending, Expected, Phase};
+use heapless::{String, Vec};
+use memory::guest::GuestMemory;
+use memory::window::Windows;
+use report::{Counters, Event, Leaves, PhaseColumn, PhaseHeader, Picture, Summary};
+
+use crate::checks::{Checks, Subject};
+use crate::console::{TextPort, pause};
+use crate::frames::with_memory;
+use crate::println;
+
+/// A moment that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The direct map is built, nothing is hidden.
+    Boot,
+    /// The first guest has ended, none has been taken down.
+    Guests,
+    /// All guests are gone.
+    After,
+}
+
+impl Moment {
+    const fn phase(self) -> Phase {
+        match self {
+            Self::Boot => Phase::Boot,
+            Self::Guests => Phase::Guests,
+            Self::After => Phase::After,
+        }
+    }
+}
+
+/// How one guest ended.
+pub struct GuestResult<'a> {
+    /// Its file.
+    pub name: &'a str,
+    /// Its number in this boot.
+    pub instance: u32,
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// How it ended.
+    pub ending: Ending,
+    /// How it was expected to.
+    pub expected: Expected,
+    /// What happened, if there is more to say.
+    pub detail: Option<&'a dyn fmt::Display>,
+    /// Exits from the guest.
+    pub exits: u64,
+    /// Hypercalls among them.
+    pub hypercalls: u64,
+    /// CPU time.
+    pub cpu_us: u64,
+}
+
+/// The report in the making.
+pub struct Reporter<'a> {
+    config: &'a boot_config::Config<'a>,
+    picture: Picture<'static>,
+    columns: Vec<PhaseColumn<'static>, 3>,
+    memory_mib: u64,
+    guests: u64,
+    guests_held: u64,
+    most_at_once: u64,
+    failures: u64,
+    first_failure: String<200>,
+}
+
+impl<'a> Reporter<'a> {
+    /// A report about a machine with RAM up to `blocks` 2 MiB blocks.
+    pub fn new(config: &'a boot_config::Config<'a>, blocks: u64, memory_mib: u64) -> Self {
+        Self {
+            config,
+            picture: Picture::new(blocks),
+            columns: Vec::new(),
+            memory_mib,
+            guests: 0,
+            guests_held: 0,
+            most_at_once: 0,
+            failures: 0,
+            first_failure: String::new(),
+        }
+    }
+
+    /// Looks at the direct map: checks, picture, JSON, and the pause if one is asked for.
+    pub fn moment<'g>(
+        &mut self,
+        moment: Moment,
+        checks: &mut Checks,
+        guests: impl Iterator<Item = &'g GuestMemory> + Clone,
+    ) {
+        checks.run(guests.clone(), |subject, error| self.check_failed(subject, error));
+        let name = moment.phase().name();
+        let hidden_mib = guests.clone().map(GuestMemory::bytes).sum::<u64>() >> 20;
+        let picture = &mut self.picture;
+        let seen = checks.look(guests.clone(), |found, spans| {
+            let leaves = Leaves {
+                g1: found.leaves.g1,
+                m2: found.leaves.m2,
+                k4: found.leaves.k4,
+            };
+            // Three strips are not too many for a picture.
+            let _ = picture.add(name, spans);
+            leaves
+        });
+        match seen {
+            Ok(leaves) => {
+                // Three columns fit.
+                let _ = self.columns.push(PhaseColumn {
+                    name,
+                    leaves,
+                    hidden_mib,
+                });
+                let header = PhaseHeader {
+                    phase: name,
+                    leaves,
+                    hidden_mib,
+                };
+                // A second scan: the lines are written while it runs, and nothing changes in between.
+                let _ = checks.look(guests.clone(), |_, spans| json::phase(&header, spans));
+            }
+            Err(error) => self.check_failed(Subject::DirectMap, &error),
+        }
+        #[cfg(feature = "test-hooks")]
+        if moment == Moment::Guests
+            && let Some(hook) = self.config.test
+        {
+            crate::hooks::commit(hook, guests.clone());
+            self.fail(format_args!("the deliberate fault {hook} was not caught"));
+        }
+        if self.config.pauses.contains(moment.phase()) {
+            json::event(&Event::Pause(report::Pause { phase: name }));
+            if let Err(error) = pause::pause() {
+                self.fail(format_args!("{error}"));
+            }
+        }
+    }
+
+    /// A guest was launched.
+    pub fn launched(&self, who: &dyn fmt::Display, bytes: u64) {
+        if !self.config.quiet {
+            println!("launched {who} with {} MiB", bytes >> 20);
+        }
+    }
+
+    /// So many live.
+    pub fn most_at_once(&mut self, alive: u64) {
+        self.most_at_once = self.most_at_once.max(alive);
+    }
+
+    /// A guest reported a value.
+    pub fn value(&self, who: &super::guests::Label<'_>, name: &str, value: u64) {
+        json::event(&Event::ReportValue(report::ReportValue {
+            guest: who.0,
+            instance: who.1,
+            name,
+            value,
+        }));
+        if !self.config.quiet {
+            println!("  {who} | {name} = {value}");
+        }
+    }
+
+    /// A guest ended.
+    pub fn guest(&mut self, result: &GuestResult<'_>) {
+        let held = result.expected.holds(result.ending);
+        self.guests += 1;
+        self.guests_held += u64::from(held);
+        let mut ending = String::<32>::new();
+        let mut expected = String::<32>::new();
+        let mut detail = String::<256>::new();
+        let _ = fmt::write(&mut ending, format_args!("{}", result.ending));
+        let _ = fmt::write(&mut expected, format_args!("{}", result.expected));
+        if let Some(text) = result.detail {
+            let _ = fmt::write(&mut detail, format_args!("{text}"));
+        }
+        json::event(&Event::Guest(report::Guest {
+            name: result.name,
+            instance: result.instance,
+            memory_mib: result.memory_bytes >> 20,
+            ending: &ending,
+            expected: &expected,
+            held,
+            detail: &detail,
+            exits: result.exits,
+            hypercalls: result.hypercalls,
+            cpu_us: result.cpu_us,
+        }));
+        let separator = if detail.is_empty() { "" } else { ": " };
+        if !held {
+            println!(
+                "{}#{} ended by {ending}{separator}{detail}; expected was {expected}",
+                result.name, result.instance
+            );
+            self.fail(format_args!(
+                "{}#{} ended by {ending}, expected was {expected}{separator}{detail}",
+                result.name, result.instance
+            ));
+        } else if !self.config.quiet {
+            println!(
+                "{}#{} ended by {ending}, as expected{separator}{detail}",
+                result.name, result.instance
+            );
+        }
+    }
+
+    /// A check did not hold.
+    pub fn check_failed(&mut self, subject: Subject, error: &dyn fmt::Display) {
+        println!("CHECK FAILED: {}: {error}", subject.name());
+        self.fail(format_args!("{}: {error}", subject.name()));
+    }
+
+    fn fail(&mut self, reason: fmt::Arguments<'_>) {
+        self.failures += 1;
+        if self.first_failure.is_empty() {
+            // What does not fit is cut; the full text was printed.
+            let _ = fmt::write(&mut self.first_failure, reason);
+        }
+    }
+
+    /// Writes the summary. `Err` with the reason when something did not hold.
+    pub fn finish(mut self, checks: &mut Checks, windows: &Windows) -> Result<(), String<200>> {
+        checks.free_frames(|subject, error| self.check_failed(subject, error));
+        let (mut made, mut held) = (0, 0);
+        for subject in Subject::ALL {
+            let tally = checks.tally(subject);
+            made += tally.made;
+            held += tally.held;
+            let mut detail = String::<160>::new();
+            let _ = fmt::write(
+                &mut detail,
+                format_args!(
+                    "held {} of {} times: {}",
+                    tally.held,
+                    tally.made,
+                    subject.meaning()
+                ),
+            );
+            let held = tally.made > 0 && tally.held == tally.made;
+            if tally.made == 0 {
+                self.fail(format_args!("{} was never checked", subject.name()));
+            }
+            json::event(&Event::Check(report::Check {
+                name: subject.name(),
+                held,
+                detail: &detail,
+            }));
+        }
+        let counters = counters(windows);
+        json::event(&Event::Counters(counters));
+        println!();
+        let summary = Summary {
+            memory_mib: self.memory_mib,
+            guests: self.guests,
+            guests_held: self.guests_held,
+            most_at_once: self.most_at_once,
+            checks: made,
+            checks_held: held,
+            phases: &self.columns,
+            counters,
+        };
+        // The port takes everything.
+        let _ = report::write_summary(&summary, &mut TextPort);
+        println!();
+        let _ = self.picture.write(&mut TextPort);
+        println!();
+        if self.guests == 0 {
+            self.fail(format_args!("no guest ran"));
+        }
+        if self.failures == 0 {
+            Ok(())
+        } else {
+            Err(self.first_failure)
+        }
+    }
+}
+
+fn counters(windows: &Windows) -> Counters {
+    let stats = with_memory(|memory| memory.stats());
+    Counters {
+        // Regions are hidden whole, so nothing is ever split to 4K.
+        direct_map_level2_splits: 0,
+        direct_map_level3_splits: stats.level3_splits,
+        direct_map_level2_collapses: 0,
+        direct_map_level3_collapses: stats.level3_collapses,
+        flushes: stats.flushes,
+        window_invlpgs: windows.invalidations(),
+        regions_hidden: stats.regions_hidden,
+        regions_restored: stats.regions_restored,
+        bytes_scrubbed: stats.bytes_scrubbed,
+        frames_quarantined: 0,
+    }
+}

@@ -1,0 +1,157 @@
+//! Running guests on the CPU's virtualization.
+//!
+//! A run, in order: [`Backend::detect`] asks the CPU, [`Backend::new`] takes what all guests share, [`Backend::enable`] switches it on
+//! for one CPU, [`Backend::new_vcpu`] makes a guest's CPU from a [`StartState`]. The scheduler then [`Vcpu::load`]s it, which puts the
+//! guest's vector and debug registers on the CPU, [`Loaded::run`]s it until an [`Exit`], and drops the loaded state, which takes
+//! these registers off again and leaves none of their contents.
+//!
+//! - `ending`: why a guest ended. `unsupported`: why no guest can run here.
+//! - `vector_state`, `debug_registers`: what the world switch itself does not swap.
+//! - `svm`: AMD. What the guest may see and do is decided in the package `vcpu-policy`.
+
+mod debug_registers;
+mod ending;
+pub mod svm;
+mod unsupported;
+mod vector_state;
+
+use guest_abi::Arguments;
+use memory::address::{Gpa, Gva, Hpa};
+
+pub use ending::{Access, Cause, Ending, MemoryFault, PortAccess, Stage, Unexpected};
+pub use unsupported::{OutOfFrames, Unsupported};
+
+/// Where a guest starts. It starts in 64-bit mode at privilege level 0 with interrupts off, CS 08H, the other segments 10H, and
+/// zero in every register that is not named here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StartState {
+    /// First instruction.
+    pub rip: Gva,
+    /// Stack pointer.
+    pub rsp: Gva,
+    /// First argument.
+    pub rdi: u64,
+    /// The guest's top-level table.
+    pub cr3: Gpa,
+    /// The guest's descriptor table, with a 64-bit code segment at 08H and a data segment at 10H.
+    pub gdt_base: Gva,
+    /// Last byte of the descriptor table.
+    pub gdt_limit: u16,
+}
+
+/// Reading a guest's memory, for the bytes of an intercepted instruction.
+pub trait GuestRead {
+    /// The eight bytes at an 8-aligned guest-physical address; `None` where the guest has no memory.
+    fn read_word(&mut self, gpa: Gpa) -> Option<u64>;
+}
+
+/// What this CPU owes others while a guest runs on it (design rule 1).
+///
+/// Both are called with interrupts masked. Their own data must be image, stack or per-CPU data: `after_guest_mode` runs before this CPU
+/// has touched anything else.
+pub trait GuestModeHooks {
+    /// The CPU is about to enter a guest and will touch nothing but stack and image until `after_guest_mode`: from here on a
+    /// flag may stand for its flush.
+    fn before_guest_mode(&self);
+    /// The CPU has left the guest: it flushes now, if it was flagged.
+    fn after_guest_mode(&self);
+}
+
+/// Why [`Loaded::run`] returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// The guest calls; the answer goes in by [`Loaded::set_hypercall_result`].
+    Hypercall {
+        /// RAX.
+        number: u64,
+        /// The argument registers.
+        arguments: Arguments,
+    },
+    /// A physical interrupt came and has been handled; the guest can go on.
+    Interrupted,
+    /// The guest can't go on.
+    Ended(Ending),
+}
+
+/// What was found on the CPU, for the report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// Kind of second-stage tables.
+    pub second_stage: &'static str,
+    /// Translation tags, the host's own included.
+    pub asids: u32,
+    /// The CPU reports the address of the next instruction at an exit.
+    pub nrip_save: bool,
+    /// The CPU reports what an intercepted instruction is.
+    pub decode_assists: bool,
+    /// The CPU can flush the translations of one tag.
+    pub flush_by_asid: bool,
+}
+
+/// One kind of hardware virtualization.
+pub trait Backend: Sized {
+    /// What was found on the CPU.
+    type Found;
+    /// What one CPU has for running guests.
+    type Cpu;
+    /// A guest's CPU.
+    type Vcpu: Vcpu<Cpu = Self::Cpu>;
+
+    /// Asks the CPU that this runs on. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Unsupported`] says what is missing and what to do.
+    fn detect() -> Result<Self::Found, Unsupported>;
+
+    /// What was found, for the report.
+    fn capabilities(found: &Self::Found) -> Capabilities;
+
+    /// Takes the frames that all guests share.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    fn new(found: Self::Found) -> Result<Self, OutOfFrames>;
+
+    /// Switches virtualization on for the CPU that this runs on; `index` is its number, different for each CPU.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`]; the CPU is as before then.
+    fn enable(&self, index: u32) -> Result<Self::Cpu, OutOfFrames>;
+
+    /// Makes a guest's CPU. `second_stage` is the top-level table that translates the guest's physical addresses.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`].
+    fn new_vcpu(&self, start: &StartState, second_stage: Hpa) -> Result<Self::Vcpu, OutOfFrames>;
+}
+
+/// A guest's CPU, which at the moment runs nowhere.
+pub trait Vcpu {
+    /// What one CPU has for running guests.
+    type Cpu;
+    /// This vCPU with its registers on a CPU; dropping it saves and clears them.
+    type Loaded<'a>: Loaded
+    where
+        Self: 'a;
+
+    /// Puts the vCPU's vector and debug registers on the CPU that `cpu` belongs to, which must be the one that this runs on.
+    /// Interrupt handlers must not use vector registers meanwhile (the hypervisor is compiled without them).
+    fn load<'a>(&'a mut self, cpu: &'a mut Self::Cpu) -> Self::Loaded<'a>;
+
+    /// Drops all of the guest's translations before its next run: its second stage has changed.
+    fn flush_translations(&mut self);
+
+    /// Ends the vCPU and gives its translation tag back to the CPU it ran on. The translations themselves stay in that CPU's TLB
+    /// until the tag is used again, out of reach: nobody runs under it.
+    fn retire(self, cpu: &mut Self::Cpu);
+}
+
+/// A vCPU whose registers are on this CPU.
+pub trait Loaded {
+    /// Runs the guest until something happens that is not dealt with here. Interrupts are masked on entry and on return; a pending one
+    /// is handled in between.
+    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit;
+
+    /// The result of the hypercall that `run` last returned, for the guest's RAX.
+    fn set_hypercall_result(&mut self, result: u64);
+}

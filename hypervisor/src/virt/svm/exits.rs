@@ -1,0 +1,328 @@
+//! What each exit means for the guest.
+
+use super::exit_code::ExitCode;
+use super::instructions::{R8, R9, R10, RAX, RBX, RCX, RDI, RDX, RSI};
+use super::intercepts::{ALIGNMENT_CHECK, DEBUG, GENERAL_PROTECTION, INVALID_OPCODE};
+use super::vcpu::SvmVcpu;
+use super::vmcb::bits::{Event, memory_fault, move_source, port_access};
+use crate::virt::{Cause, Ending, Exit, GuestRead, Unexpected};
+use guest_abi::Arguments;
+use memory::address::Gva;
+use raw_cpuid::CpuIdReaderNative;
+use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
+use vcpu_policy::fetch::{CodeState, instruction_bytes};
+use vcpu_policy::instruction::{Expected, Operand, Register, decode};
+use vcpu_policy::msr::Outcome;
+use vcpu_policy::{Fault, cpuid, cr0};
+use x86::bits64::rflags::RFlags;
+
+/// DR6.BS: a single step (AMD APM vol. 2, 13.1.1.3).
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// DR7.GD: the next access to a debug register is a #DB; delivering one clears it (AMD APM vol. 2, 13.1.1.4).
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// EXITINFO1 of an MSR access: a write (AMD APM vol. 2, 15.11).
+const MSR_WRITE: u64 = 1;
+
+/// Deals with an exit. `None`: the guest goes on at once.
+pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Option<Exit> {
+    match step(vcpu, exit, memory) {
+        Ok(next) => next,
+        Err(cause) => {
+            let rip = Gva::new(vcpu.vmcb().save.rip);
+            Some(Exit::Ended(Ending { cause, rip }))
+        }
+    }
+}
+
+impl From<Unexpected> for Cause {
+    fn from(what: Unexpected) -> Self {
+        Self::Unexpected(what)
+    }
+}
+
+fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Result<Option<Exit>, Cause> {
+    if exit == ExitCode::Invalid {
+        // The rest of the block need not mean anything.
+        return Err(Unexpected::InvalidState.into());
+    }
+    // An event whose delivery was interrupted starts again, unless the guest ends or an exception takes its place.
+    let interrupted = vcpu.vmcb().control.interrupted_event;
+    vcpu.vmcb().control.inject = interrupted.again();
+    let info_1 = vcpu.vmcb().control.exit_info_1;
+    let info_2 = vcpu.vmcb().control.exit_info_2;
+    match exit {
+        ExitCode::Interrupt | ExitCode::Nmi | ExitCode::Smi | ExitCode::Init => {
+            return Ok(Some(Exit::Interrupted));
+        }
+        // As without virtualization: the instruction is not for programs (the ABI gives it to the guest's kernel).
+        ExitCode::Vmmcall if !is_privileged(vcpu) => raise(vcpu, Fault::InvalidOpcode)?,
+        ExitCode::Vmmcall => return hypercall(vcpu, memory).map(Some),
+        ExitCode::Cpuid => answer_cpuid(vcpu, memory)?,
+        ExitCode::Msr => access_msr(vcpu, info_1 & MSR_WRITE != 0, memory)?,
+        ExitCode::WriteCr0 => write_cr0(vcpu, info_1, memory)?,
+        ExitCode::Xsetbv => set_xcr0(vcpu, memory)?,
+        ExitCode::Invd => advance(vcpu, Expected::Invd, memory)?,
+        ExitCode::Wbinvd => advance(vcpu, Expected::Wbinvd, memory)?,
+        ExitCode::HiddenInstruction => raise(vcpu, Fault::InvalidOpcode)?,
+        // There is no counter that a guest may read.
+        ExitCode::Rdpmc => raise(vcpu, Fault::GeneralProtection)?,
+        ExitCode::Debug => {
+            vcpu.vmcb().save.dr7 &= !DR7_GENERAL_DETECT;
+            inject(vcpu, Event::exception(DEBUG))?;
+        }
+        ExitCode::AlignmentCheck => inject(vcpu, Event::exception_with_code(ALIGNMENT_CHECK, 0))?,
+        ExitCode::NestedPageFault => return Err(Cause::MemoryFault(memory_fault(info_1, info_2))),
+        ExitCode::Shutdown => return Err(Cause::Shutdown),
+        ExitCode::Hlt => return Err(Cause::Halt),
+        ExitCode::Port => return Err(Unexpected::Port(port_access(info_1)).into()),
+        ExitCode::TaskSwitch => return Err(Unexpected::TaskSwitch.into()),
+        ExitCode::FerrFreeze => return Err(Unexpected::FerrFreeze.into()),
+        ExitCode::MachineCheck => return Err(Unexpected::MachineCheck.into()),
+        ExitCode::Invalid => return Err(Unexpected::InvalidState.into()),
+        ExitCode::Other(code) => return Err(Unexpected::ExitCode(code).into()),
+    }
+    Ok(None)
+}
+
+/// Gives the guest an exception on its next entry. In the delivery of another event it would have to be merged with that by the rules
+/// for double faults; no honest guest gets here, so it ends instead.
+fn inject(vcpu: &mut SvmVcpu, event: Event) -> Result<(), Cause> {
+    let control = &mut vcpu.vmcb().control;
+    if control.interrupted_event.is_valid() {
+        let delivering = control.interrupted_event.vector();
+        let vector = event.vector();
+        return Err(Unexpected::FaultInDelivery { delivering, vector }.into());
+    }
+    control.inject = event;
+    Ok(())
+}
+
+/// Gives the guest a fault in place of the instruction at RIP.
+fn raise(vcpu: &mut SvmVcpu, fault: Fault) -> Result<(), Cause> {
+    let event = match fault {
+        Fault::GeneralProtection => Event::exception_with_code(GENERAL_PROTECTION, 0),
+        Fault::InvalidOpcode => Event::exception(INVALID_OPCODE),
+    };
+    inject(vcpu, event)
+}
+
+/// Where the guest's next instruction is.
+fn code_state(vcpu: &mut SvmVcpu) -> CodeState {
+    let save = &vcpu.vmcb().save;
+    CodeState {
+        rip: save.rip,
+        cs_base: save.cs.base,
+        cs_long: save.cs.attributes.is_long(),
+        cs_default_32: save.cs.attributes.is_default_32(),
+        cr0: save.cr0,
+        cr3: save.cr3,
+        cr4: save.cr4,
+        efer: save.efer,
+    }
+}
+
+/// An intercepted instruction: the RIP after it, and its operand.
+struct Intercepted {
+    next_rip: u64,
+    operand: Operand,
+}
+
+/// Reads and decodes the instruction at RIP.
+fn decode_at_rip(
+    vcpu: &mut SvmVcpu,
+    expected: Expected,
+    memory: &mut dyn GuestRead,
+) -> Result<Intercepted, Cause> {
+    let state = code_state(vcpu);
+    let bytes = instruction_bytes(&state, &mut |gpa| memory.read_word(gpa)).map_err(Unexpected::Fetch)?;
+    let instruction = decode(bytes.as_slice(), state.code_size(), expected).map_err(Unexpected::Decode)?;
+    Ok(Intercepted {
+        next_rip: state.next_rip(instruction.length),
+        operand: instruction.operand,
+    })
+}
+
+/// The RIP after the intercepted instruction: reported by the CPU, or by decoding.
+fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) -> Result<u64, Cause> {
+    if vcpu.found.next_rip() {
+        return Ok(vcpu.vmcb().control.next_rip);
+    }
+    Ok(decode_at_rip(vcpu, expected, memory)?.next_rip)
+}
+
+/// Goes on after the intercepted instruction, whose effect is done.
+fn advance(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+    let next = next_rip(vcpu, expected, memory)?;
+    go_on_at(vcpu, next);
+    Ok(())
+}
+
+/// Sets RIP as after an instruction: no shadow of STI or of a load of SS is left, the resume flag is clear, and a single step traps.
+fn go_on_at(vcpu: &mut SvmVcpu, rip: u64) {
+    let block = vcpu.vmcb();
+    block.save.rip = rip;
+    block.save.rflags &= !RFlags::FLAGS_RF.bits();
+    block.control.interrupt_shadow = 0;
+    if block.save.rflags & RFlags::FLAGS_TF.bits() != 0 {
+        block.save.dr6 |= DR6_SINGLE_STEP;
+        block.control.inject = Event::exception(DEBUG);
+    }
+}
+
+/// Whether the guest's kernel runs. The CPU checks privilege before most intercepts; where a manual leaves that open, this decides.
+fn is_privileged(vcpu: &mut SvmVcpu) -> bool {
+    vcpu.vmcb().save.cpl == 0
+}
+
+fn hypercall(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<Exit, Cause> {
+    advance(vcpu, Expected::Vmmcall, memory)?;
+    let registers = &vcpu.registers;
+    Ok(Exit::Hypercall {
+        number: registers.get(RAX),
+        arguments: Arguments {
+            rdi: registers.get(RDI),
+            rsi: registers.get(RSI),
+            rdx: registers.get(RDX),
+            r8: registers.get(R8),
+            r9: registers.get(R9),
+            r10: registers.get(R10),
+        },
+    })
+}
+
+fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+    let next = next_rip(vcpu, Expected::Cpuid, memory)?;
+    let view = GuestView {
+        cr4: vcpu.vmcb().save.cr4,
+        xcr0: vcpu.vectors.xcr0(),
+        xcr0_allowed: vcpu.vectors.xcr0_allowed(),
+    };
+    let leaf = vcpu.registers.get(RAX) as u32;
+    let subleaf = vcpu.registers.get(RCX) as u32;
+    let answer = cpuid::answer(&CpuIdReaderNative, &view, leaf, subleaf);
+    set_rax(vcpu, u64::from(answer.eax));
+    vcpu.registers.set(RBX, u64::from(answer.ebx));
+    vcpu.registers.set(RCX, u64::from(answer.ecx));
+    vcpu.registers.set(RDX, u64::from(answer.edx));
+    go_on_at(vcpu, next);
+    Ok(())
+}
+
+fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+    if !is_privileged(vcpu) {
+        return raise(vcpu, Fault::GeneralProtection);
+    }
+    let msr = vcpu.registers.get(RCX) as u32;
+    let value = edx_eax(vcpu);
+    let outcome = if write {
+        let cr0 = vcpu.vmcb().save.cr0;
+        vcpu.msrs.write(msr, value, cr0)
+    } else {
+        vcpu.msrs.read(msr)
+    };
+    match outcome {
+        Outcome::Fault(fault) => raise(vcpu, fault),
+        Outcome::Unexpected if write => Err(Unexpected::WriteMsr { msr, value }.into()),
+        Outcome::Unexpected => Err(Unexpected::ReadMsr(msr).into()),
+        Outcome::Done(_) if write => {
+            let efer = vcpu.msrs.efer();
+            vcpu.set_efer(efer);
+            // No-execute and long mode change what the guest's tables mean.
+            vcpu.make_stale();
+            advance(vcpu, Expected::Wrmsr, memory)
+        }
+        Outcome::Done(value) => {
+            set_rax(vcpu, value & 0xffff_ffff);
+            vcpu.registers.set(RDX, value >> 32);
+            advance(vcpu, Expected::Rdmsr, memory)
+        }
+    }
+}
+
+fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+    if !is_privileged(vcpu) {
+        return raise(vcpu, Fault::GeneralProtection);
+    }
+    let reported = if vcpu.found.decode_assists() && vcpu.found.next_rip() {
+        move_source(info_1)
+    } else {
+        None
+    };
+    let write = match reported {
+        Some(number) => Intercepted {
+            next_rip: vcpu.vmcb().control.next_rip,
+            operand: Operand::MoveToCr0(Register::from_low_bits(number)),
+        },
+        None => decode_at_rip(vcpu, Expected::WriteCr0, memory)?,
+    };
+    let efer = vcpu.msrs.efer();
+    let save = &vcpu.vmcb().save;
+    let before = cr0::Before {
+        cr0: save.cr0,
+        cr4: save.cr4,
+        efer,
+        code_is_64_bit: save.cs.attributes.is_long(),
+    };
+    let in_64_bit_code = efer & cr0::EFER_LMA != 0 && before.code_is_64_bit;
+    let result = match write.operand {
+        Operand::MoveToCr0(source) => {
+            let value = vcpu.registers.get(source);
+            // Outside 64-bit code a register has 32 bits.
+            cr0::write(
+                before,
+                if in_64_bit_code {
+                    value
+                } else {
+                    value & 0xffff_ffff
+                },
+            )
+        }
+        Operand::LoadMachineStatus(source) => {
+            cr0::load_machine_status(before, vcpu.registers.get(source) as u16)
+        }
+        Operand::None => Err(Fault::InvalidOpcode),
+    };
+    match result {
+        Err(fault) => raise(vcpu, fault),
+        Ok(after) => {
+            vcpu.msrs.set_efer_after_cr0(after.efer);
+            vcpu.set_efer(after.efer);
+            vcpu.vmcb().save.cr0 = after.cr0;
+            if after.flush {
+                vcpu.make_stale();
+            }
+            go_on_at(vcpu, write.next_rip);
+            Ok(())
+        }
+    }
+}
+
+fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+    let cr4 = vcpu.vmcb().save.cr4;
+    if vcpu.vectors.xcr0_allowed() == 0 || cr4 & CR4_OSXSAVE == 0 {
+        return raise(vcpu, Fault::InvalidOpcode);
+    }
+    let index = vcpu.registers.get(RCX) as u32;
+    if !is_privileged(vcpu) || index != 0 {
+        return raise(vcpu, Fault::GeneralProtection);
+    }
+    let next = next_rip(vcpu, Expected::Xsetbv, memory)?;
+    let value = edx_eax(vcpu);
+    match vcpu.vectors.set_xcr0(value) {
+        Ok(()) => {
+            go_on_at(vcpu, next);
+            Ok(())
+        }
+        Err(_) => raise(vcpu, Fault::GeneralProtection),
+    }
+}
+
+/// The 64-bit operand of WRMSR and XSETBV.
+fn edx_eax(vcpu: &SvmVcpu) -> u64 {
+    vcpu.registers.get(RDX) << 32 | vcpu.registers.get(RAX) & 0xffff_ffff
+}
+
+/// RAX is the one register that VMRUN loads from the control block.
+fn set_rax(vcpu: &mut SvmVcpu, value: u64) {
+    vcpu.vmcb().save.rax = value;
+}
