@@ -83,8 +83,11 @@ fn frames(image: &Path, address: u64) -> Vec<String> {
     found
 }
 
-/// A path as it is seen from the workspace.
+/// A path as it is seen from the workspace; the standard library's without the compiler's hash.
 fn shorten(file: &str) -> String {
+    if let Some((_hash, library)) = file.strip_prefix("/rustc/").and_then(|path| path.split_once('/')) {
+        return library.to_owned();
+    }
     let root = workspace::root();
     Path::new(file)
         .strip_prefix(&root)

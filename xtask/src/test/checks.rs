@@ -1,5 +1,8 @@
 //! What must be true of a run, read from its report.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use report::{Event, Leaves, Outcome as Word, SCHEMA};

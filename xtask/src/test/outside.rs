@@ -1,6 +1,9 @@
 //! The look from outside: while the machine is paused, its RAM is read as a file and its tables are walked from the CPU's own CR3,
 //! with code that the hypervisor does not use. What the hypervisor says about itself is not asked for, only compared with.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};

@@ -1,0 +1,109 @@
+//! The look accepts what is right and refuses what is wrong in one point.
+
+use tools::LeafRecord;
+use tools::audit::Pa;
+
+use super::*;
+
+const REGION: u64 = 2 << 20;
+
+fn leaf(number: u64) -> LeafRecord {
+    LeafRecord {
+        va: number * REGION,
+        pa: number * REGION,
+        bytes: REGION,
+        attributes: "rw".into(),
+        accessed: false,
+        dirty: false,
+    }
+}
+
+fn moment(leaves: impl IntoIterator<Item = u64>) -> Moment {
+    let dump = LeafDump {
+        root: 0,
+        leaves: leaves.into_iter().map(leaf).collect(),
+    };
+    Moment {
+        dump,
+        hits: Vec::new(),
+        private: Vec::new(),
+        stray: Vec::new(),
+        reached: Vec::new(),
+        sees_image: true,
+    }
+}
+
+const HIT: Hit = Hit {
+    pa: REGION,
+    instance: 1,
+    gpa: 0x1000,
+    words: 8,
+};
+
+/// A good run: region 1 is private while guests live.
+fn good() -> [Moment; 3] {
+    let mut guests = moment([0, 2]);
+    guests.hits.push(HIT);
+    guests.private.push(Frames {
+        start: REGION,
+        end: 2 * REGION,
+        owner: 1,
+    });
+    [moment(0..3), guests, moment(0..3)]
+}
+
+fn conclude(moments: [Moment; 3], hidden_mib: u64) -> String {
+    let mut look = Look::new(Path::new("ram"), 1);
+    look.moments = ["boot", "guests", "after"]
+        .map(str::to_owned)
+        .into_iter()
+        .zip(moments)
+        .collect();
+    let line = format!(
+        r#"{{"event":"phase","phase":"guests","leaves":{{"g1":0,"m2":2,"k4":0}},"hidden_mib":{hidden_mib},"gigablocks":[]}}"#
+    );
+    look.conclude(&Report::parse(line.as_bytes()))
+        .err()
+        .unwrap_or_default()
+}
+
+/// The good run with one moment spoilt.
+fn spoilt(at: usize, spoil: impl FnOnce(&mut Moment)) -> String {
+    let mut moments = good();
+    spoil(&mut moments[at]);
+    conclude(moments, 2)
+}
+
+#[test]
+fn a_good_run_is_accepted() {
+    assert_eq!(conclude(good(), 2), "");
+}
+
+#[test]
+fn what_must_not_be_is_found() {
+    let reach = Reach {
+        va: Va::new(REGION),
+        pa: Pa::new(REGION),
+        owner: 1,
+        table: None,
+    };
+    assert!(spoilt(1, |m| m.reached.push(reach)).contains("at guests the host reaches private memory"));
+    assert!(spoilt(0, |m| m.hits.push(HIT)).contains("at boot there is a guest's pattern"));
+    assert!(spoilt(2, |m| m.hits.push(HIT)).contains("after teardown 1 pieces"));
+    assert!(spoilt(1, |m| m.stray.push(HIT)).contains("outside its memory"));
+    assert!(spoilt(2, |m| m.dump.leaves.truncate(2)).contains("differ from those at boot in 1 places"));
+    assert!(spoilt(1, |m| m.dump.leaves.push(leaf(1))).contains("less than at boot"));
+}
+
+#[test]
+fn a_look_that_sees_nothing_is_no_proof() {
+    assert!(spoilt(1, |m| m.hits.clear()).contains("their pattern is nowhere"));
+    assert!(spoilt(2, |m| m.sees_image = false).contains("does not even find"));
+    assert!(conclude(good(), 4).contains("the report says Some(4194304)"));
+    let look = Look::new(Path::new("ram"), 1);
+    assert!(
+        look.conclude(&Report::default())
+            .unwrap_err()
+            .contains("did not pause at `boot`")
+    );
+}
