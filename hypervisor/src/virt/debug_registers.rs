@@ -5,16 +5,12 @@
 //! while the host runs between two of its turns.
 
 use core::arch::asm;
+use vcpu_policy::debug_registers::DR6_INIT;
 use x86::debugregs;
-
-/// DR6 with nothing reported: the bits that read as one (AMD APM vol. 2, 13.1.1.3).
-pub const DR6_INIT: u64 = 0xffff_0ff0;
-/// DR7 with no breakpoint: bit 10 reads as one (AMD APM vol. 2, 13.1.1.4).
-pub const DR7_INIT: u64 = 0x400;
 
 /// A guest's breakpoint addresses.
 #[derive(Clone, Copy, Default)]
-pub struct DebugRegisters([usize; 4]);
+pub struct DebugRegisters([u64; 4]);
 
 impl DebugRegisters {
     /// Puts the addresses on this CPU.
@@ -22,29 +18,27 @@ impl DebugRegisters {
         write(self.0);
     }
 
-    /// Takes the addresses from this CPU and leaves zeros; DR6 as after a reset.
-    pub fn save_and_clear(&mut self) {
-        // SAFETY: reading debug registers at privilege level 0 has no effect; DR7.GD is clear in the host.
-        self.0 = unsafe {
-            [
-                debugregs::dr0(),
-                debugregs::dr1(),
-                debugregs::dr2(),
-                debugregs::dr3(),
-            ]
-        };
+    /// Changes one address while the guest's registers are on this CPU; `index` is 0 to 3.
+    pub fn set(&mut self, index: u8, value: u64) {
+        self.0[usize::from(index & 3)] = value;
+        write(self.0);
+    }
+
+    /// Leaves zeros on this CPU; DR6 as after a reset. Nothing is to be saved: the guest's writes all went through [`Self::set`].
+    pub fn clear(&self) {
         write([0; 4]);
         // SAFETY: DR6 only reports; its upper half stays zero, as it must.
         unsafe { asm!("mov dr6, {}", in(reg) DR6_INIT, options(nomem, nostack, preserves_flags)) };
     }
 }
 
-fn write(addresses: [usize; 4]) {
+fn write(addresses: [u64; 4]) {
+    let [first, second, third, fourth] = addresses.map(|address| address as usize);
     // SAFETY: DR7 enables no breakpoint in the host, so the addresses have no effect on it.
     unsafe {
-        debugregs::dr0_write(addresses[0]);
-        debugregs::dr1_write(addresses[1]);
-        debugregs::dr2_write(addresses[2]);
-        debugregs::dr3_write(addresses[3]);
+        debugregs::dr0_write(first);
+        debugregs::dr1_write(second);
+        debugregs::dr2_write(third);
+        debugregs::dr3_write(fourth);
     }
 }

@@ -5,6 +5,9 @@
 //!
 //! All components that a guest could ever have enabled are saved, not only those enabled in its XCR0 now: a guest that
 //! clears a bit of XCR0 keeps what is in the registers (Intel SDM vol. 1, 13.3), and the protection keys work without XCR0.
+//!
+//! QEMU's emulation (7.2 and 10.0) does not intercept XSETBV: there the guest writes XCR0 itself. So XCR0 is read back when a turn ends, and
+//! what is kept is everything that the CPU has, not only what guests are told of.
 
 use super::unsupported::OutOfFrames;
 use crate::cpu::registers::{read_cr0, read_cr4, write_cr0, write_cr4};
@@ -18,8 +21,10 @@ use x86::controlregs::{Cr0, Cr4};
 /// What VectorState needs to know of the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VectorUnit {
-    /// The components that are kept, and the largest XCR0 for a guest; 0 when there is no XSAVE, then FXSAVE is used.
+    /// The components that are kept: all that the CPU has; 0 when there is no XSAVE, then FXSAVE is used.
     mask: u64,
+    /// The largest XCR0 that a guest is told of and allowed.
+    allowed: u64,
     /// Bytes of a save area.
     bytes: u32,
 }
@@ -65,7 +70,7 @@ impl VectorUnit {
             .is_some_and(|features| features.has_xsave());
         let mask = if has_xsave {
             let leaf = CpuIdReaderNative.cpuid2(0xd, 0);
-            xcr0::allowed(u64::from(leaf.edx) << 32 | u64::from(leaf.eax))
+            u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
         } else {
             0
         };
@@ -74,12 +79,16 @@ impl VectorUnit {
         } else {
             cpuid::area_size(&CpuIdReaderNative, mask)
         };
-        Self { mask, bytes }
+        Self {
+            mask,
+            allowed: xcr0::allowed(mask),
+            bytes,
+        }
     }
 
     /// The largest XCR0 that a guest may load; 0 without XSAVE.
     pub const fn xcr0_allowed(&self) -> u64 {
-        self.mask
+        self.allowed
     }
 
     /// Switches the instructions on for this CPU and puts all registers into the state after a reset.
@@ -107,6 +116,18 @@ impl VectorUnit {
         unsafe {
             asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags));
         }
+    }
+
+    /// XCR0 as it is now; `None` without XSAVE.
+    fn read_xcr0(&self) -> Option<u64> {
+        (self.mask != 0).then(|| {
+            let (low, high): (u32, u32);
+            // SAFETY: `enable` has set CR4.OSXSAVE.
+            unsafe {
+                asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+            }
+            u64::from(high) << 32 | u64::from(low)
+        })
     }
 
     /// Puts all registers into the state after a reset. XCR0 is the mask.
@@ -187,7 +208,7 @@ impl VectorState {
 
     /// The largest XCR0 of the guest; 0 without XSAVE.
     pub const fn xcr0_allowed(&self) -> u64 {
-        self.unit.mask
+        self.unit.allowed
     }
 
     /// Puts the registers and XCR0 on this CPU.
@@ -199,6 +220,7 @@ impl VectorState {
 
     /// Takes the registers from this CPU and leaves the state after a reset.
     pub fn save_and_clear(&mut self) {
+        self.xcr0 = self.unit.read_xcr0().unwrap_or(self.xcr0);
         self.unit.set_xcr0(self.unit.mask);
         // SAFETY: the area is page-aligned and has the unit's size.
         unsafe { self.unit.save(self.area.as_ptr()) };
@@ -210,7 +232,7 @@ impl VectorState {
     /// # Errors
     /// The rule that the value breaks; nothing changes then.
     pub fn set_xcr0(&mut self, value: u64) -> Result<(), xcr0::Xcr0Error> {
-        xcr0::check(value, self.unit.mask)?;
+        xcr0::check(value, self.unit.allowed)?;
         self.xcr0 = value;
         self.unit.set_xcr0(value);
         Ok(())

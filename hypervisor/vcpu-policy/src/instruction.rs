@@ -43,6 +43,8 @@ pub enum Expected {
     Wbinvd,
     /// A write to CR0: MOV, 0F 22 /0, or LMSW, 0F 01 /6.
     WriteCr0,
+    /// A write to a debug register: MOV, 0F 23 /r.
+    WriteDebug,
 }
 
 /// A general register by its number: RAX 0, RCX 1, RDX 2, RBX 3, RSP 4, RBP 5, RSI 6, RDI 7, then R8 to R15.
@@ -70,6 +72,13 @@ pub enum Operand {
     MoveToCr0(Register),
     /// LMSW from the low 16 bits of this register.
     LoadMachineStatus(Register),
+    /// MOV to the debug register with this number, 0 to 15.
+    MoveToDebug {
+        /// The debug register.
+        number: u8,
+        /// Where the value comes from.
+        source: Register,
+    },
 }
 
 /// A decoded instruction.
@@ -158,21 +167,33 @@ fn two_byte(input: &mut Bytes<'_>, rex: u8, expected: Expected) -> Result<Operan
         Expected::Vmcall => group7(input, 0xc1),
         Expected::Xsetbv => group7(input, 0xd1),
         Expected::WriteCr0 => write_cr0(input, rex, second),
+        Expected::WriteDebug if second == 0x23 => {
+            // As for control registers, the mode bits are ignored.
+            let (number, source) = registers(input.next()?, rex);
+            Ok(Operand::MoveToDebug { number, source })
+        }
+        Expected::WriteDebug => other,
         Expected::Hlt => other,
     }
+}
+
+/// The two registers of a move to a control or debug register: REX.R extends the first, REX.B the source.
+const fn registers(modrm: u8, rex: u8) -> (u8, Register) {
+    let number = (modrm >> 3 & 7) | (rex & 4) << 1;
+    let source = Register::from_low_bits((modrm & 7) | (rex & 1) << 3);
+    (number, source)
 }
 
 /// MOV to CR0 ignores the mode bits of ModRM: its operand is always a register. LMSW may also load from memory, which would need
 /// the guest's segments and data pages: refused.
 fn write_cr0(input: &mut Bytes<'_>, rex: u8, second: u8) -> Result<Operand, DecodeError> {
     let modrm = input.next()?;
-    let reg = (modrm >> 3) & 7;
-    // REX.R extends the control register: CR8 is not CR0. REX.B extends the source.
-    let source = Register::from_low_bits((modrm & 7) | (rex & 1) << 3);
-    match (second, reg) {
-        (0x22, 0) if rex & 4 == 0 => Ok(Operand::MoveToCr0(source)),
-        (0x01, 6) if modrm >> 6 == 3 => Ok(Operand::LoadMachineStatus(source)),
-        (0x01, 6) => Err(DecodeError::MemoryOperand),
+    let (number, source) = registers(modrm, rex);
+    match (second, number) {
+        (0x22, 0) => Ok(Operand::MoveToCr0(source)),
+        // REX.R has no meaning for an opcode in the register field.
+        (0x01, 6 | 14) if modrm >> 6 == 3 => Ok(Operand::LoadMachineStatus(source)),
+        (0x01, 6 | 14) => Err(DecodeError::MemoryOperand),
         _ => Err(DecodeError::OtherInstruction(Expected::WriteCr0)),
     }
 }
@@ -232,7 +253,8 @@ mod tests {
     fn any_expected() -> impl Strategy<Value = Expected> {
         prop_oneof![
             proptest::sample::select(PLAIN.map(|(expected, _)| expected).to_vec()),
-            Just(Expected::WriteCr0)
+            Just(Expected::WriteCr0),
+            Just(Expected::WriteDebug)
         ]
     }
 
@@ -298,6 +320,35 @@ mod tests {
             source(&[0xf0, 0x0f, 0x22, 0xc0], CodeSize::Bits32),
             Err(DecodeError::LockPrefix)
         );
+    }
+
+    #[test]
+    fn moves_to_debug_registers_name_both() {
+        let decoded = |bytes: &[u8]| {
+            decode(bytes, CodeSize::Bits64, Expected::WriteDebug).map(|i| (i.length, i.operand))
+        };
+        assert_eq!(
+            decoded(&[0x0f, 0x23, 0xf8]),
+            Ok((
+                3,
+                Operand::MoveToDebug {
+                    number: 7,
+                    source: Register(0)
+                }
+            ))
+        );
+        assert_eq!(
+            decoded(&[0x45, 0x0f, 0x23, 0xc9]),
+            Ok((
+                4,
+                Operand::MoveToDebug {
+                    number: 9,
+                    source: Register(9)
+                }
+            ))
+        );
+        assert!(decoded(&[0x0f, 0x21, 0xf8]).is_err());
+        assert_eq!(decoded(&[0x0f, 0x23]), Err(DecodeError::Truncated));
     }
 
     proptest! {

@@ -5,7 +5,8 @@
 //!
 //! - [`fetch`] finds the bytes at RIP through the guest's own tables ([`paging_walk`]), where the CPU does not hand them over.
 //! - [`instruction`] decodes them: length, and the source register of a move to CR0.
-//! - [`cpuid`], [`msr`], [`cr0`] and [`xcr0`] say what the instruction gives the guest: a value, a [`Fault`], or its end.
+//! - [`cpuid`], [`msr`], [`cr0`], [`xcr0`] and [`debug_registers`] say what the instruction gives the guest: a value, a
+//!   [`Fault`], or its end.
 //!
 //! Before an entry, [`asid`] says under which tag the TLB keeps the guest's translations and what must be flushed.
 //!
@@ -16,6 +17,7 @@
 pub mod asid;
 pub mod cpuid;
 pub mod cr0;
+pub mod debug_registers;
 pub mod fetch;
 pub mod instruction;
 pub mod msr;

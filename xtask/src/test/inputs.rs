@@ -6,9 +6,14 @@ pub fn cut(mut archive: Vec<u8>) -> Vec<u8> {
     archive
 }
 
-/// An archive with one wrong byte in the name of its first file: the header's checksum no longer fits.
+/// An archive with one wrong byte in the name of its second file: the header's checksum no longer fits.
 pub fn damaged(mut archive: Vec<u8>) -> Vec<u8> {
-    if let Some(byte) = archive.first_mut() {
+    // A header is a block of 512 bytes with the size in octal at 124, and the contents fill whole blocks (POSIX pax, ustar).
+    let size = archive
+        .get(124..135)
+        .and_then(|digits| usize::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+    let second = 512 + size.unwrap_or_default().next_multiple_of(512);
+    if let Some(byte) = archive.get_mut(second) {
         *byte ^= 0x20;
     }
     archive
@@ -264,7 +269,7 @@ mod tests {
 
     #[test]
     fn spoilt_archives_differ_from_good_ones() {
-        let good = vec![7_u8; 4096];
+        let good = vec![b'0'; 4096];
         for spoil in [cut, damaged, garbage, gzip] {
             assert_ne!(spoil(good.clone()), good);
         }

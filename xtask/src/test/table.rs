@@ -163,7 +163,11 @@ fn bad_input() -> Vec<Row> {
         Row {
             archive: Archive::Files(inputs::hostile),
             ..failing(
-                &["text", "not an ELF file", "expected exit:0"],
+                &[
+                    "text#1 ended by refused",
+                    "not an ELF file",
+                    "expected was exit:0",
+                ],
                 "bad-guest-no-elf",
                 "a guest that is no ELF file is not launched",
                 "guest=text,memory=4M",
@@ -184,13 +188,13 @@ fn bad_input() -> Vec<Row> {
             )
         },
         failing(
-            &["hello", "refused", "1024 MiB"],
+            &["hello#1 ended by refused", "out of memory: 1048576 KiB wanted"],
             "bad-guest-larger-than-ram",
             "a guest larger than RAM is not launched",
             "guest=hello,memory=1G",
         ),
         failing(
-            &["hello", "refused", "1048576 MiB"],
+            &["hello#1 ended by refused", "1048576 MiB is too large"],
             "bad-guest-absurd-memory",
             "a guest of 1 TiB is not launched",
             "guest=hello,memory=1T",
@@ -239,7 +243,11 @@ fn bad_machines() -> Vec<Row> {
         },
         Row {
             memory_mib: 64,
-            ..row(&["64 MiB", "128 MiB"], "little-ram", "too little RAM is refused")
+            ..row(
+                &["63 MiB of RAM", "at least 128 MiB"],
+                "little-ram",
+                "too little RAM is refused",
+            )
         },
     ]
 }
@@ -285,12 +293,17 @@ fn deliberate_mistakes() -> Vec<Row> {
     vec![
         row(
             "read-hole",
-            &["page fault", "hole of guest 1"],
+            &["Page Fault", "supervisor read, not present", "hole of guest 1"],
             "reading a hidden frame through the direct map faults",
         ),
         row(
             "write-text",
-            &["page fault", "direct map"],
+            &[
+                "Page Fault",
+                "supervisor write, not permitted",
+                "direct map of",
+                "image section .text",
+            ],
             "writing to code through the direct map faults",
         ),
         row(

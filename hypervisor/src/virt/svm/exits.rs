@@ -4,22 +4,19 @@ use super::exit_code::ExitCode;
 use super::instructions::{R8, R9, R10, RAX, RBX, RCX, RDI, RDX, RSI};
 use super::intercepts::{ALIGNMENT_CHECK, DEBUG, GENERAL_PROTECTION, INVALID_OPCODE};
 use super::vcpu::SvmVcpu;
-use super::vmcb::bits::{Event, memory_fault, move_source, port_access};
+use super::vmcb::bits::{Event, control_move_source, debug_move_source, memory_fault, port_access};
 use crate::virt::{Cause, Ending, Exit, GuestRead, Unexpected};
 use guest_abi::Arguments;
 use memory::address::Gva;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
+use vcpu_policy::debug_registers::{self, DR6_ACCESS_DETECTED, DR6_SINGLE_STEP, DR7_GENERAL_DETECT, Write};
 use vcpu_policy::fetch::{CodeState, instruction_bytes};
-use vcpu_policy::instruction::{Expected, Operand, Register, decode};
+use vcpu_policy::instruction::{CodeSize, DecodeError, Expected, Operand, Register, decode};
 use vcpu_policy::msr::Outcome;
 use vcpu_policy::{Fault, cpuid, cr0};
 use x86::bits64::rflags::RFlags;
 
-/// DR6.BS: a single step (AMD APM vol. 2, 13.1.1.3).
-const DR6_SINGLE_STEP: u64 = 1 << 14;
-/// DR7.GD: the next access to a debug register is a #DB; delivering one clears it (AMD APM vol. 2, 13.1.1.4).
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
 /// EXITINFO1 of an MSR access: a write (AMD APM vol. 2, 15.11).
 const MSR_WRITE: u64 = 1;
 
@@ -60,16 +57,14 @@ fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Resul
         ExitCode::Cpuid => answer_cpuid(vcpu, memory)?,
         ExitCode::Msr => access_msr(vcpu, info_1 & MSR_WRITE != 0, memory)?,
         ExitCode::WriteCr0 => write_cr0(vcpu, info_1, memory)?,
+        ExitCode::WriteDebug(number) => write_debug(vcpu, number, info_1, memory)?,
         ExitCode::Xsetbv => set_xcr0(vcpu, memory)?,
         ExitCode::Invd => advance(vcpu, Expected::Invd, memory)?,
         ExitCode::Wbinvd => advance(vcpu, Expected::Wbinvd, memory)?,
         ExitCode::HiddenInstruction => raise(vcpu, Fault::InvalidOpcode)?,
         // There is no counter that a guest may read.
         ExitCode::Rdpmc => raise(vcpu, Fault::GeneralProtection)?,
-        ExitCode::Debug => {
-            vcpu.vmcb().save.dr7 &= !DR7_GENERAL_DETECT;
-            inject(vcpu, Event::exception(DEBUG))?;
-        }
+        ExitCode::Debug => debug_exception(vcpu)?,
         ExitCode::AlignmentCheck => inject(vcpu, Event::exception_with_code(ALIGNMENT_CHECK, 0))?,
         ExitCode::NestedPageFault => return Err(Cause::MemoryFault(memory_fault(info_1, info_2))),
         ExitCode::Shutdown => return Err(Cause::Shutdown),
@@ -104,6 +99,12 @@ fn raise(vcpu: &mut SvmVcpu, fault: Fault) -> Result<(), Cause> {
         Fault::InvalidOpcode => Event::exception(INVALID_OPCODE),
     };
     inject(vcpu, event)
+}
+
+/// Gives the guest a #DB, for which DR6 has been set.
+fn debug_exception(vcpu: &mut SvmVcpu) -> Result<(), Cause> {
+    vcpu.vmcb().save.dr7 &= !DR7_GENERAL_DETECT;
+    inject(vcpu, Event::exception(DEBUG))
 }
 
 /// Where the guest's next instruction is.
@@ -243,8 +244,8 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Res
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
-    let reported = if vcpu.found.decode_assists() && vcpu.found.next_rip() {
-        move_source(info_1)
+    let reported = if vcpu.found.reports_moves() {
+        control_move_source(info_1)
     } else {
         None
     };
@@ -263,7 +264,6 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Res
         efer,
         code_is_64_bit: save.cs.attributes.is_long(),
     };
-    let in_64_bit_code = efer & cr0::EFER_LMA != 0 && before.code_is_64_bit;
     let result = match write.operand {
         Operand::MoveToCr0(source) => {
             let value = vcpu.registers.get(source);
@@ -297,6 +297,39 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Res
     }
 }
 
+fn write_debug(vcpu: &mut SvmVcpu, number: u8, info_1: u64, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+    if !is_privileged(vcpu) {
+        return raise(vcpu, Fault::GeneralProtection);
+    }
+    if vcpu.vmcb().save.dr7 & DR7_GENERAL_DETECT != 0 {
+        vcpu.vmcb().save.dr6 |= DR6_ACCESS_DETECTED;
+        return debug_exception(vcpu);
+    }
+    let (next_rip, source) = if vcpu.found.reports_moves() {
+        let source = Register::from_low_bits(debug_move_source(info_1));
+        (vcpu.vmcb().control.next_rip, source)
+    } else {
+        let decoded = decode_at_rip(vcpu, Expected::WriteDebug, memory)?;
+        match decoded.operand {
+            Operand::MoveToDebug {
+                number: decoded_number,
+                source,
+            } if decoded_number == number => (decoded.next_rip, source),
+            _ => return Err(Unexpected::Decode(DecodeError::OtherInstruction(Expected::WriteDebug)).into()),
+        }
+    };
+    let value = operand(vcpu, source);
+    let cr4 = vcpu.vmcb().save.cr4;
+    match debug_registers::write(number, value, cr4) {
+        Err(fault) => return raise(vcpu, fault),
+        Ok(Write::Address { index, value }) => vcpu.debug.set(index, value),
+        Ok(Write::Status(dr6)) => vcpu.vmcb().save.dr6 = dr6,
+        Ok(Write::Control(dr7)) => vcpu.vmcb().save.dr7 = dr7,
+    }
+    go_on_at(vcpu, next_rip);
+    Ok(())
+}
+
 fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
     let cr4 = vcpu.vmcb().save.cr4;
     if vcpu.vectors.xcr0_allowed() == 0 || cr4 & CR4_OSXSAVE == 0 {
@@ -314,6 +347,15 @@ fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause>
             Ok(())
         }
         Err(_) => raise(vcpu, Fault::GeneralProtection),
+    }
+}
+
+/// The source of a move to a control or debug register: 64 bits wide in 64-bit code, else 32.
+fn operand(vcpu: &mut SvmVcpu, source: Register) -> u64 {
+    let value = vcpu.registers.get(source);
+    match code_state(vcpu).code_size() {
+        CodeSize::Bits64 => value,
+        CodeSize::Bits32 | CodeSize::Bits16 => value & 0xffff_ffff,
     }
 }
 

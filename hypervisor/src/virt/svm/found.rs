@@ -13,7 +13,7 @@ pub struct SvmFound {
     flush_by_asid: bool,
     /// An exit by an instruction reports the RIP after it.
     next_rip: bool,
-    /// An exit by MOV to CR0 reports the source register.
+    /// An exit by a move to a control or debug register reports the source.
     decode_assists: bool,
     /// RDPRU exists, and its intercept.
     rdpru: bool,
@@ -70,9 +70,9 @@ impl SvmFound {
         self.next_rip
     }
 
-    /// Whether an exit by MOV to CR0 reports the source register.
-    pub(super) const fn decode_assists(&self) -> bool {
-        self.decode_assists
+    /// Whether an exit by a move to a control or debug register reports all there is to know of the instruction.
+    pub(super) const fn reports_moves(&self) -> bool {
+        self.decode_assists && self.next_rip
     }
 
     /// Whether RDPRU exists, and its intercept.

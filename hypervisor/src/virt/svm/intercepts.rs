@@ -36,6 +36,9 @@ mod second {
     pub const RDPRU: u32 = 1 << 14;
 }
 
+/// Word at offset 004H: writes of all debug registers, for the reason that `vcpu_policy::debug_registers` gives.
+pub const DEBUG_REGISTERS: u32 = 0xffff_0000;
+
 /// Word at offset 00CH.
 ///
 /// Physical events, so that they stay the host's; what would leave the guest (ports, MSRs, HLT, shutdown, FERR, task switch); what is

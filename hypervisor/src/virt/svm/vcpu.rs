@@ -9,13 +9,14 @@ use super::vmcb::bits::{Event, SegmentAttributes, VirtualInterruptControl};
 use super::vmcb::{SaveArea, Segment};
 use super::{Svm, SvmCpu, SvmFound, exits, frame, intercepts};
 use crate::frames::Frames;
-use crate::virt::debug_registers::{DR6_INIT, DR7_INIT, DebugRegisters};
+use crate::virt::debug_registers::DebugRegisters;
 use crate::virt::vector_state::VectorState;
 use crate::virt::{Exit, GuestModeHooks, GuestRead, Loaded, OutOfFrames, StartState, Vcpu};
 use memory::address::Hpa;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
 use vcpu_policy::cr0;
+use vcpu_policy::debug_registers::{DR6_INIT, DR7_INIT};
 use vcpu_policy::msr::VirtualMsrs;
 use x86::controlregs::Cr4;
 
@@ -38,7 +39,7 @@ pub struct SvmVcpu {
     /// The registers that are not in the control block; RAX and RSP follow it after each exit.
     pub(super) registers: GuestRegisters,
     pub(super) vectors: VectorState,
-    debug: DebugRegisters,
+    pub(super) debug: DebugRegisters,
     pub(super) msrs: VirtualMsrs,
     lease: Option<Lease>,
 }
@@ -65,6 +66,7 @@ impl SvmVcpu {
         let efer = vcpu.msrs.efer();
         let block = vcpu.vmcb();
         let control = &mut block.control;
+        control.intercept_dr = intercepts::DEBUG_REGISTERS;
         control.intercept_exceptions = intercepts::EXCEPTIONS;
         control.intercept_first = intercepts::FIRST;
         control.intercept_second = intercepts::second(svm.found.rdpru());
@@ -174,7 +176,7 @@ impl Loaded for LoadedSvm<'_> {
 impl Drop for LoadedSvm<'_> {
     fn drop(&mut self) {
         self.vcpu.vectors.save_and_clear();
-        self.vcpu.debug.save_and_clear();
+        self.vcpu.debug.clear();
     }
 }
 

@@ -188,15 +188,20 @@ pub fn memory_fault(exit_info_1: u64, exit_info_2: u64) -> MemoryFault {
 }
 
 bitfield! {
-    /// EXITINFO1 of a write to CR0, where CPUID offers decode assists (AMD APM vol. 2, 15.33.1).
-    struct ControlWriteInfo(u64);
+    /// EXITINFO1 of a MOV to CR0 or a debug register, where CPUID offers decode assists (AMD APM vol. 2, 15.33.1 and 15.33.2).
+    struct MoveInfo(u64);
     u8;
     register, _: 3, 0;
     is_move, _: 63;
 }
 
-/// The source of the MOV to CR0 that EXITINFO1 describes; `None` for LMSW, or when the CPU does not say.
-pub fn move_source(exit_info_1: u64) -> Option<u8> {
-    let info = ControlWriteInfo(exit_info_1);
+/// The number of the source register of a MOV to CR0; `None` for LMSW.
+pub fn control_move_source(exit_info_1: u64) -> Option<u8> {
+    let info = MoveInfo(exit_info_1);
     info.is_move().then(|| info.register())
+}
+
+/// The number of the source register of a MOV to a debug register.
+pub fn debug_move_source(exit_info_1: u64) -> u8 {
+    MoveInfo(exit_info_1).register()
 }
