@@ -86,11 +86,6 @@ impl VectorUnit {
         }
     }
 
-    /// The largest XCR0 that a guest may load; 0 without XSAVE.
-    pub const fn xcr0_allowed(&self) -> u64 {
-        self.allowed
-    }
-
     /// Switches the instructions on for this CPU and puts all registers into the state after a reset.
     pub fn enable(&self) {
         let mut cr4 = Cr4::CR4_ENABLE_SSE | Cr4::CR4_UNMASKED_SSE;

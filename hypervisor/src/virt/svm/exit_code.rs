@@ -27,8 +27,6 @@ pub enum ExitCode {
     Rdpmc,
     /// CPUID.
     Cpuid,
-    /// INVD.
-    Invd,
     /// HLT.
     Hlt,
     /// IN, OUT, INS, OUTS.
@@ -43,8 +41,8 @@ pub enum ExitCode {
     Shutdown,
     /// VMMCALL.
     Vmmcall,
-    /// WBINVD, WBNOINVD.
-    Wbinvd,
+    /// INVD, WBINVD, WBNOINVD.
+    InvalidateCaches,
     /// XSETBV.
     Xsetbv,
     /// An instruction that guests do not have: the SVM ones, RDTSCP, MONITOR, MWAIT, RDPRU.
@@ -78,7 +76,7 @@ impl ExitCode {
             0x65 => Self::WriteCr0,
             0x6f => Self::Rdpmc,
             0x72 => Self::Cpuid,
-            0x76 => Self::Invd,
+            0x76 | 0x89 => Self::InvalidateCaches,
             0x78 => Self::Hlt,
             0x7b => Self::Port,
             0x7c => Self::Msr,
@@ -86,7 +84,6 @@ impl ExitCode {
             0x7e => Self::FerrFreeze,
             0x7f => Self::Shutdown,
             0x81 => Self::Vmmcall,
-            0x89 => Self::Wbinvd,
             0x8d => Self::Xsetbv,
             // INVLPGA; VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, RDTSCP; MONITOR, MWAIT, armed MWAIT; RDPRU.
             0x7a | 0x80 | 0x82..=0x87 | 0x8a..=0x8c | 0x8e => Self::HiddenInstruction,

@@ -59,8 +59,8 @@ fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Resul
         ExitCode::WriteCr0 => write_cr0(vcpu, info_1, memory)?,
         ExitCode::WriteDebug(number) => write_debug(vcpu, number, info_1, memory)?,
         ExitCode::Xsetbv => set_xcr0(vcpu, memory)?,
-        ExitCode::Invd => advance(vcpu, Expected::Invd, memory)?,
-        ExitCode::Wbinvd => advance(vcpu, Expected::Wbinvd, memory)?,
+        // Nothing to do: the caches are the host's, and the guest's memory is write-back.
+        ExitCode::InvalidateCaches => advance(vcpu, Expected::InvalidateCaches, memory)?,
         ExitCode::HiddenInstruction => raise(vcpu, Fault::InvalidOpcode)?,
         // There is no counter that a guest may read.
         ExitCode::Rdpmc => raise(vcpu, Fault::GeneralProtection)?,
@@ -265,22 +265,11 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Res
         code_is_64_bit: save.cs.attributes.is_long(),
     };
     let result = match write.operand {
-        Operand::MoveToCr0(source) => {
-            let value = vcpu.registers.get(source);
-            // Outside 64-bit code a register has 32 bits.
-            cr0::write(
-                before,
-                if in_64_bit_code {
-                    value
-                } else {
-                    value & 0xffff_ffff
-                },
-            )
-        }
+        Operand::MoveToCr0(source) => cr0::write(before, operand(vcpu, source)),
         Operand::LoadMachineStatus(source) => {
             cr0::load_machine_status(before, vcpu.registers.get(source) as u16)
         }
-        Operand::None => Err(Fault::InvalidOpcode),
+        Operand::None | Operand::MoveToDebug { .. } => Err(Fault::InvalidOpcode),
     };
     match result {
         Err(fault) => raise(vcpu, fault),

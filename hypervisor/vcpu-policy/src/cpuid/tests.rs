@@ -29,6 +29,7 @@ fn recorded(text: &str) -> impl CpuIdReader {
 }
 
 const XEON: &str = include_str!("../../tests/dumps/xeon-under-kvm.txt");
+const QEMU: &str = include_str!("../../tests/dumps/qemu-tcg-7.2-max.txt");
 
 /// Every bit of every register set: a CPU that claims all there is.
 fn all_ones(_: u32, _: u32) -> CpuIdResult {
@@ -201,6 +202,18 @@ fn keeps_its_identity(dump: &str) {
 #[test]
 fn a_xeon_keeps_its_identity() {
     keeps_its_identity(XEON);
+}
+
+#[test]
+fn an_emulated_amd_cpu_keeps_its_identity() {
+    keeps_its_identity(QEMU);
+    // It has SVM, five-level paging and MPX, and no guest may know.
+    let host = recorded(QEMU);
+    assert_ne!(host.cpuid1(0x8000_0001).ecx & 1 << 2, 0);
+    assert_ne!(host.cpuid2(7, 0).ecx & 1 << 16, 0);
+    assert_eq!(host_mask(&host), xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::PKRU);
+    assert_eq!(answer(&host, &view(&host), 7, 0).ecx & 1 << 16, 0);
+    assert_eq!(answer(&host, &view(&host), 0xd, 3), ZERO);
 }
 
 #[test]
