@@ -7,7 +7,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use guest_abi::pattern::Pattern;
+use guest_abi::pattern::{Pattern, REGISTERS};
 use tools::audit::{Format, Reach, Tables, Va};
 use tools::{
     Frames, Hit, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, reachable, search, threads,
@@ -25,11 +25,11 @@ const PHYSICAL_BITS: u32 = 52;
 struct Moment {
     /// Every leaf under CR3.
     dump: LeafDump,
-    /// Runs of guests' words anywhere in RAM.
+    /// Runs of guests' words anywhere in RAM, those for registers included.
     hits: Vec<Hit>,
     /// Memory of guests: under their second stages, and where their words were found.
     private: Vec<Frames>,
-    /// Runs of guests' words that are under no second stage.
+    /// Runs of guests' words for memory that are under no second stage.
     stray: Vec<Hit>,
     /// Where the host reaches private memory.
     reached: Vec<Reach>,
@@ -69,12 +69,7 @@ impl Look {
 
         let hits = search(&ram, &self.pattern, threads()).context("search the RAM")?;
         let guests = second_stages(&ram, &view)?;
-        let stray = hits
-            .iter()
-            .filter(|hit| !covered(hit, &guests))
-            .copied()
-            .collect();
-        let private = Frames::sorted([guests, Frames::of_hits(&hits)].concat());
+        let (private, stray) = private(&hits, guests);
         let reached = reachable(&tables, &private).map_err(walk)?;
         let image = [Frames {
             start: IMAGE,
@@ -129,22 +124,23 @@ impl Look {
             }
         }
         if let Some(hit) = boot.hits.first() {
-            return Err(format!("at boot there is a guest's pattern: {hit:?}"));
+            return Err(format!("at boot there is a guest's pattern: {}", words(hit)));
         }
         if let Some(hit) = after.hits.first() {
             return Err(format!(
-                "after teardown {} pieces of guests' patterns are left, first {hit:?}",
-                after.hits.len()
+                "after teardown {} pieces of guests' patterns are left, first {}",
+                after.hits.len(),
+                words(hit)
             ));
         }
-        if guests.hits.is_empty() {
+        if guests.hits.iter().all(|hit| hit.gpa >= REGISTERS) {
             return Err(
                 "with guests alive their pattern is nowhere: the search would find nothing later either"
                     .into(),
             );
         }
         if let Some(hit) = guests.stray.first() {
-            return Err(format!("a guest's words lie outside its memory: {hit:?}"));
+            return Err(format!("a guest's words lie outside its memory: {}", words(hit)));
         }
         let differences = compare(&boot.dump.leaves, &after.dump.leaves);
         if let Some(first) = differences.first() {
@@ -171,9 +167,40 @@ impl Look {
     }
 }
 
+/// A run of words, as people read it.
+fn words(hit: &Hit) -> String {
+    let Hit {
+        pa,
+        instance,
+        gpa,
+        words,
+    } = hit;
+    let what = if *gpa < REGISTERS {
+        "memory at"
+    } else {
+        "registers, as"
+    };
+    format!("{words} words of guest {instance} for its {what} {gpa:#x}, found at physical {pa:#x}")
+}
+
 /// Bytes that the leaves map.
 fn mapped(dump: &LeafDump) -> u64 {
     dump.leaves.iter().map(|leaf| leaf.bytes).sum()
+}
+
+/// All memory of guests, and the runs of words that are in none of the extents of their second stages. Words for registers are left out: they
+/// lie in the host's memory while their guest does not run.
+fn private(hits: &[Hit], second_stages: Vec<Frames>) -> (Vec<Frames>, Vec<Hit>) {
+    let of_memory: Vec<Hit> = hits.iter().filter(|hit| hit.gpa < REGISTERS).copied().collect();
+    let stray = of_memory
+        .iter()
+        .filter(|hit| !covered(hit, &second_stages))
+        .copied()
+        .collect();
+    (
+        Frames::sorted([second_stages, Frames::of_hits(&of_memory)].concat()),
+        stray,
+    )
 }
 
 /// Whether the words lie in one of the extents of the guests.

@@ -107,3 +107,31 @@ fn a_look_that_sees_nothing_is_no_proof() {
             .contains("did not pause at `boot`")
     );
 }
+
+#[test]
+fn words_for_registers_may_lie_in_the_host() {
+    let extent = Frames {
+        start: REGION,
+        end: 2 * REGION,
+        owner: 1,
+    };
+    let register = Hit {
+        pa: 5 * REGION,
+        gpa: REGISTERS,
+        ..HIT
+    };
+    assert_eq!(private(&[HIT, register], vec![extent]), (vec![extent], vec![]));
+    let stray = Hit {
+        pa: 5 * REGION,
+        ..HIT
+    };
+    let (frames, found) = private(&[HIT, stray], vec![extent]);
+    assert_eq!(found, [stray]);
+    assert_eq!(frames.len(), 2);
+    // Words that begin in the extent and go on behind it.
+    let crossing = Hit {
+        pa: 2 * REGION - 8,
+        ..HIT
+    };
+    assert_eq!(private(&[crossing], vec![extent]).1, [crossing]);
+}
