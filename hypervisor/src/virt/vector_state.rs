@@ -6,7 +6,7 @@
 //! All components that a guest could ever have enabled are saved, not only those enabled in its XCR0 now: a guest that
 //! clears a bit of XCR0 keeps what is in the registers (Intel SDM vol. 1, 13.3), and the protection keys work without XCR0.
 //!
-//! QEMU's emulation (7.2 and 10.0) does not intercept XSETBV: there the guest writes XCR0 itself. So XCR0 is read back when a turn ends, and
+//! QEMU's emulation (7.2 and 10.0) does not intercept XSETBV: there the guest writes XCR0 itself. So XCR0 is read back, and
 //! what is kept is everything that the CPU has, not only what guests are told of.
 
 use super::unsupported::OutOfFrames;
@@ -196,8 +196,9 @@ impl VectorState {
         })
     }
 
-    /// XCR0 of the guest.
-    pub const fn xcr0(&self) -> u64 {
+    /// XCR0 of the guest, while its registers are on this CPU.
+    pub fn loaded_xcr0(&mut self) -> u64 {
+        self.xcr0 = self.unit.read_xcr0().unwrap_or(self.xcr0);
         self.xcr0
     }
 
@@ -215,7 +216,7 @@ impl VectorState {
 
     /// Takes the registers from this CPU and leaves the state after a reset.
     pub fn save_and_clear(&mut self) {
-        self.xcr0 = self.unit.read_xcr0().unwrap_or(self.xcr0);
+        self.loaded_xcr0();
         self.unit.set_xcr0(self.unit.mask);
         // SAFETY: the area is page-aligned and has the unit's size.
         unsafe { self.unit.save(self.area.as_ptr()) };

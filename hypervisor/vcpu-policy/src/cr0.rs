@@ -100,7 +100,7 @@ pub const fn write(before: Before, value: u64) -> Result<After, Fault> {
 /// The effect of LMSW: it loads PE, MP, EM and TS and cannot clear PE (AMD APM vol. 3, LMSW).
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub const fn load_machine_status(before: Before, source: u16) -> Result<After, Fault> {
     let low = source as u64 & (PE | MP | EM | TS);
     write(before, (before.cr0 & !(MP | EM | TS)) | low)

@@ -195,7 +195,7 @@ fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Ca
     let next = next_rip(vcpu, Expected::Cpuid, memory)?;
     let view = GuestView {
         cr4: vcpu.vmcb().save.cr4,
-        xcr0: vcpu.vectors.xcr0(),
+        xcr0: vcpu.vectors.loaded_xcr0(),
         xcr0_allowed: vcpu.vectors.xcr0_allowed(),
     };
     let leaf = vcpu.registers.get(RAX) as u32;

@@ -136,10 +136,6 @@ impl Vcpu for SvmVcpu {
         LoadedSvm { vcpu: self, cpu }
     }
 
-    fn flush_translations(&mut self) {
-        self.make_stale();
-    }
-
     fn retire(mut self, cpu: &mut SvmCpu) {
         if let Some(lease) = self.lease.take() {
             cpu.asids.retire(lease);

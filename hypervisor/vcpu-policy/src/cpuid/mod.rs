@@ -1,7 +1,7 @@
 //! What CPUID tells a guest: the host's answer through a whitelist.
 //!
-//! Three lists ([`features`]) say which feature bits pass; a bit that is not in them is hidden, so a CPU newer than this code
-//! shows a guest nothing that nobody has thought about. [`xsave`] computes leaf 0DH from the parts the guest may have. Vendor, family,
+//! Lists (`features`) say which feature bits pass; a bit that is not in them is hidden, so a CPU newer than this code
+//! shows a guest nothing that nobody has thought about. `xsave` computes leaf 0DH from the parts the guest may have. Vendor, family,
 //! brand and address widths are the host's. The rest is zero.
 //!
 //! CPUID does not stop a guest from using what it hides: what could do harm is intercepted or swapped as well.
