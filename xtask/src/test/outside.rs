@@ -124,13 +124,16 @@ impl Look {
             }
         }
         if let Some(hit) = boot.hits.first() {
-            return Err(format!("at boot there is a guest's pattern: {}", words(hit)));
+            return Err(format!(
+                "at boot there is a guest's pattern: {}",
+                words(hit, &boot.dump)
+            ));
         }
         if let Some(hit) = after.hits.first() {
             return Err(format!(
                 "after teardown {} pieces of guests' patterns are left, first {}",
                 after.hits.len(),
-                words(hit)
+                words(hit, &after.dump)
             ));
         }
         if guests.hits.iter().all(|hit| hit.gpa >= REGISTERS) {
@@ -140,7 +143,10 @@ impl Look {
             );
         }
         if let Some(hit) = guests.stray.first() {
-            return Err(format!("a guest's words lie outside its memory: {}", words(hit)));
+            return Err(format!(
+                "a guest's words lie outside its memory: {}",
+                words(hit, &guests.dump)
+            ));
         }
         let differences = compare(&boot.dump.leaves, &after.dump.leaves);
         if let Some(first) = differences.first() {
@@ -167,8 +173,8 @@ impl Look {
     }
 }
 
-/// A run of words, as people read it.
-fn words(hit: &Hit) -> String {
+/// A run of words as people read it, with every address at which the host sees it.
+fn words(hit: &Hit, dump: &LeafDump) -> String {
     let Hit {
         pa,
         instance,
@@ -180,7 +186,21 @@ fn words(hit: &Hit) -> String {
     } else {
         "registers, as"
     };
-    format!("{words} words of guest {instance} for its {what} {gpa:#x}, found at physical {pa:#x}")
+    let leaves = dump
+        .leaves
+        .iter()
+        .filter(|leaf| (leaf.pa..leaf.pa + leaf.bytes).contains(pa));
+    let seen: Vec<_> = leaves
+        .map(|leaf| format!("{:#x}", leaf.va + (pa - leaf.pa)))
+        .collect();
+    let seen = if seen.is_empty() {
+        "nowhere".into()
+    } else {
+        format!("at {}", seen.join(" and "))
+    };
+    format!(
+        "{words} words of guest {instance} for its {what} {gpa:#x}, found at physical {pa:#x}, seen by the host {seen}"
+    )
 }
 
 /// Bytes that the leaves map.
