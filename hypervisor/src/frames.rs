@@ -94,7 +94,8 @@ impl Drop for Frames {
 #[derive(Debug)]
 pub struct FrameBox<T> {
     value: NonNull<T>,
-    frames: Frames,
+    /// Freed after the value is dropped.
+    _frames: Frames,
 }
 
 impl<T> FrameBox<T> {
@@ -113,18 +114,12 @@ impl<T> FrameBox<T> {
         // SAFETY: the extent is large enough, aligned to a page and ours alone.
         unsafe { pointer.write(value) };
         match NonNull::new(pointer) {
-            Some(value) => Ok(Self { value, frames }),
+            Some(value) => Ok(Self {
+                value,
+                _frames: frames,
+            }),
             None => panic!("broken invariant: the direct map starts at address 0"),
         }
-    }
-
-    /// Takes the value out and frees the frames.
-    pub fn into_inner(self) -> T {
-        let Self { value, frames } = &*core::mem::ManuallyDrop::new(self);
-        // SAFETY: both are read once: `ManuallyDrop` keeps `self` from dropping them again.
-        let (value, frames) = unsafe { (value.as_ptr().read(), core::ptr::read(frames)) };
-        drop(frames);
-        value
     }
 }
 

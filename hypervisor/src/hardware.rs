@@ -78,7 +78,7 @@ impl WalkerView {
 
 impl PhysicalRead for WalkerView {
     fn read_u64(&self, pa: Pa) -> Option<u64> {
-        if pa.get() % 8 != 0 || pa.get() >= self.end.min(DIRECT_MAP_BYTES) {
+        if !pa.get().is_multiple_of(8) || pa.get() >= self.end.min(DIRECT_MAP_BYTES) {
             return None;
         }
         let word = core::ptr::with_exposed_provenance::<u64>((DIRECT_MAP_BASE.get() + pa.get()) as usize);

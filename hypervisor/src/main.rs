@@ -42,7 +42,7 @@ use console::ExitCode;
 use cpu::apic::LocalApic;
 use cpu::descriptor::CpuTables;
 use cpu::fault_report::set_address_describer;
-use cpu::features::Features;
+use cpu::features::{Features, Vendor};
 use cpu::stack::{IstStacks, Stack, StackMemory};
 use cpu::timer::{self, Clock, Timer};
 use cpu::{apic as local_apic, pic, registers};
@@ -201,6 +201,10 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
 
     let found = match Svm::detect() {
         Ok(found) => found,
+        Err(_) if features.vendor == Vendor::Intel => refuse!(
+            "this is an Intel CPU, and this version runs guests with AMD's SVM only: use an AMD host, or QEMU with \
+             `-accel tcg -cpu max`"
+        ),
         Err(error) => refuse!("{error}"),
     };
     start_report(
@@ -249,8 +253,8 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
 fn end(mut checks: Checks, mut reporter: Reporter<'_>, windows: &Windows) -> ! {
     reporter.moment(Moment::After, &mut checks, core::iter::empty());
     match reporter.finish(&mut checks, windows) {
-        Ok(()) => console::finish(ExitCode::Pass, format_args!("")),
-        Err(reason) => console::finish(ExitCode::Fail, format_args!("{reason}")),
+        None => console::finish(ExitCode::Pass, format_args!("")),
+        Some(reason) => console::finish(ExitCode::Fail, format_args!("{reason}")),
     }
 }
 
@@ -286,7 +290,7 @@ impl core::fmt::Display for Names<'_> {
 }
 
 fn ram_mib(ram: &Ram) -> u64 {
-    ram.map.frames() * PAGE_SIZE >> 20
+    (ram.map.frames() * PAGE_SIZE) >> 20
 }
 
 /// Says what runs and on what.

@@ -38,7 +38,7 @@ pub struct Config<'a> {
 pub enum Phase {
     /// The direct map is built and nothing is hidden yet.
     Boot,
-    /// Guests live and have run.
+    /// The first guest has ended, none has been taken down: all of them still have their memory.
     Guests,
     /// All guests are torn down.
     After,

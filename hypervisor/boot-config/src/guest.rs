@@ -33,7 +33,7 @@ pub struct Launch {
     pub limit: Duration,
     /// How each instance is expected to end.
     pub expect: Expected,
-    /// Start only when every guest named before it has ended.
+    /// Start each instance only when every guest before it, its own earlier instances included, has ended.
     pub after: bool,
 }
 

@@ -153,6 +153,8 @@ pub struct Guest<S> {
     pub exits: u64,
     /// Hypercalls among them.
     pub hypercalls: u64,
+    /// Turns on the CPU that came right after another guest's turn.
+    pub alternations: u64,
     /// Time on a CPU in microseconds.
     pub cpu_us: u64,
 }

@@ -46,6 +46,7 @@ fn samples() -> Vec<Event<&'static str>> {
             detail: "wrote to 0x4000000, which it does not own",
             exits: 7,
             hypercalls: 2,
+            alternations: 7,
             cpu_us: 1234,
         }),
         Event::ReportValue(ReportValue {

@@ -4,10 +4,10 @@
 
 use memory::address::{Hpa, Hva};
 use x86::apic::xapic::{
-    XAPIC_EOI, XAPIC_ID, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1, XAPIC_LVT_TIMER, XAPIC_SVR,
+    XAPIC_EOI, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1, XAPIC_LVT_TIMER, XAPIC_SVR,
     XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF, XAPIC_TIMER_INIT_COUNT, XAPIC_TPR,
 };
-use x86::msr::{IA32_APIC_BASE, IA32_X2APIC_APICID};
+use x86::msr::IA32_APIC_BASE;
 
 use super::exception::{SPURIOUS_VECTOR, TIMER_VECTOR};
 use super::features::Features;
@@ -18,10 +18,9 @@ const BASE_ENABLED: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
 /// Spurious-vector register: APIC enabled by software (SDM vol. 3A, 10.9).
 const SVR_ENABLED: u32 = 1 << 8;
-/// Local vector table: masked; delivery mode NMI; timer periodic (SDM vol. 3A, 10.5.1).
+/// Local vector table: masked; delivery mode NMI (SDM vol. 3A, 10.5.1).
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_NMI: u32 = 4 << 8;
-const LVT_PERIODIC: u32 = 1 << 17;
 /// Divide configuration: by 16 (SDM vol. 3A, 10.5.4, figure 10-10). Slices up to a minute fit the 32-bit count at 1 GHz.
 const DIVIDE_BY_16: u32 = 0b0011;
 
@@ -86,20 +85,6 @@ impl LocalApic {
         apic
     }
 
-    /// Whether the MSRs are in use.
-    pub fn is_x2apic(&self) -> bool {
-        self.access == Access::Msr
-    }
-
-    /// The local APIC id.
-    pub fn id(&self) -> u32 {
-        match self.access {
-            Access::Memory(_) => self.read(XAPIC_ID) >> 24,
-            // SAFETY: x2APIC mode is on.
-            Access::Msr => (unsafe { rdmsr(IA32_X2APIC_APICID) }) as u32,
-        }
-    }
-
     /// Ends the interrupt in service.
     pub fn end_of_interrupt(&self) {
         self.write(XAPIC_EOI, 0);
@@ -108,12 +93,6 @@ impl LocalApic {
     /// Starts the timer with a count; its interrupt comes once.
     pub(super) fn start_timer_once(&self, count: u32) {
         self.write(XAPIC_LVT_TIMER, u32::from(TIMER_VECTOR));
-        self.write(XAPIC_TIMER_INIT_COUNT, count);
-    }
-
-    /// Starts the timer with a count; its interrupt comes again and again.
-    pub(super) fn start_timer_periodic(&self, count: u32) {
-        self.write(XAPIC_LVT_TIMER, LVT_PERIODIC | u32::from(TIMER_VECTOR));
         self.write(XAPIC_TIMER_INIT_COUNT, count);
     }
 

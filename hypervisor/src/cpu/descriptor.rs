@@ -53,7 +53,6 @@ pub struct CpuTables {
     apic: Once<LocalApic>,
     ticks: AtomicU64,
     nmis: AtomicU64,
-    spurious: AtomicU64,
 }
 
 impl CpuTables {
@@ -68,7 +67,6 @@ impl CpuTables {
             apic: Once::new(),
             ticks: AtomicU64::new(0),
             nmis: AtomicU64::new(0),
-            spurious: AtomicU64::new(0),
         }
     }
 
@@ -155,21 +153,12 @@ impl CpuTables {
         self.nmis.load(Ordering::Relaxed)
     }
 
-    /// Spurious interrupts so far.
-    pub fn spurious(&self) -> u64 {
-        self.spurious.load(Ordering::Relaxed)
-    }
-
     pub(super) fn count_tick(&self) {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_nmi(&self) {
         self.nmis.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_spurious(&self) {
-        self.spurious.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The known stack that holds `bytes` bytes at `address`.
@@ -183,11 +172,6 @@ impl CpuTables {
             .flatten()
             .chain(main)
             .find(|stack| stack.contains(address, bytes))
-    }
-
-    /// Where the task state segment is; virtualization code has to name it as the host's.
-    pub fn task_state_address(&self) -> Hva {
-        Hva::new((&raw const self.tss).addr() as u64)
     }
 }
 

@@ -173,11 +173,7 @@ extern "C" fn interrupt_dispatch(frame: &Frame) {
             }
         }
         // Neither kind of spurious interrupt wants an end-of-interrupt (SDM vol. 3A, 10.9; the 8259's are not in service).
-        SPURIOUS_VECTOR | PIC_VECTOR..0x30 => {
-            if let Some(cpu) = CpuTables::current() {
-                cpu.count_spurious();
-            }
-        }
+        SPURIOUS_VECTOR | PIC_VECTOR..0x30 => {}
         // Nothing was set up to send these.
         _ => fault_report::fatal(frame),
     }

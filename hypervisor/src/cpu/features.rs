@@ -33,16 +33,8 @@ pub struct Features {
     pub x2apic: bool,
     /// Machine-check exceptions.
     pub machine_check: bool,
-    /// XSAVE and XCR0.
-    pub xsave: bool,
     /// Width of physical addresses; 36 when CPUID does not say (SDM vol. 3A, 4.1.4).
     pub physical_address_bits: u8,
-    /// We run under another hypervisor.
-    pub hypervisor: bool,
-    /// The SVM instructions; the firmware may still have locked them away.
-    pub svm: bool,
-    /// The TSC ticks at one rate in all power states.
-    pub invariant_tsc: bool,
 }
 
 impl Features {
@@ -78,15 +70,9 @@ impl Features {
             smap: structured.is_some_and(|leaf| leaf.has_smap()),
             x2apic: basic.is_some_and(|leaf| leaf.has_x2apic()),
             machine_check: basic.is_some_and(|leaf| leaf.has_mce()),
-            xsave: basic.is_some_and(|leaf| leaf.has_xsave()),
             physical_address_bits: cpuid
                 .get_processor_capacity_feature_info()
                 .map_or(36, |leaf| leaf.physical_address_bits()),
-            hypervisor: basic.is_some_and(|leaf| leaf.has_hypervisor()),
-            svm: extended.is_some_and(|leaf| leaf.has_svm()),
-            invariant_tsc: cpuid
-                .get_advanced_power_mgmt_info()
-                .is_some_and(|leaf| leaf.has_invariant_tsc()),
         }
     }
 }

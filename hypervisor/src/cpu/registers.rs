@@ -6,7 +6,6 @@
 use core::arch::asm;
 use core::fmt;
 
-use memory::address::Hpa;
 use x86::bits64::rflags::RFlags;
 use x86::controlregs::{Cr0, Cr4};
 use x86::msr::IA32_EFER;
@@ -15,8 +14,6 @@ use super::features::Features;
 
 /// EFER.NXE, the no-execute bit's enable (APM vol. 2, 3.1.7; SDM vol. 3A, 2.2.1). The crate has no names for EFER's bits.
 pub const EFER_NXE: u64 = 1 << 11;
-/// EFER.SVME, which enables the SVM instructions (APM vol. 2, 3.1.7).
-pub const EFER_SVME: u64 = 1 << 12;
 
 macro_rules! control_register {
     ($read:ident, $write:ident, $register:literal, $name:literal) => {
@@ -55,12 +52,6 @@ pub fn read_cr2() -> u64 {
     // SAFETY: reading a control register has no effect; we run at privilege level 0.
     unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
-}
-
-/// The top-level table that is in use.
-pub fn top_level_table() -> Hpa {
-    // Bits 51:12 (SDM vol. 3A, 4.5, table 4-12).
-    Hpa::new(read_cr3() & 0x000f_ffff_ffff_f000)
 }
 
 /// Reads a model-specific register.
@@ -173,16 +164,6 @@ pub fn mask_interrupts() {
 pub unsafe fn unmask_interrupts() {
     // SAFETY: the caller vouches for the handlers.
     unsafe { asm!("sti", options(nostack)) };
-}
-
-/// Lets interrupts in and sleeps until one has been handled; then masks them again. None is lost in between: STI takes effect after
-/// the next instruction (SDM vol. 2B, STI).
-///
-/// # Safety
-/// As for [`unmask_interrupts`].
-pub unsafe fn wait_for_interrupt() {
-    // SAFETY: the caller vouches for the handlers.
-    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
 }
 
 /// Runs `work` with interrupts masked and puts the flag back as it was.

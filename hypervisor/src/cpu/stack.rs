@@ -18,11 +18,6 @@ impl Stack {
         Self { low, top }
     }
 
-    /// Lowest byte.
-    pub const fn low(&self) -> Hva {
-        self.low
-    }
-
     /// One past the highest byte.
     pub const fn top(&self) -> Hva {
         self.top

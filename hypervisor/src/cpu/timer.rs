@@ -172,11 +172,6 @@ impl<'a> Timer<'a> {
         self.apic.start_timer_once(self.count(microseconds));
     }
 
-    /// An interrupt every `microseconds`.
-    pub fn start_periodic(&self, microseconds: u64) {
-        self.apic.start_timer_periodic(self.count(microseconds));
-    }
-
     /// No more interrupts, except one that is already pending.
     pub fn stop(&self) {
         self.apic.stop_timer();

@@ -8,7 +8,7 @@ use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory};
 use memory::window::Windows;
 
-use super::live::{Live, Place};
+use super::live::{Live, Newborn, Place};
 use super::output::Output;
 use super::queue::Order;
 use crate::frames::with_memory;
@@ -68,7 +68,7 @@ pub fn launch<'a, B: Backend>(
     id: GuestId,
     instance: u32,
     seed: u64,
-) -> Result<(Place<'a, B::Vcpu>, Live<'a, B::Vcpu>), Refusal> {
+) -> Result<Newborn<'a, B::Vcpu>, Refusal> {
     let bytes = order.launch.memory;
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
@@ -102,6 +102,7 @@ pub fn launch<'a, B: Backend>(
                 used_us: 0,
                 exits: 0,
                 hypercalls: 0,
+                alternations: 0,
             };
             Ok((place, guest))
         }

@@ -30,6 +30,8 @@ pub struct Live<'a, V> {
     pub exits: u64,
     /// Hypercalls among them.
     pub hypercalls: u64,
+    /// Turns on the CPU that came right after another guest's turn.
+    pub alternations: u64,
 }
 
 /// A guest's name and number, as they stand in front of its lines.
@@ -40,6 +42,9 @@ impl fmt::Display for Label<'_> {
         write!(f, "{}#{}", self.0, self.1)
     }
 }
+
+/// A new guest, with the place for it.
+pub type Newborn<'a, V> = (Place<'a, V>, Live<'a, V>);
 
 /// Frames for a guest's record, taken before anything else of the guest exists.
 pub struct Place<'a, V>(FrameBox<Node<'a, V>>);

@@ -51,6 +51,8 @@ pub struct Scheduler<'a, B: Backend> {
     random: oorandom::Rand64,
     instances: u32,
     next_id: u16,
+    /// Who had the last turn.
+    last: Option<u32>,
     /// Whether the moment "guests" has been: the first guest had ended, none was taken down yet.
     peak_seen: bool,
 }
@@ -78,6 +80,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             random,
             instances: 0,
             next_id: 0,
+            last: None,
             peak_seen: false,
         })
     }
@@ -99,6 +102,10 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             let Some((place, mut guest)) = self.alive.take(position) else {
                 break;
             };
+            if self.last.is_some_and(|last| last != guest.instance) {
+                guest.alternations += 1;
+            }
+            self.last = Some(guest.instance);
             let slice = self.run_slice(&mut guest, reporter);
             match slice {
                 Slice::GoesOn => self.alive.add(place, guest),
@@ -176,6 +183,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             detail: Some(refusal),
             exits: 0,
             hypercalls: 0,
+            alternations: 0,
             cpu_us: 0,
         });
     }
@@ -237,11 +245,16 @@ impl<'a, B: Backend> Scheduler<'a, B> {
                 }
             }
         };
+        let rip = loaded.rip();
         drop(loaded);
         timer.stop();
         guest.used_us += clock.now_us().saturating_sub(start);
         if matches!(result, Slice::GoesOn) && guest.used_us >= limit_us {
-            result = Slice::Ended(Ending::TimeLimit, None);
+            let ending = crate::virt::Ending {
+                cause: Cause::TimeLimit,
+                rip,
+            };
+            result = Slice::Ended(Ending::TimeLimit, Some(ending));
         }
         result
     }
@@ -269,6 +282,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             detail: detail.map(|ending| ending as &dyn core::fmt::Display),
             exits: guest.exits,
             hypercalls: guest.hypercalls,
+            alternations: guest.alternations,
             cpu_us: guest.used_us,
         });
     }

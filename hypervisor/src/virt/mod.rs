@@ -149,6 +149,9 @@ pub trait Loaded {
     /// is handled in between.
     fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit;
 
+    /// Where the guest will go on.
+    fn rip(&mut self) -> Gva;
+
     /// The result of the hypercall that `run` last returned, for the guest's RAX.
     fn set_hypercall_result(&mut self, result: u64);
 }

@@ -30,11 +30,23 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "out of memory: {} KiB wanted, {} KiB free, {} whole regions of 2 MiB among them",
-            self.wanted >> 10,
-            self.free >> 10,
+            "out of memory: {} wanted, {} free, {} whole regions of 2 MiB among them",
+            Size(self.wanted),
+            Size(self.free),
             self.free_regions
         )
+    }
+}
+
+/// A number of bytes for people: whole MiB, below that KiB.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes < 1 << 20 => write!(f, "{} KiB", bytes >> 10),
+            bytes => write!(f, "{} MiB", bytes >> 20),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::frames::Frames;
 use crate::virt::debug_registers::DebugRegisters;
 use crate::virt::vector_state::VectorState;
 use crate::virt::{Exit, GuestModeHooks, GuestRead, Loaded, OutOfFrames, StartState, Vcpu};
-use memory::address::Hpa;
+use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
 use vcpu_policy::cr0;
@@ -162,6 +162,10 @@ impl Loaded for LoadedSvm<'_> {
                 return exit;
             }
         }
+    }
+
+    fn rip(&mut self) -> Gva {
+        Gva::new(self.vcpu.vmcb().save.rip)
     }
 
     fn set_hypercall_result(&mut self, result: u64) {

@@ -57,6 +57,7 @@ fn guest(instance: u32, ending: &str, held: bool) -> Event<String> {
         detail: "more than enough".into(),
         exits: 3,
         hypercalls: 2,
+        alternations: 7,
         cpu_us: 10,
     })
 }
