@@ -112,6 +112,9 @@ extern "C" fn rust_entry(start_info: u64) -> ! {
     if let Ok(Config { test: Some(hook), .. }) = Config::parse(&info.command_line) {
         refuse!("test={hook} needs a test build: build the package hypervisor with --features test-hooks");
     }
+    if !features.nx {
+        refuse!("this CPU has no no-execute pages: run QEMU with `-cpu max` or `-cpu host`, not with nx=off");
+    }
     let platform = match acpi::read(info.early_memory(), info.rsdp) {
         Ok(platform) => Some(platform),
         Err(error) => {

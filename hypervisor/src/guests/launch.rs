@@ -100,8 +100,8 @@ pub fn launch<'a, B: Backend>(
                 vcpu,
                 output: Output::default(),
                 used_us: 0,
-                exits: 0,
                 hypercalls: 0,
+                values: 0,
                 alternations: 0,
             };
             Ok((place, guest))

@@ -26,10 +26,10 @@ pub struct Live<'a, V> {
     pub output: Output,
     /// CPU time used, microseconds.
     pub used_us: u64,
-    /// Exits from the guest that the scheduler saw.
-    pub exits: u64,
-    /// Hypercalls among them.
+    /// Hypercalls made.
     pub hypercalls: u64,
+    /// Values reported.
+    pub values: u64,
     /// Turns on the CPU that came right after another guest's turn.
     pub alternations: u64,
 }

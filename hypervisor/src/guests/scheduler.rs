@@ -16,12 +16,17 @@ use crate::cpu::descriptor::CpuTables;
 use crate::cpu::timer::{Clock, Timer};
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
+use crate::println;
 use crate::reporting::{GuestResult, Moment, Reporter};
 use crate::virt::{Backend, Cause, Exit, GuestModeHooks, GuestRead, Loaded, Vcpu};
 
 /// Time that a guest gets at a stretch. Long against a switch (a few microseconds), short against the shortest time limit in
 /// use (200 ms).
 const SLICE_US: u64 = 10_000;
+
+/// Most values that are reported for one guest: a guest that reports without end must not fill the log.
+const MOST_VALUES: u64 = 1000;
+const FIRST_DROPPED: u64 = MOST_VALUES + 1;
 
 /// What a scheduler works with.
 pub struct Setup<'a, B: Backend> {
@@ -224,7 +229,6 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         let mut loaded = guest.vcpu.load(cpu);
         let mut result = loop {
             let exit = loaded.run(&OneCpu, &mut reader);
-            guest.exits += 1;
             match exit {
                 Exit::Ended(ending) => break Slice::Ended(kind(&ending.cause), Some(ending)),
                 Exit::Interrupted if tables.ticks() != ticks => break Slice::GoesOn,
@@ -237,7 +241,16 @@ impl<'a, B: Backend> Scheduler<'a, B> {
                         Ok(Hypercall::Print(text)) if !config.quiet => {
                             guest.output.write(&label, text.as_bytes());
                         }
-                        Ok(Hypercall::Report { name, value }) => reporter.value(&label, name.as_str(), value),
+                        Ok(Hypercall::Report { name, value }) => {
+                            guest.values += 1;
+                            match guest.values {
+                                ..=MOST_VALUES => reporter.value(&label, name.as_str(), value),
+                                FIRST_DROPPED => println!(
+                                    "  {label} | (more than {MOST_VALUES} values: the rest is dropped)"
+                                ),
+                                _ => {}
+                            }
+                        }
                         Ok(Hypercall::Exit(code)) => break Slice::Ended(Ending::Exit(code), None),
                         Ok(Hypercall::Yield) => break Slice::GoesOn,
                         Ok(Hypercall::Print(_)) | Err(_) => {}
@@ -269,6 +282,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
     ) {
         guest.output.finish(&Label(guest.file.name(), guest.instance));
         let memory_bytes = guest.memory.bytes();
+        let exits = guest.vcpu.exits();
         guest.vcpu.retire(&mut self.setup.cpu);
         // Its tag comes back into use only with a flush, and no other CPU ever ran it.
         let flushed = GuestFlushed::new(guest.memory.id());
@@ -280,7 +294,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             ending,
             expected: guest.launch.expect,
             detail: detail.map(|ending| ending as &dyn core::fmt::Display),
-            exits: guest.exits,
+            exits,
             hypercalls: guest.hypercalls,
             alternations: guest.alternations,
             cpu_us: guest.used_us,

@@ -138,6 +138,9 @@ pub trait Vcpu {
     /// Interrupt handlers must not use vector registers meanwhile (the hypervisor is compiled without them).
     fn load<'a>(&'a mut self, cpu: &'a mut Self::Cpu) -> Self::Loaded<'a>;
 
+    /// Exits from guest mode so far, those that are dealt with in here included.
+    fn exits(&self) -> u64;
+
     /// Ends the vCPU and gives its translation tag back to the CPU it ran on. The translations themselves stay in that CPU's TLB
     /// until the tag is used again, out of reach: nobody runs under it.
     fn retire(self, cpu: &mut Self::Cpu);

@@ -188,7 +188,7 @@ fn bad_input() -> Vec<Row> {
             )
         },
         failing(
-            &["hello#1 ended by refused", "out of memory: 1048576 KiB wanted"],
+            &["hello#1 ended by refused", "out of memory: 1024 MiB wanted"],
             "bad-guest-larger-than-ram",
             "a guest larger than RAM is not launched",
             "guest=hello,memory=1G",

@@ -42,6 +42,7 @@ pub struct SvmVcpu {
     pub(super) debug: DebugRegisters,
     pub(super) msrs: VirtualMsrs,
     lease: Option<Lease>,
+    exits: u64,
 }
 
 /// A guest's CPU whose registers are on the CPU that this runs on.
@@ -62,6 +63,7 @@ impl SvmVcpu {
             debug: DebugRegisters::default(),
             msrs: VirtualMsrs::long_mode(CpuIdReaderNative),
             lease: None,
+            exits: 0,
         };
         let efer = vcpu.msrs.efer();
         let block = vcpu.vmcb();
@@ -109,6 +111,7 @@ impl SvmVcpu {
         // SAFETY: the block was made by `new` with sound maps and its own second stage, and `&mut self` is the only way to it. A
         // `SvmCpu` exists only where SVM is enabled.
         self.registers = unsafe { run_guest(guest, cpu.host_state.hpa(), self.registers, hooks) };
+        self.exits += 1;
         let block = self.vmcb();
         let exit = ExitCode::new(block.control.exit_code);
         // The event was delivered, or is reported again as interrupted.
@@ -134,6 +137,10 @@ impl Vcpu for SvmVcpu {
         self.debug.load();
         self.vectors.load();
         LoadedSvm { vcpu: self, cpu }
+    }
+
+    fn exits(&self) -> u64 {
+        self.exits
     }
 
     fn retire(mut self, cpu: &mut SvmCpu) {
