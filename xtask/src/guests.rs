@@ -67,6 +67,8 @@ fn own_guest(text: &str) -> Result<Guest> {
 /// # Errors
 /// The line is too long, or the hypervisor would not accept it.
 pub fn command_line(guests: &[Guest], seed: u64, appended: &str) -> Result<String> {
+    // On its own first: the position in the error is then one that the user can count.
+    Config::parse(appended).map_err(|error| anyhow!("--cmdline '{appended}': {error}"))?;
     let mut words: Vec<String> = guests
         .iter()
         .map(|guest| format!("guest={}", guest.spec()))
