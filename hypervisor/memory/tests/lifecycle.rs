@@ -5,7 +5,7 @@
 
 use memory::address::{Gpa, Hpa, Hva, Level, Pfn};
 use memory::frame::GuestId;
-use memory::guest::{GuestFlushed, GuestMemory, LaunchError};
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError, SecondStageKind};
 use memory::layout::direct;
 use memory::machine::{Acknowledged, Machine};
 use memory::model::{Booted, ModelCpu, ModelMachine};
@@ -18,8 +18,20 @@ fn id(number: u16) -> GuestId {
     GuestId::new(number).unwrap()
 }
 
+/// The layouts take turns: what the host sees and gets back does not depend on them.
+fn kind(number: u16) -> SecondStageKind {
+    if number.is_multiple_of(2) {
+        SecondStageKind::Nested
+    } else {
+        SecondStageKind::Extended
+    }
+}
+
 fn launch(cpu: ModelCpu<'_>, booted: &mut Booted, number: u16, bytes: u64) -> GuestMemory {
-    let launching = booted.memory.launch(&cpu, id(number), bytes).unwrap();
+    let launching = booted
+        .memory
+        .launch(&cpu, kind(number), id(number), bytes)
+        .unwrap();
     launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0])
 }
 
@@ -86,6 +98,48 @@ fn a_guest_s_memory_is_hidden_by_one_flush_and_comes_back_as_it_was() {
     assert_eq!(booted.memory.stats().flushes, 2);
     assert_eq!(leaves(machine), boot);
     assert_eq!(booted.memory.frames.free_frames(), free);
+}
+
+/// The entries of each layout, read by hand: nested tables by AMD APM vol. 2, 15.25.3 (present, writable, user, large), extended
+/// ones by Intel SDM vol. 3C, tables 29-1 to 29-4 (read, write, execute; in the leaf write-back, ignore PAT, large).
+#[test]
+fn a_guest_s_tables_are_of_the_kind_that_was_asked_for() {
+    for (kind, table_bits, leaf_bits) in [
+        (SecondStageKind::Nested, 0x7, 0x87),
+        (SecondStageKind::Extended, 0x7, 0xf7),
+    ] {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 2 * GIB)], 1, Level::L3);
+        let cpu = machine.cpu(0);
+        let free = booted.memory.frames.free_frames();
+        let launching = booted.memory.launch(&cpu, kind, id(1), GIB + 4 * MIB).unwrap();
+        let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+        let entry = |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index));
+        let below = |table: u64, index: u64| {
+            let entry = entry(table, index);
+            assert_eq!(entry & 0xfff0_0000_0000_0fff, table_bits, "{kind:?}");
+            entry & 0x000f_ffff_ffff_f000
+        };
+        let middle = below(guest.second_stage().get(), 0);
+        let mut mapped = Vec::new();
+        for gigabyte in 0..2 {
+            let low = below(middle, gigabyte);
+            for index in 0..512 {
+                match entry(low, index) {
+                    0 => assert!(gigabyte == 1 && index >= 2, "{kind:?}: a hole"),
+                    leaf => {
+                        assert_eq!(leaf & 0xfff0_0000_001f_ffff, leaf_bits, "{kind:?}");
+                        mapped.push(Pfn::new((leaf & 0x000f_ffff_ffe0_0000) >> 12));
+                    }
+                }
+            }
+        }
+        let mut regions: Vec<Pfn> = guest.regions(&booted.memory.frames).collect();
+        regions.sort();
+        mapped.sort();
+        assert_eq!(mapped, regions);
+        teardown(cpu, &mut booted, guest);
+        assert_eq!(booted.memory.frames.free_frames(), free);
+    }
 }
 
 #[test]
@@ -170,7 +224,7 @@ fn nothing_of_a_guest_stays_in_ram_and_a_new_one_reads_zeros() {
     cpu.store(at(Pfn::new(300 * 512)), secret).unwrap();
     let all = memory.frames.free_regions() * 2 * MIB - 4 * MIB;
     let guest = memory
-        .launch(&cpu, id(2), all)
+        .launch(&cpu, kind(2), id(2), all)
         .unwrap()
         .finish(memory, &cpu, &mut windows[0]);
     assert!(
@@ -223,7 +277,7 @@ fn refused_launches_change_nothing() {
     let (machine, mut booted) = ModelMachine::boot(&[(0, 256 * MIB)], 1, Level::L3);
     let cpu = machine.cpu(0);
     let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
-    let mut refuse = |bytes| match booted.memory.launch(&cpu, id(1), bytes) {
+    let mut refuse = |bytes| match booted.memory.launch(&cpu, kind(1), id(1), bytes) {
         Err(error) => error,
         Ok(_) => panic!("{bytes} bytes were granted"),
     };
@@ -259,7 +313,10 @@ fn a_launch_that_fails_at_any_allocation_changes_nothing() {
         let free = (frames.free_frames(), frames.free_regions());
         assert_eq!(free, (600 * 512 + left, 600));
         let before = leaves(machine);
-        match booted.memory.launch(&cpu, id(1), 600 * 2 * MIB) {
+        match booted
+            .memory
+            .launch(&cpu, kind(left as u16), id(1), 600 * 2 * MIB)
+        {
             Ok(launching) => {
                 let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
                 teardown(cpu, &mut booted, guest);
@@ -334,7 +391,7 @@ proptest! {
                 let guest = alive.swap_remove(pick as usize % alive.len());
                 teardown(cpu, &mut booted, guest);
             } else if regions <= booted.memory.frames.free_regions() {
-                match booted.memory.launch(&cpu, id(number as u16 + 1), regions * 2 * MIB) {
+                match booted.memory.launch(&cpu, kind(number as u16), id(number as u16 + 1), regions * 2 * MIB) {
                     Ok(launching) => alive.push(launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0])),
                     Err(LaunchError::OutOfMemory(_)) => {}
                     Err(error) => panic!("{error}"),

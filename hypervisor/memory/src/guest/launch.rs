@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::window::Windows;
 
 use super::GuestMemory;
-use super::second_stage::{MAX_BYTES, SecondStage, tables_for};
+use super::second_stage::{MAX_BYTES, SecondStage, SecondStageKind, tables_for};
 
 /// Why a guest got no memory. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +100,15 @@ impl Launching {
 }
 
 impl HostMemory<'_> {
-    /// Takes `bytes` bytes of memory for a guest and hides them from every CPU of the host by one flush.
+    /// Takes `bytes` bytes of memory for a guest and hides them from every CPU of the host by one flush. `kind` is the layout of the
+    /// tables that will lead the guest to it.
     ///
     /// # Errors
     /// See [`LaunchError`].
     pub fn launch<M: Machine>(
         &mut self,
         machine: &M,
+        kind: SecondStageKind,
         id: GuestId,
         bytes: u64,
     ) -> Result<Launching, LaunchError> {
@@ -145,7 +147,7 @@ impl HostMemory<'_> {
         let dirty = self
             .flusher
             .flush(machine, &mut self.frames, &mut self.stats, batch);
-        let Some(tables) = SecondStage::new(machine, &mut self.frames, &mut reserve, bytes) else {
+        let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, &mut reserve, bytes) else {
             panic!("broken invariant: too few second-stage tables were reserved")
         };
         let guest = GuestMemory {

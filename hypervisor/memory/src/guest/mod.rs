@@ -9,6 +9,7 @@ mod second_stage;
 mod teardown;
 
 pub use launch::{LaunchError, Launching};
+pub use second_stage::SecondStageKind;
 pub use teardown::{GuestFlushed, Revoked, Teardown};
 
 use core::fmt;

@@ -1,4 +1,4 @@
-//! The second stage of one guest: nested tables with 2M leaves.
+//! The second stage of one guest: tables with 2M leaves, in the layout that the CPU's virtualization wants.
 
 use core::sync::atomic::Ordering;
 
@@ -8,14 +8,55 @@ use crate::frame::records::FrameTable;
 use crate::frame::state::{FrameState, GuestId};
 use crate::machine::Machine;
 use crate::paging::edit::{Found, Slot, find};
+use crate::paging::ept::{Ept, EptAttributes};
 use crate::paging::format::{Attributes, Decoded, Format, LongMode};
 
 /// Bytes of guest-physical address space that the tables of one guest cover: one entry of the top-level table.
 pub(super) const MAX_BYTES: u64 = Level::L4.bytes();
 
+/// Whose virtualization walks a guest's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondStageKind {
+    /// AMD's nested tables (NPT).
+    Nested,
+    /// Intel's extended tables (EPT).
+    Extended,
+}
+
+/// A layout for second-stage tables.
+trait SecondStageFormat: Format {
+    /// What a leaf for a guest's RAM says.
+    const GUEST_RAM: Self::Attributes;
+}
+
+impl SecondStageFormat for LongMode {
+    const GUEST_RAM: Attributes = Attributes::GUEST_RAM;
+}
+
+impl SecondStageFormat for Ept {
+    const GUEST_RAM: EptAttributes = EptAttributes::GUEST_RAM;
+}
+
+/// Evaluates an expression with `$format` standing for the layout of this kind.
+macro_rules! with_format {
+    ($kind:expr, $format:ident => $expression:expr) => {
+        match $kind {
+            SecondStageKind::Nested => {
+                type $format = LongMode;
+                $expression
+            }
+            SecondStageKind::Extended => {
+                type $format = Ept;
+                $expression
+            }
+        }
+    };
+}
+
 /// A guest's tables, owned.
 #[derive(Debug)]
 pub(super) struct SecondStage {
+    kind: SecondStageKind,
     root: Pfn,
 }
 
@@ -29,19 +70,13 @@ impl SecondStage {
     /// zeroed frames; `None` if it does not.
     pub(super) fn new<M: Machine>(
         machine: &M,
+        kind: SecondStageKind,
         frames: &mut FrameTable<'_>,
         reserve: &mut TableList,
         bytes: u64,
     ) -> Option<Self> {
-        let mut take = |frames: &mut FrameTable<'_>| Some(reserve.pop(frames)?.link(frames, 0));
-        let root = take(frames)?;
-        let middle = take(frames)?;
-        Slot::of(machine, root, 0, Level::L4).link::<LongMode>(middle);
-        for gigabyte in 0..bytes.div_ceil(Level::L3.bytes()) {
-            let low = take(frames)?;
-            Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<LongMode>(low);
-        }
-        Some(Self { root })
+        let root = with_format!(kind, F => build::<F, M>(machine, frames, reserve, bytes))?;
+        Some(Self { kind, root })
     }
 
     pub(super) fn root(&self) -> Pfn {
@@ -60,10 +95,7 @@ impl SecondStage {
     ) -> bool {
         match frames.state(region) {
             FrameState::Private { owner, gfn } if owner == guest => {
-                match find::<LongMode, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) {
-                    Found::Slot(slot) => slot.fill::<LongMode>(region, Attributes::GUEST_RAM),
-                    Found::Leaf | Found::Absent => false,
-                }
+                with_format!(self.kind, F => fill::<F, M>(machine, self.root, gfn, region))
             }
             _ => false,
         }
@@ -71,33 +103,67 @@ impl SecondStage {
 
     /// The region mapped at an aligned guest frame.
     pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
-        match find::<LongMode, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) {
-            Found::Slot(slot) => match slot.decode::<LongMode>() {
-                Decoded::Leaf(pfn, _) => Some(pfn),
-                _ => None,
-            },
-            _ => None,
-        }
+        with_format!(self.kind, F => lookup::<F, M>(machine, self.root, gfn))
     }
 
     /// Cuts the tree at its root: no new walk finds anything. Cached translations are the caller's to flush.
     pub(super) fn cut<M: Machine>(self, machine: &M) -> CutSecondStage {
         let entry = &machine.table(self.root)[0];
-        let middle = match LongMode::decode(Level::L4, entry.load(Ordering::Acquire)) {
-            Decoded::Table(middle) => Some(middle),
-            _ => None,
-        };
+        let middle = with_format!(self.kind, F => table_of::<F>(Level::L4, entry.load(Ordering::Acquire)));
         Slot::of(machine, self.root, 0, Level::L4).clear();
         CutSecondStage {
+            kind: self.kind,
             root: self.root,
             middle,
         }
     }
 }
 
+fn build<F: Format, M: Machine>(
+    machine: &M,
+    frames: &mut FrameTable<'_>,
+    reserve: &mut TableList,
+    bytes: u64,
+) -> Option<Pfn> {
+    let mut take = |frames: &mut FrameTable<'_>| Some(reserve.pop(frames)?.link(frames, 0));
+    let root = take(frames)?;
+    let middle = take(frames)?;
+    Slot::of(machine, root, 0, Level::L4).link::<F>(middle);
+    for gigabyte in 0..bytes.div_ceil(Level::L3.bytes()) {
+        let low = take(frames)?;
+        Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<F>(low);
+    }
+    Some(root)
+}
+
+fn fill<F: SecondStageFormat, M: Machine>(machine: &M, root: Pfn, gfn: Gfn, region: Pfn) -> bool {
+    match find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) {
+        Found::Slot(slot) => slot.fill::<F>(region, F::GUEST_RAM),
+        Found::Leaf | Found::Absent => false,
+    }
+}
+
+fn lookup<F: Format, M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Pfn> {
+    match find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) {
+        Found::Slot(slot) => match slot.decode::<F>() {
+            Decoded::Leaf(pfn, _) => Some(pfn),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn table_of<F: Format>(level: Level, entry: u64) -> Option<Pfn> {
+    match F::decode(level, entry) {
+        Decoded::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
 /// Tables that no new walk reaches.
 #[derive(Debug)]
 pub(super) struct CutSecondStage {
+    kind: SecondStageKind,
     root: Pfn,
     middle: Option<Pfn>,
 }
@@ -108,7 +174,7 @@ impl CutSecondStage {
         if let Some(middle) = self.middle {
             for index in 0..ENTRIES {
                 let entry = machine.table(middle)[index].load(Ordering::Acquire);
-                if let Decoded::Table(low) = LongMode::decode(Level::L3, entry) {
+                if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
                     frames.free_table(TableFrame::unlinked(low));
                 }
             }
@@ -118,7 +184,8 @@ impl CutSecondStage {
     }
 }
 
-/// A guest-physical address as the walker takes it: nested tables are indexed like a virtual address (APM vol. 2, 15.25.3).
+/// A guest-physical address as the walker takes it: second-stage tables are indexed like a virtual address (APM vol. 2, 15.25.3; SDM
+/// vol. 3C, 29.3.2).
 fn as_index(gpa: Gpa) -> Hva {
     Hva::new(gpa.get())
 }
