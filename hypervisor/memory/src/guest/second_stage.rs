@@ -6,7 +6,7 @@ use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
 use crate::frame::list::{Private, Region, TableFrame, TableList};
 use crate::frame::records::FrameTable;
 use crate::frame::state::GuestId;
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
 use crate::paging::ept::{Ept, EptAttributes};
 use crate::paging::format::{Attributes, Decoded, Format, LongMode};
@@ -122,7 +122,7 @@ impl SecondStage {
 
     /// Cuts the tree at its root: no new walk finds anything. Cached translations are the caller's to flush.
     pub(super) fn cut<M: Machine>(self, machine: &M) -> CutSecondStage {
-        let entry = &machine.table(self.root)[0];
+        let entry = &machine.table(TableAt::new(self.root))[0];
         let middle = with_format!(self.kind, F => table_of::<F>(Level::L4, entry.load(Ordering::Acquire)));
         Slot::of(machine, self.root, 0, Level::L4).clear();
         CutSecondStage {
@@ -180,7 +180,7 @@ impl CutSecondStage {
     pub(super) fn free<M: Machine>(self, machine: &M, frames: &mut FrameTable<'_>) {
         if let Some(middle) = self.middle {
             for index in 0..ENTRIES {
-                let entry = machine.table(middle)[index].load(Ordering::Acquire);
+                let entry = machine.table(TableAt::new(middle))[index].load(Ordering::Acquire);
                 if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
                     frames.free_table(TableFrame::unlinked(low));
                 }

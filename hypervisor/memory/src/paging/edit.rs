@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::address::{ENTRIES, Hva, Level, Pfn};
 use crate::frame::list::TableFrame;
 use crate::frame::records::FrameTable;
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 
 use super::format::{Decoded, Format};
 
@@ -30,7 +30,7 @@ pub(crate) fn find<'a, F: Format, M: Machine>(machine: &'a M, root: Pfn, at: Hva
     let (mut table, mut current) = (root, Level::L4);
     loop {
         let slot = Slot {
-            entry: &machine.table(table)[at.index(current as u8)],
+            entry: &machine.table(TableAt::new(table))[at.index(current as u8)],
             level: current,
         };
         let Some(below) = current.below().filter(|_| current > level) else {
@@ -48,7 +48,7 @@ impl<'a> Slot<'a> {
     /// An entry of a table that the caller knows.
     pub(crate) fn of<M: Machine>(machine: &'a M, table: Pfn, index: usize, level: Level) -> Self {
         Self {
-            entry: &machine.table(table)[index % ENTRIES],
+            entry: &machine.table(TableAt::new(table))[index % ENTRIES],
             level,
         }
     }
@@ -98,7 +98,7 @@ impl<'a> Slot<'a> {
     ) -> Option<Pfn> {
         let below = self.level.below()?;
         let (pfn, attributes) = leaf;
-        for (i, entry) in machine.table(table.pfn()).iter().enumerate() {
+        for (i, entry) in machine.table(TableAt::new(table.pfn())).iter().enumerate() {
             entry.store(
                 F::leaf(below, pfn.add(i as u64 * below.frames()), attributes)?,
                 Ordering::Relaxed,
@@ -117,7 +117,7 @@ impl<'a> Slot<'a> {
             return None;
         };
         let mut whole: Option<(Pfn, F::Attributes)> = None;
-        for (i, entry) in machine.table(table).iter().enumerate() {
+        for (i, entry) in machine.table(TableAt::new(table)).iter().enumerate() {
             let Decoded::Leaf(pfn, attributes) = F::decode(below, entry.load(Ordering::Acquire)) else {
                 return None;
             };
