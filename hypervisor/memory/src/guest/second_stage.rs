@@ -196,3 +196,41 @@ impl CutSecondStage {
 fn as_index(gpa: Gpa) -> Hva {
     Hva::new(gpa.get())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelMachine;
+
+    /// Rule 2: the owner is checked before an entry is written.
+    #[test]
+    fn a_region_of_another_guest_is_not_mapped() {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
+        let cpu = machine.cpu(0);
+        let memory = &mut booted.memory;
+        let (own, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
+        let mut reserve = memory.frames.reserve_tables(&cpu, 3).unwrap();
+        let kind = SecondStageKind::Nested;
+        let tables = SecondStage::new(&cpu, kind, &mut memory.frames, &mut reserve, 4 << 20).unwrap();
+        let table = tables.table_at(&cpu, Gfn::new(512)).unwrap();
+
+        let regions = memory.frames.carve(1).unwrap();
+        let batch = memory
+            .direct_map
+            .hide(&cpu, &mut memory.frames, &mut memory.stats, regions)
+            .unwrap();
+        let mut dirty = memory
+            .flusher
+            .flush(&cpu, &mut memory.frames, &mut memory.stats, batch);
+        let region = dirty.pop(&memory.frames).unwrap();
+        let region = memory.scrub(&cpu, &mut booted.windows[0], region);
+        let region = region.assign(&mut memory.frames, other, Gfn::new(512));
+
+        assert!(!tables.map(&cpu, &memory.frames, own, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), None);
+        assert!(tables.map(&cpu, &memory.frames, other, table, &region));
+        // Nor twice at the same place.
+        assert!(!tables.map(&cpu, &memory.frames, other, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), Some(region.pfn()));
+    }
+}
