@@ -1,7 +1,7 @@
 //! The report: text on COM1 for people, JSON lines on COM2 for programs.
 //!
 //! The scheduler and `main` tell the [`Reporter`] what happens, in order; it prints what is of interest at once, keeps counts and the
-//! picture's strips, and writes the summary at the end. [`json`] writes the lines, [`Verdict`] is the end of it all.
+//! picture's strips, and writes the summary at the end. [`json`] writes the lines, the verdict last.
 
 pub mod json;
 
