@@ -23,7 +23,7 @@ mod reporting;
 mod virt;
 
 use boot_config::Config;
-use guest_image::Archive;
+use guest_image::{Archive, File};
 use memory::address::{Hpa, Level, PAGE_SIZE};
 use memory::layout::direct;
 use memory::window::Windows;
@@ -246,7 +246,13 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     };
     let mut scheduler = match Scheduler::new(setup) {
         Ok(scheduler) => scheduler,
-        Err(name) => refuse!("there is no guest {name} in the archive: {}", Names(&archive)),
+        Err(name) => refuse!(
+            "there is no guest `{name}` in the archive{}",
+            Instead {
+                name,
+                archive: &archive
+            }
+        ),
     };
     scheduler.run(&mut checks, &mut reporter);
     end(checks, reporter, scheduler.windows())
@@ -279,13 +285,20 @@ fn archive(info: &BootInfo) -> Archive<'static> {
     }
 }
 
-/// The names in an archive.
-struct Names<'a>(&'a Archive<'a>);
+/// What an archive has instead of a name: the nearest, or all there is.
+struct Instead<'a> {
+    name: &'a str,
+    archive: &'a Archive<'a>,
+}
 
-impl core::fmt::Display for Names<'_> {
+impl core::fmt::Display for Instead<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("it has")?;
-        for file in self.0.files() {
+        let near = |file: &File<'_>| boot_config::nearest(self.name, &[file.name()]).is_some();
+        if let Some(file) = self.archive.files().find(near) {
+            return write!(f, "; did you mean `{}`?", file.name());
+        }
+        f.write_str(": it has")?;
+        for file in self.archive.files() {
             write!(f, " {}", file.name())?;
         }
         Ok(())

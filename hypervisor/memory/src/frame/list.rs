@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use crate::address::{Pfn, REGION_ORDER};
 
 use super::allocator::{HostFrames, OutOfMemory};
-use super::records::{BlockIndex, FrameTable};
+use super::records::{BlockIndex, FrameTable, GigablockIndex};
 use super::state::{FrameState, FrameWord, GuestId};
 
 /// The states that a region passes through. Each step consumes the region in one state and yields it in the next.
@@ -56,6 +56,11 @@ impl<S: RegionState> Region<S> {
     /// Its first frame.
     pub fn pfn(&self) -> Pfn {
         self.pfn
+    }
+
+    /// The gigablock around it.
+    pub(crate) fn gigablock(&self) -> GigablockIndex {
+        self.block.gigablock()
     }
 
     /// The same region with another record. Private: each step below says which state it leads to.
@@ -110,11 +115,6 @@ impl Region<Carved> {
             pfn: frames.block_pfn(block),
             state: PhantomData,
         }
-    }
-
-    /// The region's direct-map entry was cleared; it goes into a flush batch.
-    pub(crate) fn unmapped(self, frames: &mut FrameTable<'_>) -> Region<Unmapped> {
-        self.step(frames, FrameState::Unmapped)
     }
 
     /// Gives back a region that was never hidden.
@@ -204,13 +204,37 @@ impl<S: RegionState> RegionList<S> {
     }
 }
 
+impl RegionList<Carved> {
+    /// All regions' direct-map entries are cleared, each by a call of `clear` with its first frame.
+    pub(crate) fn unmapped(
+        self,
+        frames: &mut FrameTable<'_>,
+        mut clear: impl FnMut(&mut FrameTable<'_>, Pfn),
+    ) -> RegionList<Unmapped> {
+        let mut next = self.ends.map(|(first, _)| first);
+        while let Some(block) = next {
+            let pfn = frames.block_pfn(block);
+            clear(frames, pfn);
+            let record = frames.block_mut(block);
+            record.word = FrameWord::new(FrameState::Unmapped);
+            next = BlockIndex::from_link(record.next);
+        }
+        RegionList {
+            ends: self.ends,
+            len: self.len,
+            state: PhantomData,
+        }
+    }
+}
+
 impl RegionList<Unmapped> {
     /// The flush of the batch that these regions travelled in was acknowledged: they are hidden.
     pub(crate) fn acknowledged(self, frames: &mut FrameTable<'_>) -> RegionList<Dirty> {
         let mut next = self.ends.map(|(first, _)| first);
         while let Some(block) = next {
-            frames.block_mut(block).word = FrameWord::new(FrameState::Hidden);
-            next = BlockIndex::from_link(frames.block(block).next);
+            let record = frames.block_mut(block);
+            record.word = FrameWord::new(FrameState::Hidden);
+            next = BlockIndex::from_link(record.next);
         }
         RegionList {
             ends: self.ends,
@@ -316,17 +340,15 @@ impl FrameTable<'_> {
         self.free(HostFrames::from_pfn(table.0, 0));
     }
 
-    /// The count of canonical entries of a table in use.
-    pub(crate) fn canonical(&self, table: Pfn) -> u16 {
-        match self.state(table) {
+    /// Changes the count of canonical entries of a table in use; the new count.
+    pub(crate) fn add_canonical(&mut self, table: Pfn, change: i32) -> u16 {
+        let before = match self.state(table) {
             FrameState::Table { canonical } => canonical,
             _ => 0,
-        }
-    }
-
-    /// Replaces the count of canonical entries of a table in use.
-    pub(crate) fn set_canonical(&mut self, table: Pfn, canonical: u16) {
+        };
+        let canonical = before.saturating_add_signed(change as i16);
         self.set_frame(table, FrameState::Table { canonical });
+        canonical
     }
 }
 

@@ -62,7 +62,7 @@ impl SecondStage {
             FrameState::Private { owner, gfn } if owner == guest => {
                 match find::<LongMode, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) {
                     Found::Slot(slot) => slot.fill::<LongMode>(region, Attributes::GUEST_RAM),
-                    Found::Leaf(..) | Found::Absent => false,
+                    Found::Leaf | Found::Absent => false,
                 }
             }
             _ => false,
