@@ -157,15 +157,13 @@ print:
     lodsb
     testb %al, %al
     jz 4f
-    movb %al, %ah
-    movw $0x3fd, %dx
-    xorw %cx, %cx                       /* 65536 attempts: there may be no port */
-3:  inb %dx, %al
-    testb $0x20, %al                    /* line status: the transmitter is empty */
-    loopz 3b
     movw $0x3f8, %dx
-    movb %ah, %al
     outb %al, %dx
+    movb $0xfd, %dl
+    xorw %cx, %cx                       /* 65536 attempts: the port may be stuck */
+3:  inb %dx, %al
+    testb $0x40, %al                    /* line status: all has been sent */
+    loopz 3b
     jmp print
 4:  ret
 
