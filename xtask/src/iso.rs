@@ -11,8 +11,10 @@ use crate::image_file;
 use crate::process::Process;
 use crate::setup::MKRESCUE;
 
-/// GRUB's modules on the disc. All of them are 15 MB, which nothing needs.
-const MODULES: &str = "normal multiboot2 iso9660";
+/// GRUB's modules on the disc. All of them are 15 MB, which nothing needs; `grub-mkrescue` makes GRUB look for every kind of
+/// partition table, though.
+const MODULES: &str = "normal multiboot2 iso9660 part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_gpt \
+                       part_msdos part_plan part_sun part_sunpc";
 /// Making a disc takes a second or less.
 const LIMIT: Duration = Duration::from_secs(60);
 
