@@ -293,8 +293,15 @@ struct Instead<'a> {
 
 impl core::fmt::Display for Instead<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let near = |file: &File<'_>| boot_config::nearest(self.name, &[file.name()]).is_some();
-        if let Some(file) = self.archive.files().find(near) {
+        // The nearest of all: each file in turn against the best so far.
+        let nearest = self.archive.files().fold(None::<File<'_>>, |best, file| {
+            let known = best.as_ref().map_or("", |best| best.name());
+            match boot_config::nearest(self.name, &[known, file.name()]) {
+                Some(name) if name == file.name() => Some(file),
+                _ => best,
+            }
+        });
+        if let Some(file) = nearest {
             return write!(f, "; did you mean `{}`?", file.name());
         }
         f.write_str(": it has")?;

@@ -1,6 +1,7 @@
 //! The bits of a table entry, as the manuals give them, and what a leaf means.
 
 use crate::address::{G1, K4, M2, Pa, Va};
+use crate::extended;
 
 /// Bits of an entry: AMD APM volume 2 section 5.4.1, Intel SDM volume 3A tables 4-14 to 4-20.
 pub(crate) mod bit {
@@ -32,12 +33,25 @@ pub(crate) mod bit {
     }
 }
 
+/// The layout of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// Host tables, and AMD's nested tables.
+    LongMode,
+    /// Intel's EPT.
+    Extended {
+        /// Leaves that may be executed but not read are allowed.
+        execute_only: bool,
+    },
+}
+
 /// Which of the formats to walk, and what this CPU allows in it.
 ///
 /// Host tables and AMD's nested tables have the same entries (APM volume 2 section 15.25.5); they differ in what the
-/// upper half of the address space means.
+/// upper half of the address space means. Intel's extended tables have their own (SDM volume 3C section 29.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
+    layout: Layout,
     levels: u8,
     canonical: bool,
     physical_bits: u32,
@@ -51,6 +65,7 @@ impl Format {
     /// `physical_bits` is CPUID 8000_0008H EAX bits 7:0; values over the architectural 52 count as 52.
     pub const fn host(five_levels: bool, physical_bits: u32) -> Self {
         Self {
+            layout: Layout::LongMode,
             levels: if five_levels { 5 } else { 4 },
             canonical: true,
             physical_bits: if physical_bits > 52 { 52 } else { physical_bits },
@@ -66,7 +81,27 @@ impl Format {
         format
     }
 
-    /// For a CPU without 1G leaves (CPUID 8000_0001H EDX bit 26 clear): bit 7 of a level-3 entry is reserved.
+    /// Intel's extended tables. Assumes 1G leaves, and that a leaf must not be executable without being readable.
+    pub const fn extended(five_levels: bool, physical_bits: u32) -> Self {
+        let mut format = Self::nested(five_levels, physical_bits);
+        format.layout = Layout::Extended { execute_only: false };
+        format
+    }
+
+    /// For EPT on a CPU with execute-only leaves (IA32_VMX_EPT_VPID_CAP bit 0). Nothing changes for other tables.
+    pub const fn with_execute_only(mut self) -> Self {
+        if self.is_extended() {
+            self.layout = Layout::Extended { execute_only: true };
+        }
+        self
+    }
+
+    pub(crate) const fn is_extended(self) -> bool {
+        matches!(self.layout, Layout::Extended { .. })
+    }
+
+    /// For a CPU without 1G leaves (CPUID 8000_0001H EDX bit 26 clear; for EPT, IA32_VMX_EPT_VPID_CAP bit 17): bit 7 of a level-3 entry is
+    /// reserved.
     pub const fn without_gigabyte_leaves(mut self) -> Self {
         self.gigabyte_leaves = false;
         self
@@ -83,7 +118,7 @@ impl Format {
         self.levels
     }
 
-    /// The root table's address in a CR3 or nested-CR3 value: bits 51:12. The rest are flags and a context number.
+    /// The root table's address in a CR3, nested-CR3 or EPT-pointer value: bits 51:12. The rest are flags and a context number.
     pub const fn root(self, cr3: u64) -> Pa {
         Pa::new(cr3 & bit::ADDRESS)
     }
@@ -108,8 +143,27 @@ impl Format {
         }
     }
 
+    /// Whether an entry leads anywhere.
+    pub(crate) const fn is_present(self, entry: u64) -> bool {
+        match self.layout {
+            Layout::LongMode => entry & bit::PRESENT != 0,
+            Layout::Extended { .. } => extended::is_present(entry),
+        }
+    }
+
+    /// The rights that are left below an entry.
+    pub(crate) const fn through(self, rights: Rights, entry: u64) -> Rights {
+        match self.layout {
+            Layout::LongMode => rights.through(entry),
+            Layout::Extended { .. } => extended::through(rights, entry),
+        }
+    }
+
     /// Whether a present entry at `level` ends the walk.
     pub(crate) const fn is_leaf(self, level: u8, entry: u64) -> bool {
+        if self.is_extended() {
+            return extended::is_leaf(level, entry, self.gigabyte_leaves);
+        }
         match level {
             1 => true,
             2 => entry & bit::LARGE != 0,
@@ -123,6 +177,10 @@ impl Format {
     /// APM volume 2 figures 5-17 to 5-29, SDM volume 3A section 4.5.5. In level 4 and 5 entries the SDM ignores bit 8 and the APM
     /// says it must be zero: the stricter rule is taken.
     pub(crate) const fn reserved(self, level: u8, entry: u64) -> u64 {
+        if let Layout::Extended { execute_only } = self.layout {
+            let (bits, gigabyte) = (self.physical_bits, self.gigabyte_leaves);
+            return extended::misconfigured(level, entry, bits, gigabyte, execute_only);
+        }
         let mut mask = bit::bits(self.physical_bits, 51);
         if !self.no_execute {
             mask |= bit::NO_EXECUTE;
@@ -188,11 +246,40 @@ impl Rights {
         execute: true,
     };
 
-    pub(crate) const fn through(self, entry: u64) -> Self {
+    const fn through(self, entry: u64) -> Self {
+        self.and(
+            entry & bit::WRITABLE != 0,
+            entry & bit::USER != 0,
+            entry & bit::NO_EXECUTE == 0,
+        )
+    }
+
+    pub(crate) const fn and(self, writable: bool, user: bool, execute: bool) -> Self {
         Self {
-            writable: self.writable && entry & bit::WRITABLE != 0,
-            user: self.user && entry & bit::USER != 0,
-            execute: self.execute && entry & bit::NO_EXECUTE == 0,
+            writable: self.writable && writable,
+            user: self.user && user,
+            execute: self.execute && execute,
+        }
+    }
+
+    /// With what a leaf says beside them.
+    pub(crate) const fn attributes(
+        self,
+        global: bool,
+        write_through: bool,
+        cache_disable: bool,
+        pat: bool,
+        key: u8,
+    ) -> Attributes {
+        Attributes {
+            writable: self.writable,
+            user: self.user,
+            execute: self.execute,
+            global,
+            write_through,
+            cache_disable,
+            pat,
+            key,
         }
     }
 }
@@ -203,17 +290,18 @@ impl Rights {
 pub struct Attributes {
     /// Writes are allowed at every level.
     pub writable: bool,
-    /// User access is allowed at every level. A second stage needs it: nested accesses count as user (APM 15.25.5).
+    /// User access is allowed at every level. AMD's second stage needs it: nested accesses count as user (APM 15.25.5). Always set in EPT.
     pub user: bool,
     /// No level forbids execution.
     pub execute: bool,
-    /// The translation survives a CR3 write (leaf bit 8).
+    /// The translation survives a CR3 write (leaf bit 8). In EPT: the guest's PAT is ignored (bit 6).
     pub global: bool,
-    /// Memory type: PWT, index bit 0 into the PAT.
+    /// Memory type: PWT, index bit 0 into the PAT. In EPT: bit 0 of the type itself (bit 3).
     pub write_through: bool,
-    /// Memory type: PCD, index bit 1 into the PAT.
+    /// Memory type: PCD, index bit 1 into the PAT. In EPT: bit 1 of the type itself (bit 4).
     pub cache_disable: bool,
-    /// Memory type: PAT, index bit 2 into the PAT (bit 7 of a 4K leaf, bit 12 of a larger one).
+    /// Memory type: PAT, index bit 2 into the PAT (bit 7 of a 4K leaf, bit 12 of a larger one). In EPT: bit 2 of the type itself
+    /// (bit 5).
     pub pat: bool,
     /// Protection key, 0 to 15 (bits 62:59); without effect unless CR4.PKE or CR4.PKS is set.
     pub key: u8,
@@ -226,16 +314,13 @@ impl Attributes {
         } else {
             bit::PAT_LARGE
         };
-        Self {
-            writable: rights.writable,
-            user: rights.user,
-            execute: rights.execute,
-            global: entry & bit::GLOBAL != 0,
-            write_through: entry & bit::WRITE_THROUGH != 0,
-            cache_disable: entry & bit::CACHE_DISABLE != 0,
-            pat: entry & pat != 0,
-            key: ((entry >> bit::KEY_SHIFT) & 0xf) as u8,
-        }
+        rights.attributes(
+            entry & bit::GLOBAL != 0,
+            entry & bit::WRITE_THROUGH != 0,
+            entry & bit::CACHE_DISABLE != 0,
+            entry & pat != 0,
+            ((entry >> bit::KEY_SHIFT) & 0xf) as u8,
+        )
     }
 
     /// All attributes in 11 bits: a stable number for digests and dumps. Bit 0 writable, 1 user, 2 execute, 3 global, 4 PWT, 5 PCD, 6
@@ -263,22 +348,34 @@ pub struct Leaf {
     pub size: LeafSize,
     /// Rights (over all levels) and memory type.
     pub attributes: Attributes,
-    /// The CPU read through it (bit 5).
+    /// The CPU read through it (bit 5; in EPT, bit 8).
     pub accessed: bool,
-    /// The CPU wrote through it (bit 6).
+    /// The CPU wrote through it (bit 6; in EPT, bit 9).
     pub dirty: bool,
 }
 
 impl Leaf {
-    pub(crate) const fn new(va: Va, level: u8, entry: u64, rights: Rights) -> Self {
+    pub(crate) const fn new(format: Format, va: Va, level: u8, entry: u64, rights: Rights) -> Self {
         let size = LeafSize::of_level(level);
+        let (attributes, accessed, dirty) = match format.layout {
+            Layout::LongMode => (
+                Attributes::of_leaf(level, entry, rights),
+                bit::ACCESSED,
+                bit::DIRTY,
+            ),
+            Layout::Extended { .. } => (
+                extended::attributes(entry, rights),
+                extended::ACCESSED,
+                extended::DIRTY,
+            ),
+        };
         Self {
             va,
             pa: Pa::new(entry & bit::ADDRESS & !(size.bytes() - 1)),
             size,
-            attributes: Attributes::of_leaf(level, entry, rights),
-            accessed: entry & bit::ACCESSED != 0,
-            dirty: entry & bit::DIRTY != 0,
+            attributes,
+            accessed: entry & accessed != 0,
+            dirty: entry & dirty != 0,
         }
     }
 

@@ -200,6 +200,11 @@ pub enum SecondStageViolation {
         /// Its owner, if it has one.
         owner: Option<u64>,
     },
+    /// The guest could reach its memory past the caches.
+    NotWriteBack {
+        /// The guest-physical address.
+        gpa: Va,
+    },
     /// Only the guest's own frames are mapped, but not each of them at exactly one address.
     NotOnce {
         /// Bytes mapped.
@@ -226,6 +231,12 @@ impl fmt::Display for SecondStageViolation {
             Self::NotOwned { gpa, pa, owner: None } => {
                 write!(f, "guest-physical {gpa} translates to {pa}, which is not private")
             }
+            Self::NotWriteBack { gpa } => {
+                write!(
+                    f,
+                    "guest-physical {gpa} is not write-back whatever the guest asks"
+                )
+            }
             Self::NotOnce { mapped, owned } => write!(
                 f,
                 "the guest's frames are not each mapped at one address: {mapped} bytes mapped, {owned} bytes owned"
@@ -237,7 +248,7 @@ impl fmt::Display for SecondStageViolation {
 impl core::error::Error for SecondStageViolation {}
 
 /// Checks that second-stage `tables` map every frame of `owner` in `private` at exactly one guest-physical address, and
-/// nothing else.
+/// nothing else, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)).
 ///
 /// "Exactly once" needs no storage: both sides add one well-mixed number for each frame, and the sums must agree. An error escapes
 /// with a chance of about one in 2^50.
@@ -263,6 +274,9 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
                         pa,
                         owner: other,
                     });
+                }
+                if !tables.format().forces_write_back(leaf.attributes) {
+                    return Err(SecondStageViolation::NotWriteBack { gpa: leaf.va });
                 }
                 mapped.add(leaf.pa, leaf.pa_end());
             }

@@ -52,6 +52,10 @@ impl TestRam {
         Tables::new(self, self.format, self.root())
     }
 
+    pub fn words(&self, pa: u64) -> u64 {
+        self.words.get(&pa).copied().unwrap_or(0)
+    }
+
     pub fn write(&mut self, pa: u64, word: u64) {
         self.words.insert(pa, word);
     }

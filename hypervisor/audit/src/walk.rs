@@ -355,7 +355,7 @@ impl<'m, M: PhysicalRead + ?Sized> Walk<'m, M> {
                     at,
                 }));
             };
-            if entry & bit::PRESENT == 0 {
+            if !format.is_present(entry) {
                 continue;
             }
             let reserved = format.reserved(level, entry);
@@ -368,9 +368,9 @@ impl<'m, M: PhysicalRead + ?Sized> Walk<'m, M> {
                     reserved,
                 }));
             }
-            let rights = rights.through(entry);
+            let rights = format.through(rights, entry);
             if format.is_leaf(level, entry) {
-                return Some(Ok(Visit::Leaf(Leaf::new(va, level, entry, rights))));
+                return Some(Ok(Visit::Leaf(Leaf::new(format, va, level, entry, rights))));
             }
             let child = Pa::new(entry & bit::ADDRESS);
             if self.path[..self.depth].iter().any(|cursor| cursor.table == child) {

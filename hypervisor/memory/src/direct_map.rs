@@ -8,12 +8,12 @@ use core::fmt;
 
 use crate::address::{GIGABLOCK_ORDER, Hva, Level, Pfn, REGION_ORDER};
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Carved, Clean, Region, RegionList, TableList};
+use crate::frame::list::{Carved, Clean, RegionList, TableList};
 use crate::frame::records::FrameTable;
 use crate::layout::direct;
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
-use crate::paging::format::{Attributes, Decoded, LongMode};
+use crate::paging::format::{Attributes, Decoded, Format, LongMode};
 use crate::stats::Stats;
 use crate::tlb::FlushBatch;
 
@@ -22,7 +22,7 @@ use crate::tlb::FlushBatch;
 pub enum HideCause {
     /// A table for splitting a 1G leaf could not be had.
     OutOfMemory(OutOfMemory),
-    /// The direct map has no leaf of 2M or more for this region.
+    /// The direct map has no leaf of 2M or more for this region, or one that is not ordinary data.
     NotALeaf(Pfn),
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for HideCause {
             Self::NotALeaf(pfn) => {
                 write!(
                     f,
-                    "the direct map has small pages at {}: the region there cannot be hidden",
+                    "the direct map has no large page of ordinary data at {}: the region there cannot be hidden",
                     pfn.hpa()
                 )
             }
@@ -169,11 +169,11 @@ impl DirectMap {
                     };
                     let table = match slot.decode::<LongMode>() {
                         Decoded::Table(table) => Some(table),
-                        Decoded::Leaf(..) => {
+                        Decoded::Leaf(_, attributes) if is_data(attributes) => {
                             wanted += 1;
                             None
                         }
-                        Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
+                        Decoded::Leaf(..) | Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
                     };
                     seen = Some((number, table));
                     table
@@ -182,7 +182,7 @@ impl DirectMap {
             if let Some(table) = table {
                 let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
                 match slot.decode::<LongMode>() {
-                    Decoded::Leaf(found, _) if found == pfn => {}
+                    Decoded::Leaf(found, attributes) if found == pfn && is_data(attributes) => {}
                     _ => return Err(HideCause::NotALeaf(pfn)),
                 }
             }
@@ -226,37 +226,45 @@ impl DirectMap {
         }
     }
 
-    /// Puts a region back into the direct map, merges what is whole again, and frees the region. Cannot fail and allocates nothing.
+    /// Puts the next regions on the list, all that lie in one gigablock, back into the direct map, merges what is whole again, and frees the
+    /// regions. False when the list was empty. Cannot fail and allocates nothing.
     pub fn restore<M: Machine>(
         &mut self,
         machine: &M,
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
-        region: Region<Clean>,
+        regions: &mut RegionList<Clean>,
         batch: &mut FlushBatch,
-    ) {
-        let (pfn, index) = (region.pfn(), region.gigablock());
-        let at = address(pfn);
-        let Found::Slot(gigablock_slot) = find::<LongMode, M>(machine, self.root, at, Level::L3) else {
+    ) -> bool {
+        let Some(first) = regions.pop(frames) else {
+            return false;
+        };
+        let (pfn, index) = (first.pfn(), first.gigablock());
+        let Found::Slot(slot) = find::<LongMode, M>(machine, self.root, address(pfn), Level::L3) else {
             unreachable_shape(pfn)
         };
         let parked = frames.gigablock_mut(index).parked();
-        let table = match (parked, gigablock_slot.decode::<LongMode>()) {
+        let table = match (parked, slot.decode::<LongMode>()) {
             (Some(table), _) | (None, Decoded::Table(table)) => table,
             _ => unreachable_shape(pfn),
         };
-        let filled = Slot::of(machine, table, at.index(2), Level::L2).fill::<LongMode>(pfn, Attributes::DATA);
-        assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
-        if parked.is_some() {
-            gigablock_slot.link::<LongMode>(table);
+        let mut filled = 0;
+        let mut next = Some(first);
+        while let Some(region) = next {
+            fill(machine, table, region.pfn());
+            region.release(frames);
+            filled += 1;
+            next = regions.pop_in(frames, index);
         }
+        if parked.is_some() {
+            slot.link::<LongMode>(table);
+        }
+        stats.regions_restored += u64::from(filled);
         let gigablock = frames.gigablock_mut(index);
-        gigablock.holes -= 1;
+        gigablock.holes -= filled;
         gigablock.set_parked(None);
-        let whole_at_boot = gigablock.whole_at_boot();
-        stats.regions_restored += 1;
-        if whole_at_boot && frames.add_canonical(table, 1) == 512 {
-            match gigablock_slot.merge::<LongMode, M>(machine) {
+        if gigablock.whole_at_boot() && frames.add_canonical(table, i32::from(filled)) == 512 {
+            match slot.merge::<LongMode, M>(machine) {
                 Some(table) => {
                     batch.push_table(frames, table);
                     stats.level3_collapses += 1;
@@ -264,8 +272,20 @@ impl DirectMap {
                 None => stats.merges_blocked += 1,
             }
         }
-        region.release(frames);
+        true
     }
+}
+
+/// Whether a leaf says what [`fill`] will write again: restore brings back exactly what hide took away.
+fn is_data(attributes: Attributes) -> bool {
+    LongMode::join(attributes, Attributes::DATA).is_some()
+}
+
+/// Writes the leaf of a region over its hole.
+fn fill<M: Machine>(machine: &M, table: Pfn, pfn: Pfn) {
+    let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
+    let filled = slot.fill::<LongMode>(pfn, Attributes::DATA);
+    assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
 }
 
 /// The direct-map address of a frame that a region made of RAM starts with.
@@ -294,7 +314,7 @@ impl FrameTable<'_> {
         let mut reserve = TableList::new();
         for _ in 0..count {
             let zero = |pfn| {
-                for entry in machine.table(pfn) {
+                for entry in machine.table(TableAt::new(pfn)) {
                     entry.store(0, core::sync::atomic::Ordering::Relaxed);
                 }
             };

@@ -17,6 +17,7 @@ mod vector_state;
 
 use guest_abi::Arguments;
 use memory::address::{Gpa, Gva, Hpa};
+use memory::guest::SecondStageKind;
 
 pub use ending::{Access, Cause, Ending, MemoryFault, PortAccess, Stage, Unexpected};
 pub use unsupported::{OutOfFrames, Unsupported};
@@ -90,6 +91,8 @@ pub struct Capabilities {
 
 /// One kind of hardware virtualization.
 pub trait Backend: Sized {
+    /// The layout in which its CPU walks a guest's tables.
+    const SECOND_STAGE: SecondStageKind;
     /// What was found on the CPU.
     type Found;
     /// What one CPU has for running guests.

@@ -82,6 +82,14 @@ impl Region<Dirty> {
 }
 
 impl Region<Private> {
+    /// Whose it is and where, as its record says: the reverse map.
+    pub(crate) fn owner(&self, frames: &FrameTable<'_>) -> Option<(GuestId, crate::address::Gfn)> {
+        match frames.block(self.block).word.state() {
+            FrameState::Private { owner, gfn } => Some((owner, gfn)),
+            _ => None,
+        }
+    }
+
     /// The guest's translations to it are gone from its tables and from every CPU.
     pub(crate) fn revoked(self, frames: &mut FrameTable<'_>) -> Region<Dirty> {
         self.step(frames, FrameState::Hidden)
@@ -176,6 +184,16 @@ impl<S: RegionState> RegionList<S> {
             pfn: frames.block_pfn(first),
             state: PhantomData,
         })
+    }
+
+    /// Takes the first region if it lies in this gigablock.
+    pub(crate) fn pop_in(&mut self, frames: &FrameTable<'_>, gigablock: GigablockIndex) -> Option<Region<S>> {
+        let (first, _) = self.ends?;
+        if first.gigablock() == gigablock {
+            self.pop(frames)
+        } else {
+            None
+        }
     }
 
     /// The first frames of the regions, in order.

@@ -1,21 +1,62 @@
-//! The second stage of one guest: nested tables with 2M leaves.
+//! The second stage of one guest: tables with 2M leaves, in the layout that the CPU's virtualization wants.
 
 use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
-use crate::frame::list::{TableFrame, TableList};
+use crate::frame::list::{Private, Region, TableFrame, TableList};
 use crate::frame::records::FrameTable;
-use crate::frame::state::{FrameState, GuestId};
-use crate::machine::Machine;
+use crate::frame::state::GuestId;
+use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
+use crate::paging::ept::{Ept, EptAttributes};
 use crate::paging::format::{Attributes, Decoded, Format, LongMode};
 
 /// Bytes of guest-physical address space that the tables of one guest cover: one entry of the top-level table.
 pub(super) const MAX_BYTES: u64 = Level::L4.bytes();
 
+/// Whose virtualization walks a guest's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondStageKind {
+    /// AMD's nested tables (NPT).
+    Nested,
+    /// Intel's extended tables (EPT).
+    Extended,
+}
+
+/// A layout for second-stage tables.
+trait SecondStageFormat: Format {
+    /// What a leaf for a guest's RAM says.
+    const GUEST_RAM: Self::Attributes;
+}
+
+impl SecondStageFormat for LongMode {
+    const GUEST_RAM: Attributes = Attributes::GUEST_RAM;
+}
+
+impl SecondStageFormat for Ept {
+    const GUEST_RAM: EptAttributes = EptAttributes::GUEST_RAM;
+}
+
+/// Evaluates an expression with `$format` standing for the layout of this kind.
+macro_rules! with_format {
+    ($kind:expr, $format:ident => $expression:expr) => {
+        match $kind {
+            SecondStageKind::Nested => {
+                type $format = LongMode;
+                $expression
+            }
+            SecondStageKind::Extended => {
+                type $format = Ept;
+                $expression
+            }
+        }
+    };
+}
+
 /// A guest's tables, owned.
 #[derive(Debug)]
 pub(super) struct SecondStage {
+    kind: SecondStageKind,
     root: Pfn,
 }
 
@@ -29,19 +70,13 @@ impl SecondStage {
     /// zeroed frames; `None` if it does not.
     pub(super) fn new<M: Machine>(
         machine: &M,
+        kind: SecondStageKind,
         frames: &mut FrameTable<'_>,
         reserve: &mut TableList,
         bytes: u64,
     ) -> Option<Self> {
-        let mut take = |frames: &mut FrameTable<'_>| Some(reserve.pop(frames)?.link(frames, 0));
-        let root = take(frames)?;
-        let middle = take(frames)?;
-        Slot::of(machine, root, 0, Level::L4).link::<LongMode>(middle);
-        for gigabyte in 0..bytes.div_ceil(Level::L3.bytes()) {
-            let low = take(frames)?;
-            Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<LongMode>(low);
-        }
-        Some(Self { root })
+        let root = with_format!(kind, F => build::<F, M>(machine, frames, reserve, bytes))?;
+        Some(Self { kind, root })
     }
 
     pub(super) fn root(&self) -> Pfn {
@@ -49,55 +84,93 @@ impl SecondStage {
     }
 
     /// Maps a private region where its record says that it belongs. The record is the reverse map: one owner, one address.
-    /// False, and nothing changed, when it is not this guest's, or when something is mapped there.
+    /// `table` is the level-2 table for that address ([`Self::table_at`]). False, and nothing changed, when the region is not
+    /// this guest's, or when something is mapped there.
     #[must_use]
     pub(super) fn map<M: Machine>(
         &self,
         machine: &M,
         frames: &FrameTable<'_>,
         guest: GuestId,
-        region: Pfn,
+        table: Pfn,
+        region: &Region<Private>,
     ) -> bool {
-        match frames.state(region) {
-            FrameState::Private { owner, gfn } if owner == guest => {
-                match find::<LongMode, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) {
-                    Found::Slot(slot) => slot.fill::<LongMode>(region, Attributes::GUEST_RAM),
-                    Found::Leaf | Found::Absent => false,
-                }
+        match region.owner(frames) {
+            Some((owner, gfn)) if owner == guest => {
+                let slot = Slot::of(machine, table, as_index(gfn.gpa()).index(2), Level::L2);
+                with_format!(self.kind, F => slot.fill::<F>(region.pfn(), <F as SecondStageFormat>::GUEST_RAM))
             }
             _ => false,
         }
     }
 
-    /// The region mapped at an aligned guest frame.
-    pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
-        match find::<LongMode, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) {
-            Found::Slot(slot) => match slot.decode::<LongMode>() {
-                Decoded::Leaf(pfn, _) => Some(pfn),
+    /// The level-2 table that translates a guest frame.
+    pub(super) fn table_at<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
+        with_format!(self.kind, F => match find::<F, M>(machine, self.root, as_index(gfn.gpa()), Level::L3) {
+            Found::Slot(slot) => match slot.decode::<F>() {
+                Decoded::Table(table) => Some(table),
                 _ => None,
             },
             _ => None,
-        }
+        })
+    }
+
+    /// The region mapped at an aligned guest frame.
+    pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
+        with_format!(self.kind, F => lookup::<F, M>(machine, self.root, gfn))
     }
 
     /// Cuts the tree at its root: no new walk finds anything. Cached translations are the caller's to flush.
     pub(super) fn cut<M: Machine>(self, machine: &M) -> CutSecondStage {
-        let entry = &machine.table(self.root)[0];
-        let middle = match LongMode::decode(Level::L4, entry.load(Ordering::Acquire)) {
-            Decoded::Table(middle) => Some(middle),
-            _ => None,
-        };
+        let entry = &machine.table(TableAt::new(self.root))[0];
+        let middle = with_format!(self.kind, F => table_of::<F>(Level::L4, entry.load(Ordering::Acquire)));
         Slot::of(machine, self.root, 0, Level::L4).clear();
         CutSecondStage {
+            kind: self.kind,
             root: self.root,
             middle,
         }
     }
 }
 
+fn build<F: Format, M: Machine>(
+    machine: &M,
+    frames: &mut FrameTable<'_>,
+    reserve: &mut TableList,
+    bytes: u64,
+) -> Option<Pfn> {
+    let mut take = |frames: &mut FrameTable<'_>| Some(reserve.pop(frames)?.link(frames, 0));
+    let root = take(frames)?;
+    let middle = take(frames)?;
+    Slot::of(machine, root, 0, Level::L4).link::<F>(middle);
+    for gigabyte in 0..bytes.div_ceil(Level::L3.bytes()) {
+        let low = take(frames)?;
+        Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<F>(low);
+    }
+    Some(root)
+}
+
+fn lookup<F: Format, M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Pfn> {
+    match find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) {
+        Found::Slot(slot) => match slot.decode::<F>() {
+            Decoded::Leaf(pfn, _) => Some(pfn),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn table_of<F: Format>(level: Level, entry: u64) -> Option<Pfn> {
+    match F::decode(level, entry) {
+        Decoded::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
 /// Tables that no new walk reaches.
 #[derive(Debug)]
 pub(super) struct CutSecondStage {
+    kind: SecondStageKind,
     root: Pfn,
     middle: Option<Pfn>,
 }
@@ -107,8 +180,8 @@ impl CutSecondStage {
     pub(super) fn free<M: Machine>(self, machine: &M, frames: &mut FrameTable<'_>) {
         if let Some(middle) = self.middle {
             for index in 0..ENTRIES {
-                let entry = machine.table(middle)[index].load(Ordering::Acquire);
-                if let Decoded::Table(low) = LongMode::decode(Level::L3, entry) {
+                let entry = machine.table(TableAt::new(middle))[index].load(Ordering::Acquire);
+                if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
                     frames.free_table(TableFrame::unlinked(low));
                 }
             }
@@ -118,7 +191,46 @@ impl CutSecondStage {
     }
 }
 
-/// A guest-physical address as the walker takes it: nested tables are indexed like a virtual address (APM vol. 2, 15.25.3).
+/// A guest-physical address as the walker takes it: second-stage tables are indexed like a virtual address (APM vol. 2, 15.25.3; SDM
+/// vol. 3C, 29.3.2).
 fn as_index(gpa: Gpa) -> Hva {
     Hva::new(gpa.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelMachine;
+
+    /// Rule 2: the owner is checked before an entry is written.
+    #[test]
+    fn a_region_of_another_guest_is_not_mapped() {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
+        let cpu = machine.cpu(0);
+        let memory = &mut booted.memory;
+        let (own, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
+        let mut reserve = memory.frames.reserve_tables(&cpu, 3).unwrap();
+        let kind = SecondStageKind::Nested;
+        let tables = SecondStage::new(&cpu, kind, &mut memory.frames, &mut reserve, 4 << 20).unwrap();
+        let table = tables.table_at(&cpu, Gfn::new(512)).unwrap();
+
+        let regions = memory.frames.carve(1).unwrap();
+        let batch = memory
+            .direct_map
+            .hide(&cpu, &mut memory.frames, &mut memory.stats, regions)
+            .unwrap();
+        let mut dirty = memory
+            .flusher
+            .flush(&cpu, &mut memory.frames, &mut memory.stats, batch);
+        let region = dirty.pop(&memory.frames).unwrap();
+        let region = memory.scrub(&cpu, &mut booted.windows[0], region);
+        let region = region.assign(&mut memory.frames, other, Gfn::new(512));
+
+        assert!(!tables.map(&cpu, &memory.frames, own, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), None);
+        assert!(tables.map(&cpu, &memory.frames, other, table, &region));
+        // Nor twice at the same place.
+        assert!(!tables.map(&cpu, &memory.frames, other, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), Some(region.pfn()));
+    }
 }

@@ -22,6 +22,7 @@ use super::vector_state::VectorUnit;
 use super::{Backend, Capabilities, OutOfFrames, StartState, Unsupported};
 use crate::frames::Frames;
 use memory::address::Hpa;
+use memory::guest::SecondStageKind;
 use permission_maps::PermissionMaps;
 use vcpu_policy::asid::Asids;
 
@@ -45,6 +46,7 @@ pub struct SvmCpu {
 }
 
 impl Backend for Svm {
+    const SECOND_STAGE: SecondStageKind = SecondStageKind::Nested;
     type Found = SvmFound;
     type Cpu = SvmCpu;
     type Vcpu = SvmVcpu;
