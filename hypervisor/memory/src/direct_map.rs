@@ -52,7 +52,7 @@ pub struct HideError {
 
 /// The direct map, in the tables under one top-level table.
 pub struct DirectMap {
-    root: Pfn,
+    pub(crate) root: Pfn,
 }
 
 /// A gigablock with a table, while entries of it are being cleared.

@@ -5,6 +5,8 @@
 //! ([`guest`]) is made of regions that the host reaches only through windows ([`window`]). [`host`] holds it all together,
 //! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, `model` in tests.
 //!
+//! For comparison, [`baseline`] hides memory the way Linux does, page by page.
+//!
 //! There is no privileged instruction and no `unsafe` here, so all of it runs on the host under test.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -13,6 +15,7 @@
 extern crate std;
 
 pub mod address;
+pub mod baseline;
 pub mod direct_map;
 pub mod frame;
 pub mod guest;

@@ -26,7 +26,7 @@ impl TableAt {
     }
 }
 
-/// Bytes inside an open window of the CPU that asks. Only an open window makes one.
+/// Bytes inside an open window of the CPU that asks, or in a frame of the direct map that this crate has taken and nobody knows yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowSpan {
     start: Hva,
