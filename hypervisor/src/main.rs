@@ -45,7 +45,7 @@ use cpu::fault_report::set_address_describer;
 use cpu::features::{Features, Vendor};
 use cpu::stack::{IstStacks, Stack, StackMemory};
 use cpu::timer::{self, Clock, Timer};
-use cpu::{apic as local_apic, pic, registers};
+use cpu::{apic as local_apic, mtrr, pic, registers};
 use guests::{Scheduler, Setup};
 use reporting::{Moment, Reporter};
 use virt::Backend;
@@ -127,7 +127,8 @@ extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
         .as_ref()
         .map_or_else(local_apic::base_from_msr, |platform| platform.local_apic);
 
-    let mut ram = match Ram::new(&info) {
+    let types = mtrr::read(&features);
+    let mut ram = match Ram::new(&info, types.as_ref()) {
         Ok(ram) => ram,
         Err(error) => refuse!("{error}"),
     };
