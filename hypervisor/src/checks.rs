@@ -15,7 +15,7 @@ use memory::frame::{FrameState, OutOfMemory};
 use memory::guest::GuestMemory;
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::memory_map::MemoryMap;
-use report::{BlockState, Span};
+use report::{BlockState, Leaves, Span};
 
 use crate::frames::{leak_slice, with_memory};
 use crate::hardware::WalkerView;
@@ -286,6 +286,25 @@ impl Checks {
                 Span::block(region.pa.get() / Level::L2.bytes(), state)
             });
         Ok(visit(found, &mut spans))
+    }
+
+    /// Leaves of the direct map at the moment.
+    ///
+    /// # Errors
+    /// What is malformed.
+    pub fn leaves(&self) -> Result<Leaves, audit::ScanError> {
+        let host = Tables::new(&self.view, self.host, self.root.hpa().get());
+        self.record
+            .direct_map()
+            .scan(&host)
+            .try_fold(Leaves::default(), |sum, region| {
+                let found = region?.leaves();
+                Ok(Leaves {
+                    g1: sum.g1 + found.g1,
+                    m2: sum.m2 + found.m2,
+                    k4: sum.k4 + found.k4,
+                })
+            })
     }
 
     /// End of RAM in 2 MiB blocks, rounded up.

@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod bench;
 mod boot;
 mod bring_up;
 mod checks;
@@ -228,11 +229,18 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         Ok(virtual_cpu) => virtual_cpu,
         Err(error) => refuse!("{error}"),
     };
-    let archive = archive(&info);
     let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits) {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),
     };
+    if let Some(bytes) = config.bench {
+        let mut windows = windows;
+        match bench::run(&config, bytes, &mut windows, &checks) {
+            Ok(()) => console::finish(ExitCode::Pass, format_args!("")),
+            Err(error) => refuse!("the benchmark: {error}"),
+        }
+    }
+    let archive = archive(&info, &ram);
     let mut reporter = Reporter::new(&config, checks.blocks(), ram_mib(&ram));
     reporter.moment(Moment::Boot, &mut checks, core::iter::empty());
 
@@ -270,16 +278,21 @@ fn end(mut checks: Checks, mut reporter: Reporter<'_>, windows: &Windows) -> ! {
 }
 
 /// The guest archive, checked.
-fn archive(info: &BootInfo) -> Archive<'static> {
-    let Some((start, bytes)) = info.module else {
-        refuse!("no guest archive came along: pass a tar of ELF files as the one module (QEMU -initrd)");
+fn archive(info: &BootInfo, ram: &Ram) -> Archive<'static> {
+    let Some((start, bytes)) = info.module.filter(|(_, bytes)| *bytes > 0) else {
+        refuse!(
+            "no guest archive came along, or an empty one: pass a tar of ELF files as the one module (QEMU -initrd)"
+        );
     };
-    let Some(at) = direct(start) else {
-        refuse!("the guest archive at {start} is beyond the direct map")
+    let Some(at) = direct(start).filter(|_| ram.holds(start, bytes)) else {
+        refuse!(
+            "the loader put the guest archive ({bytes} bytes) at {start}, which is not all RAM that the direct map shows: use \
+             another loader, or give the machine more memory"
+        )
     };
     let pointer = core::ptr::with_exposed_provenance::<u8>(at.get() as usize);
-    // SAFETY: the loader put the module into RAM, which the direct map shows; `Ram` keeps it out of the allocator for good, so nobody
-    // writes it. (A loader that points outside of RAM makes this a page fault, which is reported.)
+    // SAFETY: the module lies in RAM, all of which the direct map shows; `Ram` keeps it out of the allocator for good, so nobody
+    // writes it.
     let archive = unsafe { core::slice::from_raw_parts(pointer, bytes as usize) };
     match Archive::open(archive) {
         Ok(archive) => archive,

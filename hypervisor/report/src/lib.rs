@@ -27,8 +27,8 @@ pub use block::{BlockState, Span};
 #[cfg(feature = "read")]
 pub use event::Phase;
 pub use event::{
-    Check, Counters, Event, Guest, Leaves, Machine, Outcome, Pause, PhaseHeader, ReportValue, SCHEMA, Start,
-    Verdict,
+    Bench, Check, Counters, Event, Guest, Leaves, Machine, Outcome, Pause, PhaseHeader, ReportValue, SCHEMA,
+    Start, Verdict,
 };
 pub use gigablock::{Gigablock, Gigablocks};
 pub use guest_text::GuestText;

@@ -121,7 +121,15 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("regions hidden", counters.regions_hidden),
                 ("regions restored", counters.regions_restored),
                 ("bytes scrubbed", counters.bytes_scrubbed),
-                ("frames quarantined", counters.frames_quarantined),
+            ],
+        ),
+        (
+            "TSC ticks (instructions under -icount)",
+            &[
+                ("taking and hiding", counters.ticks_hide),
+                ("scrubbing", counters.ticks_scrub),
+                ("mapping for guests", counters.ticks_map),
+                ("giving back", counters.ticks_restore),
             ],
         ),
     ];

@@ -164,13 +164,30 @@ impl Ram {
         Ok(range)
     }
 
+    /// Whether all of these bytes are RAM, in one range of it.
+    pub fn holds(&self, start: Hpa, bytes: u64) -> bool {
+        FrameRange::covering(start, bytes).is_some_and(|wanted| {
+            let mut ranges = self.map.ranges().iter();
+            ranges.any(|range| range.intersection(&wanted) == wanted)
+        })
+    }
+
     /// What is in use.
     pub fn in_use(&self) -> &[FrameRange] {
         &self.in_use
     }
 
-    /// One past the highest frame of RAM.
-    pub fn end(&self) -> Pfn {
-        self.map.ranges().last().map_or(Pfn::new(0), |range| range.end)
+    /// How many aligned blocks of `1 << order` frames have RAM in them.
+    pub fn blocks(&self, order: u8) -> u64 {
+        let mut count = 0;
+        let mut counted_to = 0;
+        for range in self.map.ranges() {
+            // Two ranges may share a block.
+            let first = (range.start.get() >> order).max(counted_to);
+            let end = range.end.get().div_ceil(1 << order);
+            count += end.saturating_sub(first);
+            counted_to = end;
+        }
+        count
     }
 }
