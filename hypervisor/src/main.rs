@@ -33,7 +33,7 @@ use spin::{Mutex, MutexGuard};
 
 use boot::acpi::Platform;
 use boot::info::BootInfo;
-use boot::{acpi, image, pvh};
+use boot::{acpi, image};
 use bring_up::cpu_area::CpuArea;
 use bring_up::ram::Ram;
 use bring_up::tables::BootTables;
@@ -46,7 +46,7 @@ use cpu::fault_report::set_address_describer;
 use cpu::features::{Features, Vendor};
 use cpu::stack::{IstStacks, Stack, StackMemory};
 use cpu::timer::{self, Clock, Timer};
-use cpu::{apic as local_apic, pic, registers};
+use cpu::{apic as local_apic, mtrr, pic, registers};
 use guests::{Scheduler, Setup};
 use reporting::{Moment, Reporter};
 use virt::Backend;
@@ -88,7 +88,7 @@ struct Known {
 /// Where the entry code leads: long mode, early tables, boot stack, interrupts masked.
 // SAFETY: the name is this project's own and defined once.
 #[unsafe(no_mangle)]
-extern "C" fn rust_entry(start_info: u64) -> ! {
+extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
     console::init();
     println!("Lacuna {} ({})", env!("CARGO_PKG_VERSION"), env!("LACUNA_COMMIT"));
     let stacks = IstStacks {
@@ -102,7 +102,7 @@ extern "C" fn rust_entry(start_info: u64) -> ! {
     registers::enable_protections(&features);
 
     // SAFETY: the early tables are active and nothing allocates memory yet.
-    let info = match unsafe { pvh::read(Hpa::new(start_info)) } {
+    let info = match unsafe { boot::read(magic, Hpa::new(at)) } {
         Ok(info) => info,
         Err(error) => refuse!("{error}"),
     };
@@ -128,7 +128,8 @@ extern "C" fn rust_entry(start_info: u64) -> ! {
         .as_ref()
         .map_or_else(local_apic::base_from_msr, |platform| platform.local_apic);
 
-    let mut ram = match Ram::new(&info) {
+    let types = mtrr::read(&features);
+    let mut ram = match Ram::new(&info, types.as_ref()) {
         Ok(ram) => ram,
         Err(error) => refuse!("{error}"),
     };

@@ -5,9 +5,11 @@ use core::fmt;
 use heapless::Vec;
 use memory::address::{Hpa, PAGE_SIZE, Pfn};
 use memory::memory_map::{FrameRange, MemoryMap, MemoryMapError, RawEntry, SearchFrom};
+use memory_types::Registers;
 
 use crate::boot::image;
 use crate::boot::info::{BootInfo, MemoryKind};
+use crate::println;
 
 /// Least RAM: 128 MiB, less what QEMU and firmware keep of it (measured: 512 KiB on q35).
 const LEAST_RAM: u64 = 120 << 20;
@@ -60,17 +62,39 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Reads the firmware's map, and notes image and hand-over as in use.
+    /// Reads the firmware's map, leaves out what is not write-back, and notes image and hand-over as in use.
     ///
     /// # Errors
     /// See [`RamError`].
-    pub fn new(info: &BootInfo) -> Result<Self, RamError> {
+    pub fn new(info: &BootInfo, types: Option<&Registers>) -> Result<Self, RamError> {
         let entries = info.firmware_map().map(|range| RawEntry {
             start: range.start,
             bytes: range.bytes,
             ram: range.kind == MemoryKind::Ram,
         });
-        let map = MemoryMap::new(entries).map_err(RamError::Map)?;
+        let all = MemoryMap::new(entries.clone()).map_err(RamError::Map)?;
+        let map = match types.map(Registers::not_write_back) {
+            None => all.clone(),
+            Some(Ok(spans)) => {
+                let others = spans.map(|span| RawEntry {
+                    start: span.start,
+                    bytes: span.end.get() - span.start.get(),
+                    ram: false,
+                });
+                MemoryMap::new(entries.chain(others)).map_err(RamError::Map)?
+            }
+            Some(Err(error)) => {
+                println!("memory types: {error}; taking all RAM as write-back");
+                all.clone()
+            }
+        };
+        let not_write_back = all.frames() - map.frames();
+        if not_write_back > 0 {
+            println!(
+                "{} KiB of RAM are not cached write-back (MTRRs) and are not used",
+                not_write_back * (PAGE_SIZE >> 10)
+            );
+        }
         let bytes = map.frames() * PAGE_SIZE;
         if bytes < LEAST_RAM {
             return Err(RamError::TooLittle(bytes));

@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use crate::build::Flavor;
+use crate::machine::Kind;
+use crate::medium::Boot;
 use crate::test::checks;
 use crate::test::inputs::{self, HOSTILE};
 use crate::test::row::{Archive, Row};
+
+/// Every kind of machine.
+const EVERYWHERE: &[Kind] = &[Kind::Tcg, Kind::Kvm, Kind::Bochs];
 
 /// The rows; `guests` are the names of the bundled guests, each of which gets one.
 pub fn rows(guests: &[String]) -> Vec<Row> {
@@ -24,6 +29,7 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     rows.extend(bad_lines());
     rows.extend(bad_input());
     rows.extend(bad_machines());
+    rows.extend(boots());
     rows.extend(seen_from_outside());
     rows.extend(deliberate_mistakes());
     rows
@@ -91,6 +97,12 @@ fn sizes() -> Vec<Row> {
             ..main_job("main-job-64G", 65536, 512)
         },
         Row {
+            // Of KVM's hosts many have fewer bits of physical address.
+            kinds: &[Kind::Tcg],
+            check: checks::gigabyte_leaves,
+            ..main_job("main-job-900G", 900 << 10, 768)
+        },
+        Row {
             cpu_flags: "pdpe1gb=off",
             check: checks::no_gigabyte_leaves,
             ..main_job("no-1G-leaves", 4096, 384)
@@ -101,6 +113,7 @@ fn sizes() -> Vec<Row> {
 /// Command lines that are refused before anything else happens.
 fn bad_lines() -> Vec<Row> {
     let row = |says, name: &str, line: &str| Row {
+        kinds: EVERYWHERE,
         check: checks::no_guest_ran,
         ..Row::ending(
             "REFUSED",
@@ -252,6 +265,7 @@ fn bad_machines() -> Vec<Row> {
             )
         },
         Row {
+            kinds: EVERYWHERE,
             memory_mib: 64,
             ..row(
                 &["63 MiB of RAM", "at least 128 MiB"],
@@ -259,6 +273,59 @@ fn bad_machines() -> Vec<Row> {
                 "too little RAM is refused",
             )
         },
+    ]
+}
+
+/// Every way to start the hypervisor that is not the emulator's own.
+fn boots() -> Vec<Row> {
+    let qemu = |boot, says, name: &str, about| Row {
+        boot,
+        says,
+        kinds: &[Kind::Tcg],
+        ..Row::passing(name, about, "{hello}")
+    };
+    // The CPU is Intel's, and there is no backend for it yet: all of bring-up happens before that is found out.
+    let bochs = |boot, name: &str, about| Row {
+        boot,
+        kinds: &[Kind::Bochs],
+        limit: Duration::from_secs(60),
+        check: checks::no_guest_ran,
+        ..Row::ending("REFUSED", &["this is an Intel CPU"], name, about, "{hello}")
+    };
+    vec![
+        qemu(
+            Boot::Disk,
+            &["loaded by PVH"],
+            "boot-disk",
+            "boots from a raw disk with its own boot sector",
+        ),
+        qemu(
+            Boot::Iso,
+            &["loaded by multiboot2, GRUB"],
+            "boot-iso",
+            "boots from a GRUB disc, by SeaBIOS",
+        ),
+        qemu(
+            Boot::Uefi,
+            &["loaded by multiboot2, GRUB"],
+            "boot-uefi",
+            "boots from a GRUB disc, by UEFI",
+        ),
+        bochs(
+            Boot::Disk,
+            "boot-disk",
+            "boots from a raw disk with its own boot sector",
+        ),
+        Row {
+            memory_mib: 128,
+            smp: 2,
+            ..bochs(Boot::Disk, "boot-disk-128M", "boots with 128 MiB and two CPUs")
+        },
+        Row {
+            memory_mib: 2048,
+            ..bochs(Boot::Disk, "boot-disk-2G", "boots with 2 GiB")
+        },
+        bochs(Boot::Iso, "boot-iso", "boots from a GRUB disc"),
     ]
 }
 
