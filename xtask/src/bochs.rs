@@ -211,6 +211,7 @@ mod tests {
             memory: 512 << 20,
             smp: 2,
             cpu_flags: "",
+            counted: false,
             ram: Ram::Anonymous,
             image: "lacuna".into(),
             archive: None,

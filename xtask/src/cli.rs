@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use boot_config::Policy;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench;
 use crate::machine::Kind;
 use crate::medium::Boot;
 
@@ -33,6 +35,11 @@ pub enum Task {
     Run(Run),
     /// Set up what is missing and pass all tests: on the host, then the guests on every machine
     Test(Test),
+    /// Set up what is missing and measure what private memory costs, by policy, in instructions on QEMU's emulation
+    ///
+    /// One boot for each policy and size. The same tree, compiler and emulator give the same figures to the instruction.
+    /// docs/performance.md says what they mean.
+    Bench(Bench),
     /// Make a GRUB disc, or a raw disk, that boots in an emulator or on a machine
     Image(Image),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
@@ -148,6 +155,35 @@ pub struct Test {
     pub verbose: bool,
 }
 
+/// Flags of `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Sizes of private memory, separated by commas, each a multiple of 2M
+    #[arg(
+        long,
+        value_name = "SIZES",
+        value_delimiter = ',',
+        default_value = "16M,256M,1G",
+        value_parser = bench::parse_size
+    )]
+    pub sizes: Vec<u64>,
+    /// How it is hidden, separated by commas; docs/command-line.md explains the names
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_values = bench::policy_names(),
+        value_parser = bench::parse_policy
+    )]
+    pub policies: Vec<Policy>,
+    /// Write the JSON lines of all boots to this file, one boot after the other
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Print the emulator's command lines and stop; installs and builds nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// A size of RAM: whole MiB, so that the emulator rounds nothing.
 fn size(text: &str) -> Result<u64, String> {
     boot_config::parse_size(text)
@@ -189,6 +225,25 @@ mod tests {
         ] {
             let words = format!("x run {bad}");
             assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_of_bench() {
+        let parse = |words: &str| Cli::try_parse_from(words.split(' ')).map(|cli| cli.task);
+        let Ok(Task::Bench(all)) = parse("x bench") else {
+            panic!("not bench")
+        };
+        assert_eq!(all.sizes, [16 << 20, 256 << 20, 1 << 30]);
+        assert_eq!(all.policies, Policy::ALL);
+        let Ok(Task::Bench(some)) = parse("x bench --sizes 4M,2G --policies scattered,grouped --json f")
+        else {
+            panic!("not bench")
+        };
+        assert_eq!(some.sizes, [4 << 20, 2 << 30]);
+        assert_eq!(some.policies, [Policy::Scattered, Policy::Grouped]);
+        for bad in ["--sizes 3M", "--sizes 16M,", "--policies linux", "--sizes"] {
+            assert!(parse(&format!("x bench {bad}")).is_err(), "{bad}");
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Machine {
     pub smp: u32,
     /// Added to the CPU's name, such as `svm=off`; empty for all features.
     pub cpu_flags: &'static str,
+    /// Whether its clocks follow the instructions executed, so that equal runs are equal to the instruction. TCG only.
+    pub counted: bool,
     /// What the RAM is made of.
     pub ram: Ram,
     /// The hypervisor's image.
@@ -91,6 +93,11 @@ impl Machine {
         add(&["-accel", accelerator]);
         let comma = if self.cpu_flags.is_empty() { "" } else { "," };
         add(&["-cpu", &format!("{cpu}{comma}{}", self.cpu_flags)]);
+        if self.counted {
+            // One tick of the TSC for each instruction; no clock and no random number of the host's.
+            add(&["-icount", "shift=0,sleep=off"]);
+            add(&["-rtc", "clock=vm,base=2026-01-01", "-seed", "1"]);
+        }
         add(&["-smp", &self.smp.to_string()]);
         add(&["-m", &format!("{}k", self.memory >> 10)]);
         let backend = match &self.ram {
@@ -180,6 +187,7 @@ mod tests {
             memory: 512 << 20,
             smp: 1,
             cpu_flags: "",
+            counted: false,
             ram: Ram::Anonymous,
             image: "target/it's here/lacuna".into(),
             archive: Some("runs/a,b/guests.tar".into()),
@@ -208,6 +216,16 @@ mod tests {
         );
         assert!(
             line.contains("memory-backend-ram,id=ram,size=524288k,reserve=off"),
+            "{line}"
+        );
+        assert!(!line.contains("-icount"), "{line}");
+        let counted = Machine {
+            counted: true,
+            ..machine()
+        };
+        let line = counted.arguments().join(" ");
+        assert!(
+            line.contains("-icount shift=0,sleep=off -rtc clock=vm,base=2026-01-01 -seed 1"),
             "{line}"
         );
         let kvm = Machine {

@@ -6,9 +6,10 @@
 //! nothing behind, `qmp` speaks to it, `folder` keeps what came out) or `bochs` runs its own; `verdict` judges; `symbolise`
 //! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
 //! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
-//! makes such a file and stops.
+//! makes such a file and stops. `bench` boots the benchmark and shows its figures.
 
 mod archive;
+mod bench;
 mod bochs;
 mod build;
 mod cli;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         .map_err(Failure::from)
         .and_then(|()| match &cli.task {
             Task::Run(flags) => run::run(flags).map(|outcome| outcome.exit_code()),
+            Task::Bench(flags) => bench::bench(flags).map(|outcome| outcome.exit_code()),
             Task::Test(flags) => test::test(flags),
             Task::Image(flags) => image_command::image(flags).map(|()| 0),
             Task::Build => build_only().map(|()| 0),

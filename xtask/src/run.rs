@@ -91,6 +91,7 @@ fn machine(
         memory: flags.memory(choice.kind),
         smp: flags.smp,
         cpu_flags: "",
+        counted: false,
         ram: Ram::Anonymous,
         image: image.to_owned(),
         archive: Some(folder.join(file::ARCHIVE)),

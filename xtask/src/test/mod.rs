@@ -2,8 +2,9 @@
 //!
 //! `host` runs cargo's own tests. `table` lists the tests on a machine, one row each (`row`): a machine, a command line, what is given
 //! as archive (`inputs` makes the broken ones) and what is expected. `on_machine` runs a row; `checks` looks at its report, `outside` at
-//! its RAM while the machine is paused. Every result is a line: ok, FAILED, or SKIP with the reason.
+//! its RAM while the machine is paused; `benchmark` asks what private memory costs. Every result is a line: ok, FAILED, or SKIP with the reason.
 
+mod benchmark;
 mod checks;
 mod host;
 mod inputs;
@@ -11,6 +12,8 @@ mod on_machine;
 mod outside;
 mod row;
 mod table;
+
+pub use on_machine::available_mib;
 
 use std::io::Write;
 use std::time::Instant;
@@ -113,6 +116,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
             .collect::<Vec<_>>()
     };
     let with_host = chosen(host::NAME);
+    let benchmarks: Vec<_> = benchmark::TESTS.iter().filter(|test| chosen(test.name)).collect();
     if flags.list {
         with_host.then(|| println!("{}: the tests of cargo", host::NAME));
         for kind in KINDS {
@@ -120,9 +124,12 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
                 .iter()
                 .for_each(|row| println!("{}: {}", full_name(kind, row), row.about));
         }
+        benchmarks
+            .iter()
+            .for_each(|test| println!("{}: {}", test.name, test.about));
         return Ok(0);
     }
-    if !with_host && KINDS.iter().all(|kind| of_kind(*kind).is_empty()) {
+    if !with_host && benchmarks.is_empty() && KINDS.iter().all(|kind| of_kind(*kind).is_empty()) {
         return Err(Failure::Usage(anyhow::anyhow!(
             "no test has `{}` in its name; `cargo xtask test --list` names them",
             flags.filter.as_deref().unwrap_or_default()
@@ -140,7 +147,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
             .iter()
             .any(|kind| of_kind(*kind).iter().any(|row| row.flavor == flavor))
     };
-    if needed(Flavor::Plain) || needed(Flavor::TestHooks) {
+    if needed(Flavor::Plain) || !benchmarks.is_empty() || needed(Flavor::TestHooks) {
         let built = build::build(Flavor::Plain)?;
         let hooks = if needed(Flavor::TestHooks) {
             build::build(Flavor::TestHooks)?.hypervisor
@@ -175,6 +182,15 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
                 }
                 tally.end(&name, 1, verdict);
             }
+        }
+        for test in benchmarks {
+            Tally::begin(test.name);
+            let verdict = benchmark::run(test, &images.plain);
+            if interrupt::asked() {
+                println!("stopped");
+                return Err(Failure::Other(anyhow::anyhow!("interrupted")));
+            }
+            tally.end(test.name, 1, verdict);
         }
     }
     Ok(u8::from(!tally.close(start)))

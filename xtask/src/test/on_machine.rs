@@ -79,6 +79,7 @@ fn attempt(
         memory: row.memory_mib << 20,
         smp: row.smp,
         cpu_flags: row.cpu_flags,
+        counted: false,
         ram: if row.outside {
             Ram::SharedFile(ram.clone())
         } else {
@@ -189,7 +190,7 @@ fn details(record: &Record, image: &std::path::Path) -> String {
 
 /// RAM that the host can still give, in MiB: the kernel's estimate, and the limit of the control group where there is one.
 /// `None` when the host does not say.
-fn available_mib() -> Option<u64> {
+pub fn available_mib() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let free = meminfo_mib(&meminfo).ok()?;
     let number = |file: &str| {

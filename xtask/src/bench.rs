@@ -1,0 +1,261 @@
+//! `cargo xtask bench`: what private memory costs, by policy, counted in instructions.
+//!
+//! One boot for each policy and size ([`Case`]) on QEMU's emulation, whose clock follows the instructions ([`machine`]), so that
+//! equal boots give equal figures. [`measure`] takes the `bench` line out of a boot's report, [`Tables`] shows all of them, and
+//! [`goals`] says what they must be: the tests ask that.
+
+pub mod goals;
+mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use boot_config::{Config, Policy};
+use report::{Bench, Event};
+
+use crate::build::{self, Flavor};
+use crate::emulator::{self, Record, Watch, file};
+use crate::folder::{Folder, RUNS};
+use crate::machine::{Kind, Machine, Ram};
+use crate::medium::Boot;
+use crate::run::explain;
+use crate::test::available_mib;
+use crate::verdict::Outcome;
+use crate::{Failure, cli, setup, workspace};
+
+pub use table::Tables;
+
+/// RAM of the machine: large enough for several whole gigablocks above 4 GiB. Only what is touched costs memory of the host.
+const MEMORY: u64 = 8 << 30;
+/// Seed of the order in which memory ages. Any other would do; it must only stay the same.
+const SEED: u64 = 1;
+/// The slowest boot measured, `scattered` with 256M, took 24 s on two busy cores.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// One boot of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// How memory is hidden.
+    pub policy: Policy,
+    /// How much.
+    pub bytes: u64,
+}
+
+impl Case {
+    /// RAM that the host needs, in MiB: measured with huge pages in the host (the emulator's VmHWM: 317 MiB with 256M, 1110 with 1G, 6330 with
+    /// 1G scattered) and with a margin.
+    pub fn host_mib(self) -> u64 {
+        let spread = match self.policy {
+            Policy::Grouped | Policy::LinuxFresh => self.bytes,
+            // One page in 3.4, and the host gives 2M for the first.
+            Policy::LinuxAged => self.bytes * 4,
+            Policy::Scattered => MEMORY,
+        };
+        256 + (spread.min(MEMORY) >> 20)
+    }
+
+    /// The hypervisor's command line.
+    fn line(self) -> String {
+        format!(
+            "bench={} policy={} seed={SEED}",
+            size(self.bytes),
+            self.policy.name()
+        )
+    }
+}
+
+/// A size with the letter for MiB, or GiB where it is whole.
+fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib if mib.is_multiple_of(1024) => format!("{}G", mib >> 10),
+        mib => format!("{mib}M"),
+    }
+}
+
+/// Reads a size as the hypervisor does.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    if text.contains(char::is_whitespace) {
+        return Err("one size is needed, without spaces".into());
+    }
+    let line = format!("bench={text}");
+    let config = Config::parse(&line).map_err(|error| error.to_string())?;
+    config.bench.ok_or_else(|| "a size is needed".into())
+}
+
+/// The name of every policy.
+pub fn policy_names() -> [&'static str; Policy::ALL.len()] {
+    Policy::ALL.map(Policy::name)
+}
+
+/// The policy of this name.
+pub fn parse_policy(text: &str) -> Result<Policy, String> {
+    Policy::ALL
+        .into_iter()
+        .find(|policy| policy.name() == text)
+        .ok_or_else(|| format!("the policies are {}", policy_names().join(", ")))
+}
+
+/// The machine for one case: always the same but for the command line.
+fn machine(case: Case, image: PathBuf, json: PathBuf) -> Machine {
+    Machine {
+        kind: Kind::Tcg,
+        boot: Boot::Direct,
+        memory: MEMORY,
+        smp: 1,
+        cpu_flags: "",
+        counted: true,
+        ram: Ram::Anonymous,
+        image,
+        // No guest runs, so that the figures do not change when a guest does.
+        archive: None,
+        command_line: case.line(),
+        json,
+        monitor: None,
+        debugger: None,
+    }
+}
+
+/// Boots one case; the record is whatever came out of it.
+///
+/// # Errors
+/// The emulator can't be run.
+pub fn boot(case: Case, image: PathBuf, folder: &Folder) -> Result<Record> {
+    let machine = machine(case, image, folder.file(file::JSON));
+    let mut nothing = |_: &str, _: &mut _| Ok(());
+    let watch = Watch {
+        limit: Some(LIMIT),
+        show: false,
+        visitor: &mut nothing,
+    };
+    emulator::run(machine, folder, watch)
+}
+
+/// The `bench` line of a boot that passed and did what the case asks for; else why there is none.
+pub fn measured(case: Case, record: &Record) -> Result<&Bench<String>, String> {
+    if record.outcome != Outcome::Pass {
+        return Err(record.outcome.to_string());
+    }
+    let mut lines = record.report.events.iter().filter_map(|event| match event {
+        Event::Bench(bench) => Some(bench),
+        _ => None,
+    });
+    match (lines.next(), lines.next()) {
+        (Some(bench), None) if bench.policy == case.policy.name() && bench.pages == case.bytes >> 12 => {
+            Ok(bench)
+        }
+        (Some(bench), None) => Err(format!("another case was measured: {bench:?}")),
+        (None, _) => Err("the report has no `bench` line".into()),
+        (Some(_), Some(_)) => Err("the report has more than one `bench` line".into()),
+    }
+}
+
+/// Runs the benchmark and prints its tables. The outcome is that of the first boot that did not pass.
+///
+/// # Errors
+/// Set-up or build failed, or the emulator can't be run.
+pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
+    let cases = flags.sizes.iter().flat_map(|bytes| {
+        let case = |policy: &Policy| Case {
+            policy: *policy,
+            bytes: *bytes,
+        };
+        flags.policies.iter().map(case)
+    });
+    if flags.dry_run {
+        let image = workspace::outline()?.built.join(build::IMAGE);
+        let json = workspace::root().join(RUNS).join("dry-run").join(file::JSON);
+        cases.for_each(|case| println!("{}", machine(case, image.clone(), json.clone()).shell_line()));
+        return Ok(Outcome::Pass);
+    }
+    setup::everything()?;
+    setup::machine(Kind::Tcg, Boot::Direct)?;
+    let image = build::build(Flavor::Plain)?.hypervisor;
+    let mut tables = Tables::default();
+    let mut lines = Vec::new();
+    for case in cases {
+        let name = format!("{:<11} {:>5}", case.policy.name(), size(case.bytes));
+        eprint!("bench {name} ... ");
+        if let Some(free) = available_mib()
+            && free < case.host_mib()
+        {
+            eprintln!(
+                "SKIP (needs {} MiB of RAM, this host has {free} to spare)",
+                case.host_mib()
+            );
+            continue;
+        }
+        let mut folder = Folder::create(&workspace::root())?;
+        let record = boot(case, image.clone(), &folder).inspect_err(|_| folder.keep())?;
+        match measured(case, &record) {
+            Ok(bench) => tables.add(size(case.bytes), bench.clone()),
+            Err(reason) => {
+                eprintln!("{reason}");
+                folder.keep();
+                explain(&record, &image, &folder);
+                return Ok(match record.outcome {
+                    Outcome::Pass => Outcome::NoVerdict(reason),
+                    outcome => outcome,
+                });
+            }
+        }
+        eprintln!("{:.1} s", record.took.as_secs_f64());
+        let report = std::fs::read(folder.file(file::JSON)).context("read the report again")?;
+        lines.extend_from_slice(&report);
+    }
+    if let Some(path) = &flags.json {
+        std::fs::File::create(path)
+            .and_then(|mut file| file.write_all(&lines))
+            .with_context(|| format!("write the reports to {}", path.display()))?;
+    }
+    println!("\n{tables}");
+    Ok(Outcome::Pass)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Report;
+
+    #[test]
+    fn lines_are_what_the_hypervisor_reads() {
+        for policy in Policy::ALL {
+            for bytes in [4 << 20, 256 << 20, 1 << 30, 3 << 29] {
+                let line = Case { policy, bytes }.line();
+                let config = Config::parse(&line).unwrap();
+                assert_eq!((config.policy, config.bench), (policy, Some(bytes)), "{line}");
+            }
+        }
+        assert_eq!(parse_size("16M"), Ok(16 << 20));
+        assert!(parse_size("3M").unwrap_err().contains("multiple of 2M"));
+        assert!(parse_size("16M quiet").is_err());
+        assert_eq!(parse_policy("scattered"), Ok(Policy::Scattered));
+        assert!(parse_policy("linux").unwrap_err().contains("linux-fresh"));
+    }
+
+    #[test]
+    fn only_the_line_of_this_case_is_a_measurement() {
+        let case = Case {
+            policy: Policy::Grouped,
+            bytes: 16 << 20,
+        };
+        let line = |pages: u64| serde_json::to_string(&Event::Bench(goals::sample(pages))).unwrap();
+        let record = |outcome, lines: &[String]| Record {
+            outcome,
+            text: String::new(),
+            report: Report::parse(lines.join("\n").as_bytes()),
+            stopped_at: Vec::new(),
+            took: Duration::ZERO,
+        };
+        assert!(measured(case, &record(Outcome::Pass, &[line(4096)])).is_ok());
+        for (outcome, lines) in [
+            (Outcome::Pass, vec![]),
+            (Outcome::Pass, vec![line(512)]),
+            (Outcome::Pass, vec![line(4096), line(4096)]),
+            (Outcome::Interrupted, vec![line(4096)]),
+        ] {
+            assert!(measured(case, &record(outcome, &lines)).is_err());
+        }
+    }
+}
