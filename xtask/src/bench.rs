@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what private memory costs, by policy, counted in instructions.
 //!
 //! One boot for each policy and size ([`Case`]) on QEMU's emulation, whose clock follows the instructions ([`machine`]), so that
-//! equal boots give equal figures. [`measure`] takes the `bench` line out of a boot's report, [`Tables`] shows all of them, and
+//! equal boots give equal figures. [`measured`] takes the `bench` line out of a boot's report, [`Tables`] shows all of them, and
 //! [`goals`] says what they must be: the tests ask that.
 
 pub mod goals;
