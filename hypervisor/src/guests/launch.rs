@@ -5,7 +5,7 @@ use core::fmt;
 use guest_image::{Image, ImageError, Launch, LaunchError as AreaError};
 use memory::address::{Gpa, Level};
 use memory::frame::{GuestId, OutOfMemory};
-use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory};
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, SecondStageKind};
 use memory::window::Windows;
 
 use super::live::{Live, Newborn, Place};
@@ -73,7 +73,7 @@ pub fn launch<'a, B: Backend>(
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
     let place = Place::new().map_err(Refusal::Record)?;
-    let mut memory = private_memory(windows, id, bytes).map_err(Refusal::Memory)?;
+    let mut memory = private_memory(windows, backend.second_stage(), id, bytes).map_err(Refusal::Memory)?;
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|()| {
@@ -116,8 +116,13 @@ pub fn launch<'a, B: Backend>(
 }
 
 /// Hides memory for a guest and hands it over, one region at a time under the lock.
-fn private_memory(windows: &mut Windows, id: GuestId, bytes: u64) -> Result<GuestMemory, MemoryError> {
-    let mut launching = with_memory(|memory| memory.launch(&Hardware, id, bytes))?;
+fn private_memory(
+    windows: &mut Windows,
+    kind: SecondStageKind,
+    id: GuestId,
+    bytes: u64,
+) -> Result<GuestMemory, MemoryError> {
+    let mut launching = with_memory(|memory| memory.launch(&Hardware, kind, id, bytes))?;
     while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
     Ok(with_memory(|memory| launching.finish(memory, &Hardware, windows)))
 }

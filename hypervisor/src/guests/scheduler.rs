@@ -220,19 +220,21 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         let limit_us = u64::try_from(guest.launch.limit.as_micros()).unwrap_or(u64::MAX);
         let left_us = limit_us.saturating_sub(guest.used_us);
         let (start, ticks) = (clock.now_us(), tables.ticks());
-        timer.start_slice(SLICE_US.min(left_us));
+        let slice_us = SLICE_US.min(left_us);
+        timer.start_slice(slice_us);
         let mut reader = Reader {
             guest: &guest.memory,
             windows,
         };
         let label = Label(guest.file.name(), guest.instance);
-        let mut loaded = guest.vcpu.load(cpu);
+        let mut loaded = guest.vcpu.load(cpu, clock.ticks(slice_us));
         let mut result = loop {
             let exit = loaded.run(&OneCpu, &mut reader);
             match exit {
                 Exit::Ended(ending) => break Slice::Ended(kind(&ending.cause), Some(ending)),
                 Exit::Interrupted if tables.ticks() != ticks => break Slice::GoesOn,
                 Exit::Interrupted => {}
+                Exit::SliceOver => break Slice::GoesOn,
                 Exit::Hypercall { number, arguments } => {
                     guest.hypercalls += 1;
                     let call = Hypercall::decode(number, &arguments);

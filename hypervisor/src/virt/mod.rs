@@ -6,20 +6,25 @@
 //! these registers off again and leaves none of their contents.
 //!
 //! - `ending`: why a guest ended. `unsupported`: why no guest can run here.
-//! - `vector_state`, `debug_registers`: what the world switch itself does not swap.
-//! - `svm`: AMD. What the guest may see and do is decided in the package `vcpu-policy`.
+//! - `guest_registers`, `vector_state`, `debug_registers`: what the hardware's world switch does not swap.
+//! - `host_events`: interrupts, NMIs and machine checks that end guest mode.
+//! - `svm`: AMD. `vmx`: Intel. What the guest may see and do is decided in the package `vcpu-policy`.
 
 mod debug_registers;
 mod ending;
+mod guest_registers;
+mod host_events;
 pub mod svm;
 mod unsupported;
 mod vector_state;
+pub mod vmx;
 
 use guest_abi::Arguments;
 use memory::address::{Gpa, Gva, Hpa};
+use memory::guest::SecondStageKind;
 
 pub use ending::{Access, Cause, Ending, MemoryFault, PortAccess, Stage, Unexpected};
-pub use unsupported::{OutOfFrames, Unsupported};
+pub use unsupported::{EnableError, OutOfFrames, Unsupported};
 
 /// Where a guest starts. It starts in 64-bit mode at privilege level 0 with interrupts off, CS 08H, the other segments 10H, and
 /// zero in every register that is not named here.
@@ -69,6 +74,8 @@ pub enum Exit {
     },
     /// A physical interrupt came and has been handled; the guest can go on.
     Interrupted,
+    /// The time that [`Vcpu::load`] was given is used up; the guest can go on. Comes only from CPUs that count it themselves.
+    SliceOver,
     /// The guest can't go on.
     Ended(Ending),
 }
@@ -112,11 +119,14 @@ pub trait Backend: Sized {
     /// [`OutOfFrames`].
     fn new(found: Self::Found) -> Result<Self, OutOfFrames>;
 
+    /// The layout of second-stage tables that guests need here.
+    fn second_stage(&self) -> SecondStageKind;
+
     /// Switches virtualization on for the CPU that this runs on; `index` is its number, different for each CPU.
     ///
     /// # Errors
-    /// [`OutOfFrames`]; the CPU is as before then.
-    fn enable(&self, index: u32) -> Result<Self::Cpu, OutOfFrames>;
+    /// [`EnableError`]; no guest can run on the CPU then.
+    fn enable(&self, index: u32) -> Result<Self::Cpu, EnableError>;
 
     /// Makes a guest's CPU. `second_stage` is the top-level table that translates the guest's physical addresses.
     ///
@@ -136,7 +146,10 @@ pub trait Vcpu {
 
     /// Puts the vCPU's vector and debug registers on the CPU that `cpu` belongs to, which must be the one that this runs on.
     /// Interrupt handlers must not use vector registers meanwhile (the hypervisor is compiled without them).
-    fn load<'a>(&'a mut self, cpu: &'a mut Self::Cpu) -> Self::Loaded<'a>;
+    ///
+    /// Where the CPU can count the time it spends in guest mode, [`Loaded::run`] returns after `slice_ticks` TSC ticks of it; elsewhere only
+    /// an interrupt ends a guest that does not exit.
+    fn load<'a>(&'a mut self, cpu: &'a mut Self::Cpu, slice_ticks: u64) -> Self::Loaded<'a>;
 
     /// Exits from guest mode so far, those that are dealt with in here included.
     fn exits(&self) -> u64;

@@ -1,12 +1,11 @@
 //! What each exit means for the guest.
 
 use super::exit_code::ExitCode;
-use super::instructions::{R8, R9, R10, RAX, RBX, RCX, RDI, RDX, RSI};
 use super::intercepts::{ALIGNMENT_CHECK, DEBUG, GENERAL_PROTECTION, INVALID_OPCODE};
 use super::vcpu::SvmVcpu;
 use super::vmcb::bits::{Event, control_move_source, debug_move_source, memory_fault, port_access};
+use crate::virt::guest_registers::{RAX, RBX, RCX, RDX};
 use crate::virt::{Cause, Ending, Exit, GuestRead, Unexpected};
-use guest_abi::Arguments;
 use memory::address::Gva;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
@@ -28,12 +27,6 @@ pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestR
             let rip = Gva::new(vcpu.vmcb().save.rip);
             Some(Exit::Ended(Ending { cause, rip }))
         }
-    }
-}
-
-impl From<Unexpected> for Cause {
-    fn from(what: Unexpected) -> Self {
-        Self::Unexpected(what)
     }
 }
 
@@ -177,18 +170,7 @@ fn is_privileged(vcpu: &mut SvmVcpu) -> bool {
 
 fn hypercall(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<Exit, Cause> {
     advance(vcpu, Expected::Vmmcall, memory)?;
-    let registers = &vcpu.registers;
-    Ok(Exit::Hypercall {
-        number: registers.get(RAX),
-        arguments: Arguments {
-            rdi: registers.get(RDI),
-            rsi: registers.get(RSI),
-            rdx: registers.get(RDX),
-            r8: registers.get(R8),
-            r9: registers.get(R9),
-            r10: registers.get(R10),
-        },
-    })
+    Ok(vcpu.registers.hypercall())
 }
 
 fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
@@ -214,7 +196,7 @@ fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestRead) -> Re
         return raise(vcpu, Fault::GeneralProtection);
     }
     let msr = vcpu.registers.get(RCX) as u32;
-    let value = edx_eax(vcpu);
+    let value = vcpu.registers.edx_eax();
     let outcome = if write {
         let cr0 = vcpu.vmcb().save.cr0;
         vcpu.msrs.write(msr, value, cr0)
@@ -329,7 +311,7 @@ fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause>
         return raise(vcpu, Fault::GeneralProtection);
     }
     let next = next_rip(vcpu, Expected::Xsetbv, memory)?;
-    let value = edx_eax(vcpu);
+    let value = vcpu.registers.edx_eax();
     match vcpu.vectors.set_xcr0(value) {
         Ok(()) => {
             go_on_at(vcpu, next);
@@ -346,11 +328,6 @@ fn operand(vcpu: &mut SvmVcpu, source: Register) -> u64 {
         CodeSize::Bits64 => value,
         CodeSize::Bits32 | CodeSize::Bits16 => value & 0xffff_ffff,
     }
-}
-
-/// The 64-bit operand of WRMSR and XSETBV.
-fn edx_eax(vcpu: &SvmVcpu) -> u64 {
-    vcpu.registers.get(RDX) << 32 | vcpu.registers.get(RAX) & 0xffff_ffff
 }
 
 /// RAX is the one register that VMRUN loads from the control block.

@@ -19,9 +19,10 @@ mod vcpu;
 mod vmcb;
 
 use super::vector_state::VectorUnit;
-use super::{Backend, Capabilities, OutOfFrames, StartState, Unsupported};
+use super::{Backend, Capabilities, EnableError, OutOfFrames, StartState, Unsupported};
 use crate::frames::Frames;
 use memory::address::Hpa;
+use memory::guest::SecondStageKind;
 use permission_maps::PermissionMaps;
 use vcpu_policy::asid::Asids;
 
@@ -65,7 +66,11 @@ impl Backend for Svm {
         })
     }
 
-    fn enable(&self, index: u32) -> Result<SvmCpu, OutOfFrames> {
+    fn second_stage(&self) -> SecondStageKind {
+        SecondStageKind::Nested
+    }
+
+    fn enable(&self, index: u32) -> Result<SvmCpu, EnableError> {
         let host_save_area = frame()?;
         let host_state = frame()?;
         self.vectors.enable();
