@@ -53,6 +53,10 @@ impl Machine for Hardware {
         tlb::invlpg(at);
     }
 
+    fn now(&self) -> u64 {
+        crate::cpu::timer::tsc()
+    }
+
     fn shootdown(&self) -> Acknowledged {
         // Only the boot CPU has been started, so this CPU is every CPU that has translations.
         tlb::flush();

@@ -23,7 +23,7 @@ mod reporting;
 mod virt;
 
 use boot_config::Config;
-use guest_image::Archive;
+use guest_image::{Archive, File};
 use memory::address::{Hpa, Level, PAGE_SIZE};
 use memory::layout::direct;
 use memory::window::Windows;
@@ -246,7 +246,13 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     };
     let mut scheduler = match Scheduler::new(setup) {
         Ok(scheduler) => scheduler,
-        Err(name) => refuse!("there is no guest {name} in the archive: {}", Names(&archive)),
+        Err(name) => refuse!(
+            "there is no guest `{name}` in the archive{}",
+            Instead {
+                name,
+                archive: &archive
+            }
+        ),
     };
     scheduler.run(&mut checks, &mut reporter);
     end(checks, reporter, scheduler.windows())
@@ -279,13 +285,27 @@ fn archive(info: &BootInfo) -> Archive<'static> {
     }
 }
 
-/// The names in an archive.
-struct Names<'a>(&'a Archive<'a>);
+/// What an archive has instead of a name: the nearest, or all there is.
+struct Instead<'a> {
+    name: &'a str,
+    archive: &'a Archive<'a>,
+}
 
-impl core::fmt::Display for Names<'_> {
+impl core::fmt::Display for Instead<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("it has")?;
-        for file in self.0.files() {
+        // The nearest of all: each file in turn against the best so far.
+        let nearest = self.archive.files().fold(None::<File<'_>>, |best, file| {
+            let known = best.as_ref().map_or("", |best| best.name());
+            match boot_config::nearest(self.name, &[known, file.name()]) {
+                Some(name) if name == file.name() => Some(file),
+                _ => best,
+            }
+        });
+        if let Some(file) = nearest {
+            return write!(f, "; did you mean `{}`?", file.name());
+        }
+        f.write_str(": it has")?;
+        for file in self.archive.files() {
             write!(f, " {}", file.name())?;
         }
         Ok(())

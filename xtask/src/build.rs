@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
+use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,6 +14,8 @@ use crate::archive::Guest;
 use crate::process::Process;
 use crate::workspace::{self, GUESTS, HYPERVISOR, TARGET};
 
+/// A build takes a minute or two on two slow cores, and fetching what it needs about as long; a network that is stuck takes for ever.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// The name of the image that is booted, beside cargo's own file.
 pub const IMAGE: &str = "lacuna";
 
@@ -69,7 +72,7 @@ pub fn build(flavor: Flavor) -> Result<Built> {
             .map_while(Result::ok)
             .collect::<Vec<_>>()
     });
-    if !process.wait()?.success() {
+    if !process.wait(LIMIT).context("build with cargo")?.success() {
         bail!("the build failed; what to mend is above");
     }
     let lines = reader

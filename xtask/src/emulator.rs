@@ -108,10 +108,12 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
         End::TimeIsUp(limit, stopped_at) => (Outcome::TimeLimit(limit), stopped_at),
     };
     let took = start.elapsed();
+    let report = Report::read(&folder.file(file::JSON));
+    let outcome = with_messages(outcome.confirmed(&report), folder);
     Ok(Record {
-        outcome: with_messages(outcome, folder),
+        outcome,
         text,
-        report: Report::read(&folder.file(file::JSON)),
+        report,
         stopped_at,
         took,
     })

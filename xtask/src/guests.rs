@@ -67,6 +67,8 @@ fn own_guest(text: &str) -> Result<Guest> {
 /// # Errors
 /// The line is too long, or the hypervisor would not accept it.
 pub fn command_line(guests: &[Guest], seed: u64, appended: &str) -> Result<String> {
+    // On its own first: the position in the error is then one that the user can count.
+    Config::parse(appended).map_err(|error| anyhow!("--cmdline '{appended}': {error}"))?;
     let mut words: Vec<String> = guests
         .iter()
         .map(|guest| format!("guest={}", guest.spec()))
@@ -139,7 +141,10 @@ mod tests {
         );
         assert_eq!(Config::parse(&line).unwrap().seed, 7);
         let error = command_line(&guests, 1, "sead=7").unwrap_err().to_string();
-        assert!(error.contains("did you mean `seed`?"), "{error}");
+        assert_eq!(
+            error,
+            "--cmdline 'sead=7': parameter `sead`, byte 0: `sead` is not known; did you mean `seed`?"
+        );
         let many = vec![guest(&"x".repeat(60), "limit=1s"); 30];
         let error = format!("{:#}", command_line(&many, 1, "").unwrap_err());
         assert!(error.ends_with("name fewer guests with --guests"), "{error}");

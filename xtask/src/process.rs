@@ -54,11 +54,12 @@ impl Process {
         Ok(self.ended)
     }
 
-    /// Waits for the child.
+    /// Waits for the child, for at most `limit`.
     ///
     /// # Errors
-    /// Ctrl-C came; the child is ended then.
-    pub fn wait(&mut self) -> Result<ExitStatus> {
+    /// Ctrl-C came or the time is up; the child is ended then.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let start = Instant::now();
         loop {
             if let Some(status) = self.poll()? {
                 return Ok(status);
@@ -66,6 +67,10 @@ impl Process {
             if interrupt::asked() {
                 self.end();
                 bail!("interrupted");
+            }
+            if start.elapsed() > limit {
+                self.end();
+                bail!("not done within {}", humantime::format_duration(limit));
             }
             std::thread::sleep(LOOK);
         }
@@ -147,6 +152,19 @@ mod tests {
 
     fn zombie(id: u32) -> bool {
         std::fs::read_to_string(format!("/proc/{id}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    }
+
+    #[test]
+    fn waiting_has_an_end() {
+        let mut process = Process::start(Command::new("sleep").arg("60")).unwrap();
+        let error = process.wait(Duration::from_millis(50)).unwrap_err().to_string();
+        assert_eq!(error, "not done within 50ms");
+        assert!(process.poll().unwrap().is_some());
+        let status = Process::start(&mut Command::new("true"))
+            .unwrap()
+            .wait(Duration::MAX)
+            .unwrap();
+        assert!(status.success());
     }
 
     #[test]

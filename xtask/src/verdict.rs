@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use report::Event;
+
+use crate::report::Report;
+
 /// How a run ended. Only [`Outcome::Pass`] is success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -60,6 +64,19 @@ impl Outcome {
                 "the text ends with `{last}`, but the emulator's status is {status}"
             )),
             (_, None) => Self::NoVerdict(format!("the emulator was ended by a signal after `{last}`")),
+        }
+    }
+
+    /// Takes a pass back unless the report, too, ends with one.
+    pub fn confirmed(self, report: &Report) -> Self {
+        match (self, report.events.last()) {
+            (Self::Pass, Some(Event::Verdict(verdict))) if verdict.verdict == report::Outcome::Pass => {
+                Self::Pass
+            }
+            (Self::Pass, _) => {
+                Self::NoVerdict("the text says PASS, but the report does not end with it".into())
+            }
+            (other, _) => other,
         }
     }
 
@@ -159,6 +176,26 @@ mod tests {
         }
         let reset = Outcome::judge("guest 1: hello", Some(0));
         assert!(reset.reason().contains("reset"), "{reset}");
+    }
+
+    #[test]
+    fn a_pass_is_confirmed_by_the_report() {
+        let report = |word: &str| {
+            Report::parse(format!(r#"{{"event":"verdict","verdict":"{word}","reason":""}}"#).as_bytes())
+        };
+        assert_eq!(Outcome::Pass.confirmed(&report("pass")), Outcome::Pass);
+        assert!(matches!(
+            Outcome::Pass.confirmed(&report("fail")),
+            Outcome::NoVerdict(_)
+        ));
+        assert!(matches!(
+            Outcome::Pass.confirmed(&Report::default()),
+            Outcome::NoVerdict(_)
+        ));
+        assert_eq!(
+            Outcome::Interrupted.confirmed(&report("pass")),
+            Outcome::Interrupted
+        );
     }
 
     #[test]

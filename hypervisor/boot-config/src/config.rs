@@ -240,12 +240,12 @@ impl<'a> Config<'a> {
             "together" => self.together = Some(guest::count(value).ok_or_else(|| bad(value, None))?),
             "pause" => {
                 let names = Phase::ALL.map(Phase::name);
-                self.pauses = Pauses::parse(value).map_err(|word| bad(word, nearest(word, &names)))?;
+                self.pauses = Pauses::parse(value).map_err(|word| bad(word, nearest(word, names)))?;
             }
             _ => {
                 let hook = Hook::ALL.into_iter().find(|hook| hook.name() == value);
                 let names = Hook::ALL.map(Hook::name);
-                self.test = Some(hook.ok_or_else(|| bad(value, nearest(value, &names)))?);
+                self.test = Some(hook.ok_or_else(|| bad(value, nearest(value, names)))?);
             }
         }
         Ok(())

@@ -10,12 +10,16 @@ const LONGEST: usize = 24;
 /// compared. Of equally near words the first counts.
 ///
 /// ```
-/// assert_eq!(boot_config::nearest("tgoether", &["seed", "together"]), Some("together"));
-/// assert_eq!(boot_config::nearest("bananas", &["seed", "together"]), None);
+/// assert_eq!(boot_config::nearest("tgoether", ["seed", "together"]), Some("together"));
+/// assert_eq!(boot_config::nearest("bananas", ["seed", "together"]), None);
 /// ```
-pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub fn nearest<'k, K>(word: &str, known: impl IntoIterator<Item = &'k K>) -> Option<&'k str>
+where
+    K: AsRef<str> + ?Sized + 'k,
+{
     let mut best: Option<(usize, &'k str)> = None;
-    for &candidate in known {
+    for candidate in known {
+        let candidate = candidate.as_ref();
         let Some(distance) = distance(word.as_bytes(), candidate.as_bytes()) else {
             continue;
         };
@@ -75,8 +79,10 @@ mod tests {
 
     #[test]
     fn far_and_long_words_have_no_neighbour() {
-        assert_eq!(nearest("x", &["seed"]), None);
-        assert_eq!(nearest("an-extraordinarily-long-parameter", &["seed"]), None);
-        assert_eq!(nearest("gest", &["seed", "guest", "test"]), Some("guest"));
+        assert_eq!(nearest("x", ["seed"]), None);
+        assert_eq!(nearest("an-extraordinarily-long-parameter", ["seed"]), None);
+        // The nearest of all counts, not the first that is near.
+        assert_eq!(nearest("helo", ["halt", "hello"]), Some("hello"));
+        assert_eq!(nearest("gest", ["seed", "guest", "test"]), Some("guest"));
     }
 }

@@ -6,9 +6,9 @@
 
 use core::fmt;
 
-use crate::address::{Hva, Level, Pfn, REGION_ORDER};
+use crate::address::{GIGABLOCK_ORDER, Hva, Level, Pfn, REGION_ORDER};
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Carved, Clean, Region, RegionList, TableList};
+use crate::frame::list::{Carved, Clean, RegionList, TableList};
 use crate::frame::records::FrameTable;
 use crate::layout::direct;
 use crate::machine::Machine;
@@ -55,41 +55,59 @@ pub struct DirectMap {
     root: Pfn,
 }
 
-/// How the direct map shows one region.
-enum Shape {
-    /// Inside a 1G leaf.
-    Leaf1G,
-    /// A 2M leaf.
-    Leaf2M,
-    /// Anything else.
-    Other,
+/// A gigablock with a table, while entries of it are being cleared.
+struct Open<'a> {
+    number: u64,
+    /// Its third-level entry.
+    slot: Slot<'a>,
+    /// Its level-2 table.
+    table: Pfn,
+    /// Entries cleared so far.
+    cleared: u16,
+}
+
+impl Open<'_> {
+    fn clear<M: Machine>(&mut self, machine: &M, pfn: Pfn) {
+        Slot::of(machine, self.table, address(pfn).index(2), Level::L2).clear();
+        self.cleared += 1;
+    }
+
+    /// Notes what was cleared, and parks the table if nothing is left in it.
+    fn close(self, frames: &mut FrameTable<'_>, stats: &mut Stats) {
+        let first = Pfn::new(self.number << GIGABLOCK_ORDER);
+        let Some(index) = frames.gigablock_of(first) else {
+            unreachable_shape(first)
+        };
+        let gigablock = frames.gigablock_mut(index);
+        gigablock.holes += self.cleared;
+        let whole_at_boot = gigablock.whole_at_boot();
+        if gigablock.holes == 512 {
+            // The table stays this gigablock's: a CPU that still walks it finds 512 absent entries, and only a restore here
+            // fills them again.
+            gigablock.set_parked(Some(self.table));
+            self.slot.clear();
+            stats.tables_parked += 1;
+        }
+        if whole_at_boot {
+            frames.add_canonical(self.table, -i32::from(self.cleared));
+        }
+    }
 }
 
 impl DirectMap {
     /// Takes over the direct map that the boot built, and remembers which gigablocks have a 1G leaf.
     pub fn adopt<M: Machine>(machine: &M, frames: &mut FrameTable<'_>, root: Pfn) -> Self {
-        let map = Self { root };
         for index in frames.gigablock_indices() {
-            let pfn = frames.gigablock_pfn(index);
-            if matches!(map.shape(machine, pfn), Shape::Leaf1G) {
+            let Some(at) = direct(frames.gigablock_pfn(index).hpa()) else {
+                continue;
+            };
+            if let Found::Slot(slot) = find::<LongMode, M>(machine, root, at, Level::L3)
+                && matches!(slot.decode::<LongMode>(), Decoded::Leaf(..))
+            {
                 frames.gigablock_mut(index).set_whole_at_boot();
             }
         }
-        map
-    }
-
-    fn shape<M: Machine>(&self, machine: &M, pfn: Pfn) -> Shape {
-        let Some(at) = direct(pfn.hpa()) else {
-            return Shape::Other;
-        };
-        match find::<LongMode, M>(machine, self.root, at, Level::L2) {
-            Found::Leaf(..) => Shape::Leaf1G,
-            Found::Slot(slot) => match slot.decode::<LongMode>() {
-                Decoded::Leaf(found, _) if found == pfn => Shape::Leaf2M,
-                _ => Shape::Other,
-            },
-            Found::Absent => Shape::Other,
-        }
+        Self { root }
     }
 
     /// Takes the regions out of the direct map. They are hidden when the batch is flushed.
@@ -101,7 +119,7 @@ impl DirectMap {
         machine: &M,
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
-        mut regions: RegionList<Carved>,
+        regions: RegionList<Carved>,
     ) -> Result<FlushBatch, HideError> {
         let mut reserve = match self.reserve_tables(machine, frames, &regions) {
             Ok(reserve) => reserve,
@@ -109,11 +127,20 @@ impl DirectMap {
         };
         // From here on nothing can fail: each region was seen to be a leaf, each 1G leaf has a table in the reserve.
         let mut batch = FlushBatch::new();
-        while let Some(region) = regions.pop(frames) {
-            self.hide_one(machine, frames, stats, &mut reserve, region.pfn());
-            let region = region.unmapped(frames);
-            batch.push_region(frames, region);
-        }
+        let mut open: Option<Open<'_>> = None;
+        let unmapped = regions.unmapped(frames, |frames, pfn| {
+            let gigablock = match open.take() {
+                Some(same) if same.number == pfn.gigablock_number() => open.insert(same),
+                other => {
+                    other.into_iter().for_each(|done| done.close(frames, stats));
+                    open.insert(self.open(machine, frames, stats, &mut reserve, pfn))
+                }
+            };
+            gigablock.clear(machine, pfn);
+        });
+        open.into_iter().for_each(|done| done.close(frames, stats));
+        stats.regions_hidden += unmapped.len();
+        batch.push_regions(frames, unmapped);
         // Left over when regions of one gigablock were not next to each other on the list; never linked, so free at once.
         while let Some(table) = reserve.pop(frames) {
             frames.free_table(table);
@@ -128,14 +155,36 @@ impl DirectMap {
         frames: &mut FrameTable<'_>,
         regions: &RegionList<Carved>,
     ) -> Result<TableList, HideCause> {
-        let (mut wanted, mut last) = (0_u64, None);
+        let mut wanted = 0_u64;
+        // The gigablock in turn, and its table if it has one: looked up once for all regions in it.
+        let mut seen: Option<(u64, Option<Pfn>)> = None;
         for pfn in regions.pfns(frames) {
-            let gigablock = pfn.gigablock_number();
-            match self.shape(machine, pfn) {
-                Shape::Leaf2M => {}
-                Shape::Leaf1G if last == Some(gigablock) => {}
-                Shape::Leaf1G => (wanted, last) = (wanted + 1, Some(gigablock)),
-                Shape::Other => return Err(HideCause::NotALeaf(pfn)),
+            let number = pfn.gigablock_number();
+            let table = match seen {
+                Some((same, table)) if same == number => table,
+                _ => {
+                    let Found::Slot(slot) = find::<LongMode, M>(machine, self.root, address(pfn), Level::L3)
+                    else {
+                        return Err(HideCause::NotALeaf(pfn));
+                    };
+                    let table = match slot.decode::<LongMode>() {
+                        Decoded::Table(table) => Some(table),
+                        Decoded::Leaf(..) => {
+                            wanted += 1;
+                            None
+                        }
+                        Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
+                    };
+                    seen = Some((number, table));
+                    table
+                }
+            };
+            if let Some(table) = table {
+                let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
+                match slot.decode::<LongMode>() {
+                    Decoded::Leaf(found, _) if found == pfn => {}
+                    _ => return Err(HideCause::NotALeaf(pfn)),
+                }
             }
         }
         frames
@@ -143,98 +192,95 @@ impl DirectMap {
             .map_err(HideCause::OutOfMemory)
     }
 
-    fn hide_one<M: Machine>(
+    /// Finds the table of the gigablock around `pfn`, splitting its 1G leaf if it has one.
+    fn open<'a, M: Machine>(
         &self,
-        machine: &M,
+        machine: &'a M,
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
         reserve: &mut TableList,
         pfn: Pfn,
-    ) {
-        let at = address(pfn);
-        if let Found::Leaf(slot, start, attributes) = find::<LongMode, M>(machine, self.root, at, Level::L2) {
-            let split = reserve
-                .pop(frames)
-                .and_then(|table| slot.split::<LongMode, M>(machine, frames, (start, attributes), table));
-            assert!(
-                split.is_some(),
-                "broken invariant: no reserved table for the 1G leaf at {}",
-                pfn.hpa()
-            );
-            stats.level3_splits += 1;
-        }
-        let Found::Slot(gigablock_slot) = find::<LongMode, M>(machine, self.root, at, Level::L3) else {
+    ) -> Open<'a> {
+        let Found::Slot(slot) = find::<LongMode, M>(machine, self.root, address(pfn), Level::L3) else {
             unreachable_shape(pfn)
         };
-        let Decoded::Table(table) = gigablock_slot.decode::<LongMode>() else {
-            unreachable_shape(pfn)
+        let table = match slot.decode::<LongMode>() {
+            Decoded::Table(table) => table,
+            Decoded::Leaf(start, attributes) => {
+                stats.level3_splits += 1;
+                let table = reserve
+                    .pop(frames)
+                    .and_then(|table| slot.split::<LongMode, M>(machine, frames, (start, attributes), table));
+                match table {
+                    Some(table) => table,
+                    None => unreachable_shape(pfn),
+                }
+            }
+            Decoded::Absent => unreachable_shape(pfn),
         };
-        Slot::of(machine, table, at.index(2), Level::L2).clear();
-        let Some(index) = frames.gigablock_of(pfn) else {
-            unreachable_shape(pfn)
-        };
-        let gigablock = frames.gigablock_mut(index);
-        gigablock.holes += 1;
-        if gigablock.holes == 512 {
-            // The table stays this gigablock's: a CPU that still walks it finds 512 absent entries, and only a restore here
-            // fills them again.
-            gigablock.set_parked(Some(table));
-            gigablock_slot.clear();
-            stats.tables_parked += 1;
+        Open {
+            number: pfn.gigablock_number(),
+            slot,
+            table,
+            cleared: 0,
         }
-        if gigablock.whole_at_boot() {
-            frames.set_canonical(table, frames.canonical(table) - 1);
-        }
-        stats.regions_hidden += 1;
     }
 
-    /// Puts a region back into the direct map, merges what is whole again, and frees the region. Cannot fail and allocates nothing.
+    /// Puts the next regions on the list, all that lie in one gigablock, back into the direct map, merges what is whole again, and frees the
+    /// regions. False when the list was empty. Cannot fail and allocates nothing.
     pub fn restore<M: Machine>(
         &mut self,
         machine: &M,
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
-        region: Region<Clean>,
+        regions: &mut RegionList<Clean>,
         batch: &mut FlushBatch,
-    ) {
-        let pfn = region.pfn();
-        let at = address(pfn);
-        let Found::Slot(gigablock_slot) = find::<LongMode, M>(machine, self.root, at, Level::L3) else {
-            unreachable_shape(pfn)
+    ) -> bool {
+        let Some(first) = regions.pop(frames) else {
+            return false;
         };
-        let Some(index) = frames.gigablock_of(pfn) else {
+        let (pfn, index) = (first.pfn(), first.gigablock());
+        let Found::Slot(slot) = find::<LongMode, M>(machine, self.root, address(pfn), Level::L3) else {
             unreachable_shape(pfn)
         };
         let parked = frames.gigablock_mut(index).parked();
-        let table = match (parked, gigablock_slot.decode::<LongMode>()) {
+        let table = match (parked, slot.decode::<LongMode>()) {
             (Some(table), _) | (None, Decoded::Table(table)) => table,
             _ => unreachable_shape(pfn),
         };
-        let filled = Slot::of(machine, table, at.index(2), Level::L2).fill::<LongMode>(pfn, Attributes::DATA);
-        assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
-        if parked.is_some() {
-            gigablock_slot.link::<LongMode>(table);
+        let mut filled = 0;
+        let mut next = Some(first);
+        while let Some(region) = next {
+            fill(machine, table, region.pfn());
+            region.release(frames);
+            filled += 1;
+            next = regions.pop_in(frames, index);
         }
+        if parked.is_some() {
+            slot.link::<LongMode>(table);
+        }
+        stats.regions_restored += u64::from(filled);
         let gigablock = frames.gigablock_mut(index);
-        gigablock.holes -= 1;
+        gigablock.holes -= filled;
         gigablock.set_parked(None);
-        let whole_at_boot = gigablock.whole_at_boot();
-        stats.regions_restored += 1;
-        if whole_at_boot {
-            let canonical = frames.canonical(table) + 1;
-            frames.set_canonical(table, canonical);
-            if canonical == 512 {
-                match gigablock_slot.merge::<LongMode, M>(machine) {
-                    Some(table) => {
-                        batch.push_table(frames, table);
-                        stats.level3_collapses += 1;
-                    }
-                    None => stats.merges_blocked += 1,
+        if gigablock.whole_at_boot() && frames.add_canonical(table, i32::from(filled)) == 512 {
+            match slot.merge::<LongMode, M>(machine) {
+                Some(table) => {
+                    batch.push_table(frames, table);
+                    stats.level3_collapses += 1;
                 }
+                None => stats.merges_blocked += 1,
             }
         }
-        region.release(frames);
+        true
     }
+}
+
+/// Writes the leaf of a region over its hole.
+fn fill<M: Machine>(machine: &M, table: Pfn, pfn: Pfn) {
+    let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
+    let filled = slot.fill::<LongMode>(pfn, Attributes::DATA);
+    assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
 }
 
 /// The direct-map address of a frame that a region made of RAM starts with.

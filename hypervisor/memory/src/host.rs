@@ -5,7 +5,7 @@ use crate::direct_map::DirectMap;
 use crate::frame::FrameTable;
 use crate::frame::list::{Clean, Dirty, Region};
 use crate::machine::Machine;
-use crate::stats::Stats;
+use crate::stats::{Costs, Stats};
 use crate::tlb::Flusher;
 use crate::window::{WINDOW_BYTES, Windows};
 
@@ -16,6 +16,7 @@ pub struct HostMemory<'m> {
     pub(crate) direct_map: DirectMap,
     pub(crate) flusher: Flusher,
     pub(crate) stats: Stats,
+    pub(crate) costs: Costs,
 }
 
 impl<'m> HostMemory<'m> {
@@ -27,12 +28,18 @@ impl<'m> HostMemory<'m> {
             direct_map,
             flusher: Flusher::new(),
             stats: Stats::default(),
+            costs: Costs::default(),
         }
     }
 
     /// The counters since boot.
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// Where the time went since boot.
+    pub fn costs(&self) -> Costs {
+        self.costs
     }
 
     /// Table frames that wait for a flush by every CPU.
@@ -47,8 +54,10 @@ impl<'m> HostMemory<'m> {
         windows: &mut Windows,
         region: Region<Dirty>,
     ) -> Region<Clean> {
+        let start = machine.now();
         windows.open(machine, region.pfn()).zero();
         self.stats.bytes_scrubbed += WINDOW_BYTES;
+        self.costs.scrub += machine.now().wrapping_sub(start);
         region.scrubbed(&mut self.frames)
     }
 }

@@ -38,6 +38,10 @@ pub trait Machine {
     /// vol. 3A, 4.10.4.1; APM vol. 2, 5.5.2).
     fn invalidate(&self, at: Hva);
 
+    /// A clock for the counters of costs: cycles on hardware, instructions where the machine counts those. It need not be the same
+    /// on two CPUs.
+    fn now(&self) -> u64;
+
     /// Makes every CPU stop using host translations and table entries that were changed before the call.
     fn shootdown(&self) -> Acknowledged;
 }

@@ -21,3 +21,16 @@ pub struct Stats {
     /// Merges not done although the count of canonical entries was full: the entries disagreed.
     pub merges_blocked: u64,
 }
+
+/// Where the time went, in ticks of [`Machine::now`](crate::machine::Machine::now), summed since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Costs {
+    /// Taking memory from the host, hiding it, flushing: with frame records, table reserve and splits.
+    pub hide: u64,
+    /// Zeroing memory, before a guest or after it.
+    pub scrub: u64,
+    /// Second-stage tables: making and filling them.
+    pub map: u64,
+    /// Teardown but for the zeroing: cutting the second stage, restoring, merging, flushing, freeing.
+    pub restore: u64,
+}

@@ -73,7 +73,7 @@ pub fn launch<'a, B: Backend>(
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
     let place = Place::new().map_err(Refusal::Record)?;
-    let mut memory = private_memory(windows, backend.second_stage(), id, bytes).map_err(Refusal::Memory)?;
+    let mut memory = private_memory(B::SECOND_STAGE, windows, id, bytes).map_err(Refusal::Memory)?;
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|()| {
@@ -117,8 +117,8 @@ pub fn launch<'a, B: Backend>(
 
 /// Hides memory for a guest and hands it over, one region at a time under the lock.
 fn private_memory(
-    windows: &mut Windows,
     kind: SecondStageKind,
+    windows: &mut Windows,
     id: GuestId,
     bytes: u64,
 ) -> Result<GuestMemory, MemoryError> {

@@ -97,6 +97,8 @@ pub struct Capabilities {
 
 /// One kind of hardware virtualization.
 pub trait Backend: Sized {
+    /// The layout in which its CPU walks a guest's tables.
+    const SECOND_STAGE: SecondStageKind;
     /// What was found on the CPU.
     type Found;
     /// What one CPU has for running guests.
@@ -118,9 +120,6 @@ pub trait Backend: Sized {
     /// # Errors
     /// [`OutOfFrames`].
     fn new(found: Self::Found) -> Result<Self, OutOfFrames>;
-
-    /// The layout of second-stage tables that guests need here.
-    fn second_stage(&self) -> SecondStageKind;
 
     /// Switches virtualization on for the CPU that this runs on; `index` is its number, different for each CPU.
     ///

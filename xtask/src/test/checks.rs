@@ -129,6 +129,13 @@ pub fn no_gigabyte_leaves(record: &Record) -> Held {
     must(boot.m2 > 0, || format!("no 2M leaf at boot: {boot:?}"))
 }
 
+/// The firmware's list has this many CPUs, and one of them is used.
+pub fn cpus(record: &Record, count: u32) -> Held {
+    let start = record.report.start().ok_or("no start")?;
+    let found = (start.cpus_found, start.cpus_used);
+    must(found == (count, 1), || format!("CPUs found and used: {found:?}"))
+}
+
 /// Exactly a thousand instances of `hello`, with different numbers.
 pub fn thousand(record: &Record) -> Held {
     let instances: BTreeSet<_> = record.report.guests().map(|guest| guest.instance).collect();

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -12,6 +13,8 @@ use crate::workspace;
 
 /// What these tests are called all together.
 pub const NAME: &str = "host";
+/// They take two minutes on two cores, building them included; one that hangs is not waited for.
+const LIMIT: Duration = Duration::from_secs(45 * 60);
 /// How many of the last lines of cargo's output are shown when it did not even build.
 const TAIL: usize = 40;
 
@@ -40,7 +43,7 @@ pub fn run(tally: &mut Tally) -> Result<()> {
         }
         sorter
     });
-    let status = process.wait()?;
+    let status = process.wait(LIMIT).context("cargo test")?;
     let sorter = reader
         .join()
         .map_err(|_| anyhow!("the reader of cargo's output failed"))?;

@@ -76,7 +76,7 @@ fn attempt(
     let machine = Machine {
         kind,
         memory: row.memory_mib << 20,
-        smp: 1,
+        smp: row.smp,
         cpu_flags: row.cpu_flags,
         ram: if row.outside {
             Ram::SharedFile(ram.clone())

@@ -14,6 +14,8 @@ pub struct Row {
     pub about: &'static str,
     /// RAM of the machine in MiB.
     pub memory_mib: u64,
+    /// Number of CPUs.
+    pub smp: u32,
     /// RAM that the host needs, in MiB: what the run touches, not what the machine seems to have.
     pub host_mib: u64,
     /// Added to the CPU's name.
@@ -57,7 +59,8 @@ impl Row {
             name: name.into(),
             about,
             memory_mib: 512,
-            host_mib: 1024,
+            smp: 1,
+            host_mib: 384,
             cpu_flags: "",
             flavor: Flavor::Plain,
             archive: Archive::Bundled,

@@ -46,6 +46,15 @@ fn together() -> Vec<Row> {
             )
         },
         Row {
+            smp: 4,
+            check: |record| checks::cpus(record, 4),
+            ..Row::passing(
+                "four-cpus",
+                "the firmware's list of CPUs is read, and one of them is used",
+                "{two-at-once}",
+            )
+        },
+        Row {
             check: checks::thousand,
             limit: Duration::from_secs(600),
             ..Row::passing(
@@ -57,7 +66,8 @@ fn together() -> Vec<Row> {
     ]
 }
 
-/// The main job with little and with much RAM.
+/// The main job with little and with much RAM. The host's share was measured (the emulator's VmHWM: 150 MiB with 128 MiB of RAM, 219 with
+/// 512 MiB, 1088 with 4 GiB and a guest of 1 GiB, 235 with 64 GiB) and has a margin.
 fn sizes() -> Vec<Row> {
     let main_job = |name: &str, memory_mib, host_mib| Row {
         memory_mib,
@@ -66,24 +76,24 @@ fn sizes() -> Vec<Row> {
     };
     vec![
         main_job("main-job-128M", 128, 256),
-        main_job("main-job-512M", 512, 768),
+        main_job("main-job-512M", 512, 384),
         Row {
             check: |record| {
                 checks::gigabyte_leaves(record)?;
                 checks::value(&record.report, "touch-all", "bytes", |bytes| bytes > 1000 << 20)
             },
             line: "{guests} guest=touch-all,memory=1G,limit=120s,after".into(),
-            ..main_job("main-job-4G", 4096, 2560)
+            ..main_job("main-job-4G", 4096, 1536)
         },
         Row {
             check: checks::gigabyte_leaves,
             limit: Duration::from_secs(400),
-            ..main_job("main-job-64G", 65536, 2048)
+            ..main_job("main-job-64G", 65536, 512)
         },
         Row {
             cpu_flags: "pdpe1gb=off",
             check: checks::no_gigabyte_leaves,
-            ..main_job("no-1G-leaves", 4096, 1536)
+            ..main_job("no-1G-leaves", 4096, 384)
         },
     ]
 }
@@ -265,11 +275,11 @@ fn seen_from_outside() -> Vec<Row> {
         )
     };
     vec![
-        row("outside", 512, 1024, "{touch-all} {two-at-once}"),
+        row("outside", 512, 512, "{touch-all} {two-at-once}"),
         row(
             "outside-4G",
             4096,
-            2048,
+            1536,
             "guest=touch-all,memory=512M,limit=60s {two-at-once} {touch-all}",
         ),
         Row {
@@ -277,7 +287,7 @@ fn seen_from_outside() -> Vec<Row> {
             ..row(
                 "outside-no-1G-leaves",
                 2048,
-                1536,
+                512,
                 "{touch-all} guest=touch-all,memory=4M,count=6",
             )
         },

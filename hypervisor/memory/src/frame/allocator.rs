@@ -158,7 +158,7 @@ impl FrameTable<'_> {
         let gigablock = self
             .gigablock_indices()
             .rev()
-            .find(|&g| self.largest_in(g).is_some_and(|largest| largest >= run))?;
+            .find(|&g| self.largest_run_in(g).is_some_and(|largest| largest >= run))?;
         let index = self.take_block_run(gigablock, run)?;
         self.block_mut(index).word = FrameWord::new(FrameState::Host { order });
         Some(self.block_pfn(index))

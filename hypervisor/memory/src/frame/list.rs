@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use crate::address::{Pfn, REGION_ORDER};
 
 use super::allocator::{HostFrames, OutOfMemory};
-use super::records::{BlockIndex, FrameTable};
+use super::records::{BlockIndex, FrameTable, GigablockIndex};
 use super::state::{FrameState, FrameWord, GuestId};
 
 /// The states that a region passes through. Each step consumes the region in one state and yields it in the next.
@@ -58,6 +58,11 @@ impl<S: RegionState> Region<S> {
         self.pfn
     }
 
+    /// The gigablock around it.
+    pub(crate) fn gigablock(&self) -> GigablockIndex {
+        self.block.gigablock()
+    }
+
     /// The same region with another record. Private: each step below says which state it leads to.
     fn step<T: RegionState>(self, frames: &mut FrameTable<'_>, record: FrameState) -> Region<T> {
         frames.block_mut(self.block).word = FrameWord::new(record);
@@ -77,6 +82,14 @@ impl Region<Dirty> {
 }
 
 impl Region<Private> {
+    /// Whose it is and where, as its record says: the reverse map.
+    pub(crate) fn owner(&self, frames: &FrameTable<'_>) -> Option<(GuestId, crate::address::Gfn)> {
+        match frames.block(self.block).word.state() {
+            FrameState::Private { owner, gfn } => Some((owner, gfn)),
+            _ => None,
+        }
+    }
+
     /// The guest's translations to it are gone from its tables and from every CPU.
     pub(crate) fn revoked(self, frames: &mut FrameTable<'_>) -> Region<Dirty> {
         self.step(frames, FrameState::Hidden)
@@ -110,11 +123,6 @@ impl Region<Carved> {
             pfn: frames.block_pfn(block),
             state: PhantomData,
         }
-    }
-
-    /// The region's direct-map entry was cleared; it goes into a flush batch.
-    pub(crate) fn unmapped(self, frames: &mut FrameTable<'_>) -> Region<Unmapped> {
-        self.step(frames, FrameState::Unmapped)
     }
 
     /// Gives back a region that was never hidden.
@@ -178,6 +186,16 @@ impl<S: RegionState> RegionList<S> {
         })
     }
 
+    /// Takes the first region if it lies in this gigablock.
+    pub(crate) fn pop_in(&mut self, frames: &FrameTable<'_>, gigablock: GigablockIndex) -> Option<Region<S>> {
+        let (first, _) = self.ends?;
+        if first.gigablock() == gigablock {
+            self.pop(frames)
+        } else {
+            None
+        }
+    }
+
     /// The first frames of the regions, in order.
     pub fn pfns<'a>(&self, frames: &'a FrameTable<'_>) -> impl Iterator<Item = Pfn> + use<'a, S> {
         let mut next = self.ends.map(|(first, _)| first);
@@ -204,13 +222,37 @@ impl<S: RegionState> RegionList<S> {
     }
 }
 
+impl RegionList<Carved> {
+    /// All regions' direct-map entries are cleared, each by a call of `clear` with its first frame.
+    pub(crate) fn unmapped(
+        self,
+        frames: &mut FrameTable<'_>,
+        mut clear: impl FnMut(&mut FrameTable<'_>, Pfn),
+    ) -> RegionList<Unmapped> {
+        let mut next = self.ends.map(|(first, _)| first);
+        while let Some(block) = next {
+            let pfn = frames.block_pfn(block);
+            clear(frames, pfn);
+            let record = frames.block_mut(block);
+            record.word = FrameWord::new(FrameState::Unmapped);
+            next = BlockIndex::from_link(record.next);
+        }
+        RegionList {
+            ends: self.ends,
+            len: self.len,
+            state: PhantomData,
+        }
+    }
+}
+
 impl RegionList<Unmapped> {
     /// The flush of the batch that these regions travelled in was acknowledged: they are hidden.
     pub(crate) fn acknowledged(self, frames: &mut FrameTable<'_>) -> RegionList<Dirty> {
         let mut next = self.ends.map(|(first, _)| first);
         while let Some(block) = next {
-            frames.block_mut(block).word = FrameWord::new(FrameState::Hidden);
-            next = BlockIndex::from_link(frames.block(block).next);
+            let record = frames.block_mut(block);
+            record.word = FrameWord::new(FrameState::Hidden);
+            next = BlockIndex::from_link(record.next);
         }
         RegionList {
             ends: self.ends,
@@ -316,17 +358,15 @@ impl FrameTable<'_> {
         self.free(HostFrames::from_pfn(table.0, 0));
     }
 
-    /// The count of canonical entries of a table in use.
-    pub(crate) fn canonical(&self, table: Pfn) -> u16 {
-        match self.state(table) {
+    /// Changes the count of canonical entries of a table in use; the new count.
+    pub(crate) fn add_canonical(&mut self, table: Pfn, change: i32) -> u16 {
+        let before = match self.state(table) {
             FrameState::Table { canonical } => canonical,
             _ => 0,
-        }
-    }
-
-    /// Replaces the count of canonical entries of a table in use.
-    pub(crate) fn set_canonical(&mut self, table: Pfn, canonical: u16) {
+        };
+        let canonical = before.saturating_add_signed(change as i16);
         self.set_frame(table, FrameState::Table { canonical });
+        canonical
     }
 }
 

@@ -80,7 +80,7 @@ impl BlockIndex {
     }
 
     /// The block `units` further on in the same gigablock.
-    pub(super) fn plus(self, units: u16) -> Self {
+    pub(crate) fn plus(self, units: u16) -> Self {
         Self(self.0 + u32::from(units))
     }
 
@@ -414,7 +414,8 @@ impl<'m> FrameTable<'m> {
         (gigablock.whole_at_boot(), gigablock.holes)
     }
 
-    pub(super) fn largest_in(&self, index: GigablockIndex) -> Option<u8> {
+    /// The order of the largest free run of blocks in a gigablock, in blocks.
+    pub(crate) fn largest_run_in(&self, index: GigablockIndex) -> Option<u8> {
         self.gigablocks[index.0 as usize].buddy.largest()
     }
 }

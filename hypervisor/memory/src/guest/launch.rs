@@ -5,7 +5,7 @@ use core::fmt;
 use crate::address::{Gfn, Level};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Dirty, RegionList};
+use crate::frame::list::{Clean, Dirty, RegionList};
 use crate::frame::state::GuestId;
 use crate::host::HostMemory;
 use crate::machine::Machine;
@@ -50,41 +50,62 @@ impl fmt::Display for LaunchError {
     }
 }
 
-/// A launch on its way: all memory is hidden, some of it is not the guest's yet. One region a step, so that whoever drives it holds no
-/// lock for longer than 2 MiB of work. Nothing from here on can fail.
+/// A launch on its way: all memory is hidden, none of it is the guest's yet. It goes on in steps, so that whoever drives it holds no lock
+/// for longer than the zeroing of 2 MiB takes. Nothing from here on can fail.
 #[derive(Debug)]
 #[must_use = "hidden memory comes back only through the guest that it is meant for"]
 pub struct Launching {
     guest: GuestMemory,
     dirty: RegionList<Dirty>,
+    clean: RegionList<Clean>,
     next: Gfn,
 }
 
 impl Launching {
-    /// Scrubs one region, makes it the guest's and maps it. False when none was left.
+    /// One step: scrubs a region, or, when all are clean, makes up to 512 of them the guest's and maps them, one second-stage table's
+    /// worth. False when nothing was left to do.
     pub fn step<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
-        let Some(region) = self.dirty.pop(&memory.frames) else {
+        if let Some(region) = self.dirty.pop(&memory.frames) {
+            let region = memory.scrub(machine, windows, region);
+            self.clean.push(&mut memory.frames, region);
+            return true;
+        }
+        if self.clean.is_empty() {
             return false;
-        };
-        let region = memory.scrub(machine, windows, region);
-        let region = region.assign(&mut memory.frames, self.guest.id, self.next);
-        let mapped = self
-            .guest
-            .tables
-            .map(machine, &memory.frames, self.guest.id, region.pfn());
-        assert!(
-            mapped,
-            "broken invariant: guest frame {} of a new guest is mapped already",
-            self.next
-        );
-        self.guest.regions.push(&mut memory.frames, region);
-        self.next = self.next.add(Level::L2.frames());
+        }
+        let start = machine.now();
+        self.map_table(memory, machine);
+        memory.costs.map += machine.now().wrapping_sub(start);
         true
+    }
+
+    fn map_table<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) {
+        let (frames, guest) = (&mut memory.frames, &mut self.guest);
+        let Some(table) = guest.tables.table_at(machine, self.next) else {
+            panic!(
+                "broken invariant: a new guest has no table for its frame {}",
+                self.next
+            )
+        };
+        let end = self.next.get() / Level::L3.frames() + 1;
+        while self.next.get() / Level::L3.frames() < end
+            && let Some(region) = self.clean.pop(frames)
+        {
+            let region = region.assign(frames, guest.id, self.next);
+            let mapped = guest.tables.map(machine, frames, guest.id, table, &region);
+            assert!(
+                mapped,
+                "broken invariant: guest frame {} of a new guest is mapped already",
+                self.next
+            );
+            guest.regions.push(frames, region);
+            self.next = self.next.add(Level::L2.frames());
+        }
     }
 
     /// Does what is left; the guest's memory is complete, private and zero.
@@ -118,6 +139,7 @@ impl HostMemory<'_> {
         if bytes > MAX_BYTES {
             return Err(LaunchError::TooLarge(bytes));
         }
+        let start = machine.now();
         // Everything that can fail: regions, second-stage tables, tables for splitting.
         let regions = self
             .frames
@@ -147,6 +169,8 @@ impl HostMemory<'_> {
         let dirty = self
             .flusher
             .flush(machine, &mut self.frames, &mut self.stats, batch);
+        let hidden = machine.now();
+        self.costs.hide += hidden.wrapping_sub(start);
         let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, &mut reserve, bytes) else {
             panic!("broken invariant: too few second-stage tables were reserved")
         };
@@ -156,9 +180,11 @@ impl HostMemory<'_> {
             tables,
             regions: RegionList::new(),
         };
+        self.costs.map += machine.now().wrapping_sub(hidden);
         Ok(Launching {
             guest,
             dirty,
+            clean: RegionList::new(),
             next: Gfn::default(),
         })
     }

@@ -3,9 +3,9 @@
 use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
-use crate::frame::list::{TableFrame, TableList};
+use crate::frame::list::{Private, Region, TableFrame, TableList};
 use crate::frame::records::FrameTable;
-use crate::frame::state::{FrameState, GuestId};
+use crate::frame::state::GuestId;
 use crate::machine::Machine;
 use crate::paging::edit::{Found, Slot, find};
 use crate::paging::ept::{Ept, EptAttributes};
@@ -84,21 +84,35 @@ impl SecondStage {
     }
 
     /// Maps a private region where its record says that it belongs. The record is the reverse map: one owner, one address.
-    /// False, and nothing changed, when it is not this guest's, or when something is mapped there.
+    /// `table` is the level-2 table for that address ([`Self::table_at`]). False, and nothing changed, when the region is not
+    /// this guest's, or when something is mapped there.
     #[must_use]
     pub(super) fn map<M: Machine>(
         &self,
         machine: &M,
         frames: &FrameTable<'_>,
         guest: GuestId,
-        region: Pfn,
+        table: Pfn,
+        region: &Region<Private>,
     ) -> bool {
-        match frames.state(region) {
-            FrameState::Private { owner, gfn } if owner == guest => {
-                with_format!(self.kind, F => fill::<F, M>(machine, self.root, gfn, region))
+        match region.owner(frames) {
+            Some((owner, gfn)) if owner == guest => {
+                let slot = Slot::of(machine, table, as_index(gfn.gpa()).index(2), Level::L2);
+                with_format!(self.kind, F => slot.fill::<F>(region.pfn(), <F as SecondStageFormat>::GUEST_RAM))
             }
             _ => false,
         }
+    }
+
+    /// The level-2 table that translates a guest frame.
+    pub(super) fn table_at<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
+        with_format!(self.kind, F => match find::<F, M>(machine, self.root, as_index(gfn.gpa()), Level::L3) {
+            Found::Slot(slot) => match slot.decode::<F>() {
+                Decoded::Table(table) => Some(table),
+                _ => None,
+            },
+            _ => None,
+        })
     }
 
     /// The region mapped at an aligned guest frame.
@@ -134,13 +148,6 @@ fn build<F: Format, M: Machine>(
         Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<F>(low);
     }
     Some(root)
-}
-
-fn fill<F: SecondStageFormat, M: Machine>(machine: &M, root: Pfn, gfn: Gfn, region: Pfn) -> bool {
-    match find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) {
-        Found::Slot(slot) => slot.fill::<F>(region, F::GUEST_RAM),
-        Found::Leaf(..) | Found::Absent => false,
-    }
 }
 
 fn lookup<F: Format, M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Pfn> {

@@ -231,6 +231,10 @@ impl Machine for ModelCpu<'_> {
         self.caches().invalidate(at);
     }
 
+    fn now(&self) -> u64 {
+        0
+    }
+
     fn shootdown(&self) -> Acknowledged {
         let mut answer = Acknowledged::Flushed;
         for cpu in &self.machine.cpus {

@@ -16,22 +16,17 @@ pub(crate) struct Slot<'a> {
 }
 
 /// Where a walk ended.
-pub(crate) enum Found<'a, F: Format> {
+pub(crate) enum Found<'a> {
     /// At the entry of the level that was asked for.
     Slot(Slot<'a>),
     /// At a larger leaf above it.
-    Leaf(Slot<'a>, Pfn, F::Attributes),
+    Leaf,
     /// At an absent entry above it.
     Absent,
 }
 
 /// Walks from `root` (level 4) towards the entry of level `level` that translates `at`.
-pub(crate) fn find<'a, F: Format, M: Machine>(
-    machine: &'a M,
-    root: Pfn,
-    at: Hva,
-    level: Level,
-) -> Found<'a, F> {
+pub(crate) fn find<'a, F: Format, M: Machine>(machine: &'a M, root: Pfn, at: Hva, level: Level) -> Found<'a> {
     let (mut table, mut current) = (root, Level::L4);
     loop {
         let slot = Slot {
@@ -43,7 +38,7 @@ pub(crate) fn find<'a, F: Format, M: Machine>(
         };
         match slot.decode::<F>() {
             Decoded::Absent => return Found::Absent,
-            Decoded::Leaf(pfn, attributes) => return Found::Leaf(slot, pfn, attributes),
+            Decoded::Leaf(..) => return Found::Leaf,
             Decoded::Table(next) => (table, current) = (next, below),
         }
     }

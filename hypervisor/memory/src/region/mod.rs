@@ -22,11 +22,18 @@ impl FrameTable<'_> {
             let Some(gigablock) = self.best_gigablock() else {
                 break;
             };
-            while regions.len() < count
-                && let Some(block) = self.take_block_run(gigablock, 0)
+            // In runs as long as they come: one step of the buddy for many regions, and neighbours stay neighbours.
+            while let left @ 1.. = count - regions.len()
+                && let Some(largest) = self.largest_run_in(gigablock)
             {
-                let region = Region::new(self, block);
-                regions.push(self, region);
+                let run = largest.min(left.ilog2() as u8);
+                let Some(first) = self.take_block_run(gigablock, run) else {
+                    break;
+                };
+                for block in (0..1 << run).map(|offset| first.plus(offset)) {
+                    let region = Region::new(self, block);
+                    regions.push(self, region);
+                }
             }
         }
         Ok(regions)

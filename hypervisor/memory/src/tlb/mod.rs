@@ -6,7 +6,7 @@
 //! is freed once every CPU has *really flushed*, because hardware may walk an old table on speculation whatever software
 //! does. Table frames that a shootdown only got flags for wait for the next one.
 
-use crate::frame::list::{Dirty, Region, RegionList, TableFrame, TableList, Unmapped};
+use crate::frame::list::{Dirty, RegionList, TableFrame, TableList, Unmapped};
 use crate::frame::records::FrameTable;
 use crate::machine::{Acknowledged, Machine};
 use crate::stats::Stats;
@@ -41,9 +41,9 @@ impl FlushBatch {
         self.regions.is_empty() && self.tables.is_empty()
     }
 
-    /// Adds a region whose entry has just been cleared.
-    pub(crate) fn push_region(&mut self, frames: &mut FrameTable<'_>, region: Region<Unmapped>) {
-        self.regions.push(frames, region);
+    /// Adds regions whose entries have just been cleared.
+    pub(crate) fn push_regions(&mut self, frames: &mut FrameTable<'_>, regions: RegionList<Unmapped>) {
+        self.regions.append(frames, regions);
     }
 
     /// Adds a table that has just been unlinked.

@@ -2,7 +2,6 @@
 
 use crate::cpu::registers::{rdmsr, read_cr0, read_cr4};
 use crate::virt::{self, Unsupported};
-use memory::guest::SecondStageKind;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use vcpu_policy::asid::{AsidCount, Asids};
 use vcpu_policy::vmx::capabilities::{Capabilities, CapabilityMsrs, Vpid};
@@ -67,10 +66,5 @@ impl VmxFound {
     pub(super) fn tags(&self, cpu: u32) -> Option<Asids> {
         let Vpid { single } = self.capabilities.vpid?;
         Some(Asids::new(cpu, AsidCount::new(VPIDS)?, single))
-    }
-
-    /// The tables that guests must run on here.
-    pub(super) const fn second_stage(&self) -> SecondStageKind {
-        SecondStageKind::Extended
     }
 }

@@ -216,6 +216,12 @@ fn leaves_of_1g() {
 }
 
 #[test]
+fn cpus_are_counted() {
+    assert!(cpus(&record(Outcome::Pass, good()), 1).is_ok());
+    assert!(cpus(&record(Outcome::Pass, good()), 4).is_err());
+}
+
+#[test]
 fn a_thousand_is_a_thousand() {
     let run = |count: u32, regions: u64, flushes: u64| {
         let mut events: Vec<_> = (1..=count)
