@@ -32,7 +32,7 @@ use spin::{Mutex, MutexGuard};
 
 use boot::acpi::Platform;
 use boot::info::BootInfo;
-use boot::{acpi, image, pvh};
+use boot::{acpi, image};
 use bring_up::cpu_area::CpuArea;
 use bring_up::ram::Ram;
 use bring_up::tables::BootTables;
@@ -86,7 +86,7 @@ struct Known {
 /// Where the entry code leads: long mode, early tables, boot stack, interrupts masked.
 // SAFETY: the name is this project's own and defined once.
 #[unsafe(no_mangle)]
-extern "C" fn rust_entry(start_info: u64) -> ! {
+extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
     console::init();
     println!("Lacuna {} ({})", env!("CARGO_PKG_VERSION"), env!("LACUNA_COMMIT"));
     let stacks = IstStacks {
@@ -100,7 +100,7 @@ extern "C" fn rust_entry(start_info: u64) -> ! {
     registers::enable_protections(&features);
 
     // SAFETY: the early tables are active and nothing allocates memory yet.
-    let info = match unsafe { pvh::read(Hpa::new(start_info)) } {
+    let info = match unsafe { boot::read(magic, Hpa::new(at)) } {
         Ok(info) => info,
         Err(error) => refuse!("{error}"),
     };

@@ -12,12 +12,14 @@ use serde_json::Value;
 
 use crate::archive::Guest;
 use crate::process::Process;
-use crate::workspace::{self, GUESTS, HYPERVISOR, TARGET};
+use crate::workspace::{self, DISK_BOOT, GUESTS, HYPERVISOR, TARGET};
 
 /// A build takes a minute or two on two slow cores, and fetching what it needs about as long; a network that is stuck takes for ever.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// The name of the image that is booted, beside cargo's own file.
 pub const IMAGE: &str = "lacuna";
+/// The boot sector's file, beside the image.
+pub const BOOT_SECTOR: &str = DISK_BOOT;
 
 /// Which hypervisor to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub fn build(flavor: Flavor) -> Result<Built> {
         HYPERVISOR,
         "--package",
         GUESTS,
+        "--package",
+        DISK_BOOT,
     ]);
     cargo.arg("--message-format=json-render-diagnostics");
     if flavor == Flavor::TestHooks {

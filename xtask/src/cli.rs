@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::machine::Kind;
+use crate::medium::Boot;
 
 /// Builds, runs and tests Lacuna.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ pub enum Task {
     Run(Run),
     /// Set up what is missing and pass all tests: on the host, then the guests on every machine
     Test(Test),
+    /// Make a GRUB disc, or a raw disk, that boots in an emulator or on a machine
+    Image(Image),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
     Build,
 }
@@ -45,6 +48,8 @@ pub enum Machine {
     Kvm,
     /// QEMU's emulation of an AMD CPU; works anywhere.
     Tcg,
+    /// Bochs' emulation of an Intel CPU; works anywhere, slowly.
+    Bochs,
 }
 
 impl Machine {
@@ -54,6 +59,7 @@ impl Machine {
             Self::Auto => None,
             Self::Kvm => Some(Kind::Kvm),
             Self::Tcg => Some(Kind::Tcg),
+            Self::Bochs => Some(Kind::Bochs),
         }
     }
 }
@@ -64,9 +70,12 @@ pub struct Run {
     /// The machine to run on
     #[arg(long, value_enum, default_value = "auto")]
     pub machine: Machine,
-    /// RAM of the machine, such as 512M or 64G; only what is touched costs memory here
-    #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = size)]
-    pub memory: u64,
+    /// What starts the hypervisor; the media are made for the run
+    #[arg(long, value_enum, default_value = "direct")]
+    pub boot: Boot,
+    /// RAM of the machine, such as 512M or 64G; only what is touched costs memory here [default: 4G; 512M on Bochs]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub smp: u32,
@@ -94,6 +103,36 @@ pub struct Run {
     /// Show the command lines, and keep the run's folder also after a success
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+impl Run {
+    /// RAM of a machine of this kind in bytes. Bochs' own start-up grows with the square of it (measured: 10 s at 4 GiB).
+    pub fn memory(&self, kind: Kind) -> u64 {
+        self.memory.unwrap_or(match kind {
+            Kind::Bochs => 512 << 20,
+            Kind::Kvm | Kind::Tcg => 4 << 30,
+        })
+    }
+}
+
+/// Flags of `image`.
+#[derive(Debug, Args)]
+pub struct Image {
+    /// Make a raw disk with a boot sector of its own (BIOS only) instead of a GRUB disc (BIOS and UEFI)
+    #[arg(long)]
+    pub disk: bool,
+    /// Where to put it [default: lacuna.iso or lacuna.img beside what cargo builds]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Bundled guests to run, separated by commas [default: all; none when --guest is given]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub guests: Vec<String>,
+    /// A guest of your own: an ELF file, then fields as in docs/command-line.md; can be given several times
+    #[arg(long = "guest", value_name = "FILE[,memory=64M,count=3,...]")]
+    pub own: Vec<String>,
+    /// Appended to the hypervisor's command line, such as 'seed=7 together=2'
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    pub cmdline: String,
 }
 
 /// Flags of `test`.
@@ -133,7 +172,10 @@ mod tests {
         let Task::Run(run) = Cli::parse_from(words.split(' ')).task else {
             panic!("not run")
         };
-        assert_eq!((run.machine, run.memory, run.smp), (Machine::Tcg, 512 << 20, 1));
+        assert_eq!(
+            (run.machine, run.memory, run.smp),
+            (Machine::Tcg, Some(512 << 20), 1)
+        );
         assert_eq!(run.guests, ["a", "b"]);
         assert_eq!(run.own, ["f.elf,memory=4M", "g"]);
         assert_eq!(run.time_limit, Duration::from_secs(300));

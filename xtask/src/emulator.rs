@@ -11,12 +11,12 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::folder::Folder;
-use crate::interrupt;
-use crate::machine::Machine;
+use crate::machine::{Kind, Machine};
 use crate::process::{LOOK, Process};
 use crate::qmp::{Listener, Qmp, register};
 use crate::report::Report;
 use crate::verdict::Outcome;
+use crate::{bochs, interrupt, medium};
 
 /// Names of the files that a run leaves in its folder.
 pub mod file {
@@ -72,6 +72,10 @@ pub struct Watch<'a> {
 /// # Errors
 /// The emulator can't be started or spoken to, or the visitor failed. No process is left in any case.
 pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
+    medium::prepare(&machine, folder)?;
+    if machine.kind == Kind::Bochs {
+        return bochs::run(&machine, folder, &watch);
+    }
     let listener = Listener::bind()?;
     machine.monitor = Some(listener.path());
     folder.write(file::COMMAND, format!("{}\n", machine.shell_line()))?;
@@ -268,7 +272,7 @@ fn copy_text(
 }
 
 /// Guests print what they like: control characters other than line feed and tab don't reach the terminal.
-fn harmless(bytes: &[u8]) -> Vec<u8> {
+pub fn harmless(bytes: &[u8]) -> Vec<u8> {
     let shown = bytes.iter().filter(|byte| **byte != b'\r');
     shown
         .map(|byte| {

@@ -1,8 +1,10 @@
 //! The emulator's command line, made in one place for every machine and every purpose.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::bochs;
+use crate::medium::{Boot, Medium, UEFI};
 use crate::setup::QEMU;
 
 /// A kind of machine.
@@ -12,6 +14,8 @@ pub enum Kind {
     Kvm,
     /// QEMU's own CPU emulation with AMD's SVM and nested paging; works anywhere.
     Tcg,
+    /// Bochs, which emulates Intel's VMX and EPT; works anywhere, slowly.
+    Bochs,
 }
 
 impl Kind {
@@ -20,6 +24,7 @@ impl Kind {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+            Self::Bochs => "bochs",
         }
     }
 }
@@ -38,6 +43,8 @@ pub enum Ram {
 pub struct Machine {
     /// Emulated or by KVM.
     pub kind: Kind,
+    /// What starts the hypervisor.
+    pub boot: Boot,
     /// RAM in bytes.
     pub memory: u64,
     /// Number of CPUs.
@@ -61,7 +68,7 @@ pub struct Machine {
 }
 
 /// A path as a value inside a list of options: commas are doubled there.
-fn value(path: &std::path::Path) -> String {
+fn value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
@@ -77,8 +84,9 @@ impl Machine {
         add(&["-machine", "q35,memory-backend=ram"]);
         let (accelerator, cpu) = match self.kind {
             Kind::Kvm => ("kvm", "host"),
-            // One thread for all CPUs: with more, a shootdown costs milliseconds on a small host.
-            Kind::Tcg => ("tcg,thread=single", "max"),
+            // One thread for all CPUs: with more, a shootdown costs milliseconds on a small host. (Bochs has no such arguments, see
+            // `bochs`.)
+            Kind::Tcg | Kind::Bochs => ("tcg,thread=single", "max"),
         };
         add(&["-accel", accelerator]);
         let comma = if self.cpu_flags.is_empty() { "" } else { "," };
@@ -116,12 +124,30 @@ impl Machine {
             add(&["-gdb", &format!("tcp:127.0.0.1:{port}"), "-S"]);
         }
 
-        add(&["-kernel", &self.image.display().to_string()]);
-        if let Some(archive) = &self.archive {
-            // The value may be a list of modules: a comma in the name is doubled here too.
-            add(&["-initrd", &value(archive)]);
+        let medium = Medium::of(self.kind, self.boot);
+        let path = medium.map(|medium| value(&self.json.with_file_name(medium.file_name())));
+        match (medium, path) {
+            (Some(Medium::Disk), Some(path)) => {
+                add(&["-drive", &format!("format=raw,file={path}")]);
+            }
+            (Some(Medium::Disc), Some(path)) => {
+                add(&[
+                    "-drive",
+                    &format!("media=cdrom,format=raw,readonly=on,file={path}"),
+                ]);
+            }
+            _ => {
+                add(&["-kernel", &self.image.display().to_string()]);
+                if let Some(archive) = &self.archive {
+                    // The value may be a list of modules: a comma in the name is doubled here too.
+                    add(&["-initrd", &value(archive)]);
+                }
+                add(&["-append", &self.command_line]);
+            }
         }
-        add(&["-append", &self.command_line]);
+        if self.boot == Boot::Uefi {
+            add(&["-bios", UEFI]);
+        }
         arguments
     }
 
@@ -134,6 +160,9 @@ impl Machine {
 
     /// The command as a line that can be pasted into a shell.
     pub fn shell_line(&self) -> String {
+        if self.kind == Kind::Bochs {
+            return bochs::shell_line(self.json.parent().unwrap_or(Path::new(".")));
+        }
         let mut words = vec![QEMU.to_owned()];
         words.extend(self.arguments());
         shell_words::join(words)
@@ -147,6 +176,7 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             kind: Kind::Tcg,
+            boot: Boot::Direct,
             memory: 512 << 20,
             smp: 1,
             cpu_flags: "",
@@ -196,5 +226,25 @@ mod tests {
         );
         assert!(line.contains("-gdb tcp:127.0.0.1:1234 -S"), "{line}");
         assert!(!line.contains("-initrd"), "{line}");
+    }
+
+    #[test]
+    fn media_are_beside_the_report() {
+        let line = |boot| Machine { boot, ..machine() }.arguments().join(" ");
+        let disk = line(Boot::Disk);
+        assert!(
+            disk.contains("-drive format=raw,file=runs/a,,b/disk.img"),
+            "{disk}"
+        );
+        assert!(!disk.contains("-kernel") && !disk.contains("-append"), "{disk}");
+        let disc = line(Boot::Iso);
+        assert!(disc.contains("readonly=on,file=runs/a,,b/lacuna.iso"), "{disc}");
+        assert!(!disc.contains("-bios"), "{disc}");
+        assert_eq!(line(Boot::Uefi), format!("{disc} -bios {UEFI}"));
+        let bochs = Machine {
+            kind: Kind::Bochs,
+            ..machine()
+        };
+        assert!(bochs.shell_line().starts_with("cd runs/a,b && TERM=dumb bochs "));
     }
 }

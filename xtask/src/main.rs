@@ -3,18 +3,26 @@
 //! A run passes through these files in this order: `cli` reads the flags; `setup` brings what is missing; `build` asks cargo
 //! for the image and the guests; `guests` picks them and writes the hypervisor's command line; `archive` packs them; `preflight`
 //! takes the best machine that works; `machine` writes the emulator's command line; `emulator` runs it (`process` leaves
-//! nothing behind, `qmp` speaks to it, `folder` keeps what came out); `verdict` judges; `symbolise` explains. `run` is that order,
-//! and `test` does it for each row of its table.
+//! nothing behind, `qmp` speaks to it, `folder` keeps what came out) or `bochs` runs its own; `verdict` judges; `symbolise`
+//! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
+//! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
+//! makes such a file and stops.
 
 mod archive;
+mod bochs;
 mod build;
 mod cli;
+mod disk_image;
 mod emulator;
 mod folder;
 mod gdb;
 mod guests;
+mod image_command;
+mod image_file;
 mod interrupt;
+mod iso;
 mod machine;
+mod medium;
 mod preflight;
 mod process;
 mod qmp;
@@ -59,6 +67,7 @@ fn main() -> ExitCode {
         .and_then(|()| match &cli.task {
             Task::Run(flags) => run::run(flags).map(|outcome| outcome.exit_code()),
             Task::Test(flags) => test::test(flags),
+            Task::Image(flags) => image_command::image(flags).map(|()| 0),
             Task::Build => build_only().map(|()| 0),
         });
     ExitCode::from(match result {

@@ -3,14 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::archive::{self, Guest};
 use crate::build::{self, Flavor};
 use crate::cli;
 use crate::emulator::{self, Record, Watch, file};
 use crate::folder::{Folder, RUNS};
-use crate::machine::{Machine, Ram};
+use crate::machine::{Kind, Machine, Ram};
+use crate::medium::Boot;
 use crate::preflight::{self, Choice, Host};
 use crate::verdict::Outcome;
 use crate::{Failure, gdb, guests, setup, symbolise, workspace};
@@ -30,7 +31,9 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
     // What was typed is looked at before anything takes time.
     outlined(flags).map_err(Failure::Usage)?;
     let choice = preflight::choose(flags.machine.kind(), &Host::ask())?;
+    fits(flags, choice.kind).map_err(Failure::Usage)?;
     setup::everything()?;
+    setup::machine(choice.kind, flags.boot)?;
     let built = build::build(Flavor::Plain)?;
     let guests = guests::choose(&built.guests, &flags.guests, &flags.own).map_err(Failure::Usage)?;
     let seed = guests::random_seed();
@@ -63,6 +66,17 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
     Ok(record.outcome)
 }
 
+/// Whether the machine can do what the flags ask of it.
+fn fits(flags: &cli::Run, kind: Kind) -> Result<()> {
+    if kind == Kind::Bochs && flags.gdb {
+        bail!("Bochs, as the distributions build it, takes no debugger: use --machine tcg with --gdb");
+    }
+    if kind == Kind::Bochs && flags.boot == Boot::Uefi {
+        bail!("Bochs has a BIOS only: use --boot iso, or --machine tcg with --boot uefi");
+    }
+    Ok(())
+}
+
 fn machine(
     flags: &cli::Run,
     choice: &Choice,
@@ -72,7 +86,8 @@ fn machine(
 ) -> Result<Machine> {
     Ok(Machine {
         kind: choice.kind,
-        memory: flags.memory,
+        boot: flags.boot,
+        memory: flags.memory(choice.kind),
         smp: flags.smp,
         cpu_flags: "",
         ram: Ram::Anonymous,

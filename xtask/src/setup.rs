@@ -1,4 +1,4 @@
-//! Brings what is missing on a fresh machine: the compiler's target and the emulator.
+//! Brings what is missing on a fresh machine: the compiler's target, the emulators, and what makes boot media.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,63 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::machine::Kind;
+use crate::medium::{Boot, Medium, UEFI};
 use crate::workspace::TARGET;
 
 /// The emulator's program.
 pub const QEMU: &str = "qemu-system-x86_64";
-/// The system's package that holds it (Debian, Ubuntu).
-const QEMU_PACKAGE: &str = "qemu-system-x86";
+
+/// Bochs' program, and the files that its machine has as ROMs.
+pub const BOCHS: &str = "bochs";
+pub const BOCHS_BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+pub const BOCHS_VGA: &str = "/usr/share/seabios/vgabios.bin";
+/// The program that makes GRUB discs.
+pub const MKRESCUE: &str = "grub-mkrescue";
+
+/// Programs and files that come together, and the packages that hold them (Debian, Ubuntu).
+struct Bundle {
+    /// What it is for, for messages.
+    name: &'static str,
+    programs: &'static [&'static str],
+    files: &'static [&'static str],
+    packages: &'static [&'static str],
+}
+
+const EMULATOR: Bundle = Bundle {
+    name: "QEMU for x86-64",
+    programs: &[QEMU],
+    files: &[],
+    packages: &["qemu-system-x86"],
+};
+const BOCHS_BUNDLE: Bundle = Bundle {
+    name: "Bochs",
+    programs: &[BOCHS],
+    files: &[BOCHS_BIOS, BOCHS_VGA],
+    packages: &["bochs", "bochs-term", "bochsbios", "seabios"],
+};
+/// `grub-mkrescue` calls the other two programs.
+const GRUB: Bundle = Bundle {
+    name: "GRUB's maker of boot discs",
+    programs: &[MKRESCUE, "xorriso", "mformat"],
+    files: &[
+        "/usr/lib/grub/i386-pc/multiboot2.mod",
+        "/usr/lib/grub/x86_64-efi/multiboot2.mod",
+    ],
+    packages: &[
+        "grub-common",
+        "grub-pc-bin",
+        "grub-efi-amd64-bin",
+        "xorriso",
+        "mtools",
+    ],
+};
+const OVMF: Bundle = Bundle {
+    name: "UEFI firmware for QEMU",
+    programs: &[],
+    files: &[UEFI],
+    packages: &["ovmf"],
+};
 
 /// Makes sure that everything that a run needs is there, and says what it brings.
 ///
@@ -60,23 +111,61 @@ fn has_target() -> Result<bool> {
     Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
-/// Makes sure that the emulator is installed.
+/// Makes sure that QEMU is installed.
 ///
 /// # Errors
 /// It is missing and may not be installed from here.
 pub fn emulator() -> Result<()> {
-    if find(QEMU).is_some() {
-        return Ok(());
+    bring(&EMULATOR)
+}
+
+/// Makes sure that what a machine of this kind and its medium need is installed, besides QEMU.
+///
+/// # Errors
+/// Something is missing and may not be installed from here.
+pub fn machine(kind: Kind, boot: Boot) -> Result<()> {
+    if kind == Kind::Bochs {
+        bring(&BOCHS_BUNDLE)?;
     }
+    if Medium::of(kind, boot) == Some(Medium::Disc) {
+        discs()?;
+    }
+    if boot == Boot::Uefi {
+        bring(&OVMF)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that GRUB discs can be made.
+///
+/// # Errors
+/// Something is missing and may not be installed from here.
+pub fn discs() -> Result<()> {
+    bring(&GRUB)
+}
+
+/// The first part of the bundle that is not there.
+fn missing(bundle: &Bundle) -> Option<&'static str> {
+    let program = bundle.programs.iter().find(|program| find(program).is_none());
+    program
+        .or_else(|| bundle.files.iter().find(|file| !Path::new(file).exists()))
+        .copied()
+}
+
+/// Installs a bundle unless it is there.
+fn bring(bundle: &Bundle) -> Result<()> {
+    let Some(part) = missing(bundle) else {
+        return Ok(());
+    };
+    let name = bundle.name;
+    let packages = bundle.packages.join(" ");
     let Some(prefix) = privilege() else {
         bail!(
-            "{QEMU} is not installed, and this user may not install packages. Type\n    sudo apt-get install --no-install-recommends {QEMU_PACKAGE}\n(or your system's way to install QEMU for x86-64), then try again"
+            "{name} is not installed ({part} is missing), and this user may not install packages. Type\n    sudo apt-get install --no-install-recommends {packages}\n(or your system's way to install it), then try again"
         );
     };
-    for arguments in [
-        &["update"][..],
-        &["install", "-y", "--no-install-recommends", QEMU_PACKAGE],
-    ] {
+    let install = [&["install", "-y", "--no-install-recommends"][..], bundle.packages].concat();
+    for arguments in [&["update"][..], &install] {
         let shown = [prefix, &["apt-get"], arguments].concat().join(" ");
         eprintln!("set-up: {shown}");
         let mut words = prefix
@@ -97,10 +186,10 @@ pub fn emulator() -> Result<()> {
             eprintln!("set-up: the lists of packages could not be renewed; trying with the ones at hand");
         }
     }
-    if find(QEMU).is_none() {
-        bail!("{QEMU_PACKAGE} is installed, yet there is no {QEMU} in PATH");
+    match missing(bundle) {
+        None => Ok(()),
+        Some(part) => bail!("the packages {packages} are installed, yet {part} is missing"),
     }
-    Ok(())
 }
 
 /// What to put before a command of the package manager; `None` when this user may not install anything.

@@ -38,6 +38,23 @@ impl Outcome {
     /// The verdict must be the last line, and the status must say the same: a guest that prints a verdict, or a
     /// hypervisor that exits in the middle of a line, is not believed.
     pub fn judge(text: &str, status: Option<i32>) -> Self {
+        Self::judge_by(text, status, |word| match word {
+            "PASS" => Some(PASS),
+            "FAIL" => Some(FAIL),
+            "PANIC" => Some(PANIC),
+            "REFUSED" => Some(REFUSED),
+            _ => None,
+        })
+    }
+
+    /// Judges Bochs, which has one status for every regular end: 0 after a debugger break. A triple fault and a panic of the
+    /// emulator end with 1.
+    pub fn judge_bochs(text: &str, status: Option<i32>) -> Self {
+        Self::judge_by(text, status, |_| Some(0))
+    }
+
+    /// `wanted` is the status that goes with a verdict's word.
+    fn judge_by(text: &str, status: Option<i32>, wanted: impl Fn(&str) -> Option<i32>) -> Self {
         let last = text
             .lines()
             .rev()
@@ -46,7 +63,7 @@ impl Outcome {
             .unwrap_or_default();
         let Some(verdict) = last.strip_prefix("VERDICT: ") else {
             return Self::NoVerdict(match status {
-                Some(0) => {
+                Some(0) if wanted("PASS") != Some(0) => {
                     "the machine was reset before a verdict (a triple fault of the hypervisor?)".into()
                 }
                 Some(status) => format!("the emulator ended with status {status} before a verdict"),
@@ -55,15 +72,18 @@ impl Outcome {
         };
         let (word, reason) = verdict.split_once(' ').unwrap_or((verdict, ""));
         let reason = reason.trim().to_owned();
-        match (word, status) {
-            ("PASS", Some(PASS)) => Self::Pass,
-            ("FAIL", Some(FAIL)) => Self::Fail(reason),
-            ("PANIC", Some(PANIC)) => Self::Panic(reason),
-            ("REFUSED", Some(REFUSED)) => Self::Refused(reason),
-            (_, Some(status)) => Self::NoVerdict(format!(
+        let Some(status) = status else {
+            return Self::NoVerdict(format!("the emulator was ended by a signal after `{last}`"));
+        };
+        let agrees = wanted(word) == Some(status);
+        match word {
+            "PASS" if agrees => Self::Pass,
+            "FAIL" if agrees => Self::Fail(reason),
+            "PANIC" if agrees => Self::Panic(reason),
+            "REFUSED" if agrees => Self::Refused(reason),
+            _ => Self::NoVerdict(format!(
                 "the text ends with `{last}`, but the emulator's status is {status}"
             )),
-            (_, None) => Self::NoVerdict(format!("the emulator was ended by a signal after `{last}`")),
         }
     }
 
@@ -142,6 +162,26 @@ mod tests {
         );
         assert!(matches!(Outcome::judge(text, None), Outcome::NoVerdict(_)));
         assert!(matches!(Outcome::judge(text, Some(0)), Outcome::NoVerdict(_)));
+    }
+
+    #[test]
+    fn bochs_ends_with_0_after_a_verdict_and_only_then() {
+        assert_eq!(Outcome::judge_bochs("VERDICT: PASS", Some(0)), Outcome::Pass);
+        let refused = Outcome::Refused("no VMX".into());
+        assert_eq!(Outcome::judge_bochs("VERDICT: REFUSED no VMX", Some(0)), refused);
+        for (text, status) in [
+            ("hello", Some(0)),
+            ("VERDICT: MAYBE", Some(0)),
+            ("VERDICT: PASS", Some(1)),
+            ("VERDICT: PASS", Some(33)),
+            ("VERDICT: PASS", None),
+        ] {
+            let outcome = Outcome::judge_bochs(text, status);
+            assert!(
+                matches!(outcome, Outcome::NoVerdict(_)),
+                "{text} {status:?} {outcome}"
+            );
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde_json::Value;
 pub const TARGET: &str = "x86_64-unknown-none";
 /// The package of the image, and the name of its binary.
 pub const HYPERVISOR: &str = "hypervisor";
+/// The package of the boot sector, and the name of its binary.
+pub const DISK_BOOT: &str = "disk-boot";
 /// The package of the bundled guests.
 pub const GUESTS: &str = "guest-tests";
 

@@ -47,6 +47,26 @@ fn small_machines_pay_little_too() {
     );
 }
 
+/// A frame word's kind is in its low bits: whatever the RAM held before, each kind comes up.
+#[test]
+fn what_the_storage_held_before_does_not_matter() {
+    let map = map(&[(0, 640 << 10), (MIB, 3 * GIB)]);
+    let used = [FrameRange {
+        start: Pfn::new(0x200),
+        end: Pfn::new(0x2ff),
+    }];
+    for kind in 0..64 {
+        for rest in [0, 0x1234_5678_9abc_def0 << 6, u64::MAX << 6] {
+            let mut storage = storage(&map);
+            storage.fill(rest | kind);
+            let table = FrameTable::new(&map, &used, &mut storage).unwrap();
+            let free = map.frames() - 0xff;
+            assert_eq!(table.free_frames(), free, "{rest:#x} {kind}");
+            assert_eq!(table.state(Pfn::new(0x200)), FrameState::Reserved);
+        }
+    }
+}
+
 #[test]
 fn storage_that_is_too_small_is_refused() {
     let map = map(&[(0, 64 * MIB)]);

@@ -1,7 +1,10 @@
-//! The first instructions: from a PVH loader's 32-bit mode to `rust_entry` in the high half.
+//! The first instructions: from a loader's 32-bit mode to `rust_entry` in the high half.
 //!
 //! A PVH loader enters with paging off, flat segments, interrupts off and the physical address of `hvm_start_info` in EBX
-//! (Xen `docs/misc/pvh.pandoc`). Nothing else may be assumed, so there is no stack until this code sets one.
+//! (Xen `docs/misc/pvh.pandoc`). A multiboot2 loader enters in the same state, with a magic number in EAX and the physical
+//! address of its information in EBX (Multiboot2 Specification 2.0, 3.3 "I386 machine state"). Nothing else may be assumed, so
+//! there is no stack until this code sets one. The two entries differ in one instruction: ESI gets the magic number by which
+//! `rust_entry` knows what EBX pointed to.
 //!
 //! The early tables are a top-level table, two third-level tables and four second-level tables with 2M leaves for the
 //! first 4 GiB. Those leaves appear three times: at identity (this code runs there while it switches paging on), in the
@@ -18,6 +21,27 @@ core::arch::global_asm!(
     .long 4, 4, 18
     .asciz "Xen"
     .long pvh_entry - IMAGE
+
+    /* The multiboot2 header: in the first 32 KiB of the file, aligned to 8 bytes (Multiboot2 Specification 2.0, 3.1). Tags are
+       type, flags (1: may be ignored), bytes. Boot services are not asked for, so under UEFI the loader has ended them. */
+    .section .multiboot2, "a", @progbits
+    .balign 8
+    multiboot2_header:
+    .long 0xe85250d6                                     /* magic */
+    .long 0                                              /* i386, protected mode */
+    .long multiboot2_header_end - multiboot2_header
+    .long -(0xe85250d6 + multiboot2_header_end - multiboot2_header)
+    .word 1, 0                                           /* cannot do without: memory map (6) */
+    .long 12, 6
+    .balign 8
+    .word 3, 0                                           /* entry, physical; the ELF header has PVH's */
+    .long 12, multiboot2_entry - IMAGE
+    .balign 8
+    .word 6, 0                                           /* modules on page boundaries */
+    .long 8
+    .word 0, 0                                           /* end */
+    .long 8
+    multiboot2_header_end:
 
     .section .bss.early_tables, "aw", @nobits
     .balign 4096
@@ -52,8 +76,13 @@ core::arch::global_asm!(
 
     .section .text.boot, "ax", @progbits
     .code32
+    multiboot2_entry:
+    movl %eax, %esi
+    jmp entry
     .globl pvh_entry
     pvh_entry:
+    movl ${pvh_magic}, %esi
+    entry:
     cli
     cld
     movl %ebx, %ebp
@@ -116,8 +145,8 @@ core::arch::global_asm!(
     ljmp $0x08, $(long_mode_low - IMAGE)
 
     no_long_mode:
-    movl $(no_long_mode_text - IMAGE), %esi
-    3: movb (%esi), %bl
+    movl $(no_long_mode_text - IMAGE), %edi
+    3: movb (%edi), %bl
     testb %bl, %bl
     jz 6f
     /* Wait for COM1's empty transmitter (line status, bit 5), but not for ever. */
@@ -130,7 +159,7 @@ core::arch::global_asm!(
     5: movl $0x3f8, %edx
     movb %bl, %al
     outb %al, %dx
-    incl %esi
+    incl %edi
     jmp 3b
     6: movl ${exit_refused}, %eax
     movl ${exit_port}, %edx
@@ -153,12 +182,14 @@ core::arch::global_asm!(
     movl %eax, %fs
     movl %eax, %gs
     movq $boot_stack_top, %rsp
-    movl %ebp, %edi
+    movl %esi, %edi
+    movl %ebp, %esi
     xorl %ebp, %ebp            /* the end of every backtrace */
     callq rust_entry
     ud2
     "#,
     image_base = const memory::layout::IMAGE_BASE.get(),
+    pvh_magic = const pvh::start_info::START_MAGIC_VALUE,
     boot_stack_bytes = const super::image::BOOT_STACK_BYTES,
     exit_refused = const crate::console::ExitCode::Refused as u32,
     exit_port = const crate::console::EXIT_PORT,

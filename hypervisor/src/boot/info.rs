@@ -4,13 +4,15 @@ use core::fmt;
 
 use heapless::{String, Vec};
 use memory::address::Hpa;
-use pvh::start_info::MemmapTableEntry;
+use multiboot_info::InformationError;
 
 use super::early_memory::{BeyondEarlyMap, EARLY_BYTES, EarlyMemory};
 
 /// Longest command line, in bytes, that is accepted. Twice what QEMU's loader takes without damage (measured: 5000 bytes
 /// overwrote its start_info, 1500 did not).
 pub const COMMAND_LINE_BYTES: usize = 2047;
+/// Longest description of the loader, in bytes; the rest is cut.
+pub const LOADER_BYTES: usize = 64;
 /// Physical ranges a loader can ask to keep: start info, memory map, command line, module, and room for more kinds.
 pub const KEEP_RANGES: usize = 8;
 
@@ -55,6 +57,22 @@ pub struct FirmwareRange {
     pub kind: MemoryKind,
 }
 
+/// Where a loader left the firmware's memory map.
+///
+/// PVH's and multiboot2's entries begin alike: first byte (u64), bytes (u64), kind (u32). They differ in what may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MapTable {
+    /// The first entry.
+    pub start: Hpa,
+    /// Number of entries.
+    pub entries: u32,
+    /// Bytes from one entry to the next, at least [`ENTRY_BYTES`].
+    pub stride: u32,
+}
+
+/// Bytes of an entry of the memory map that are read.
+const ENTRY_BYTES: u64 = 20;
+
 /// Iterates over the firmware's memory map where the loader left it.
 #[derive(Clone, Debug)]
 pub struct FirmwareMap<'a> {
@@ -66,26 +84,27 @@ impl Iterator for FirmwareMap<'_> {
     type Item = FirmwareRange;
 
     fn next(&mut self) -> Option<FirmwareRange> {
-        if self.next >= self.info.map_entries {
+        let table = self.info.map;
+        if self.next >= table.entries {
             return None;
         }
-        let offset = u64::from(self.next) * size_of::<MemmapTableEntry>() as u64;
-        // `BootInfo::new` has checked that the whole table is readable, so neither step ends the walk early.
-        let entry: MemmapTableEntry = self
-            .info
-            .memory
-            .read(self.info.map_start.checked_add(offset)?)
-            .ok()?;
+        let entry = u64::from(self.next) * u64::from(table.stride);
+        let at = |offset| table.start.checked_add(entry + offset);
+        // `BootInfo::new` has checked that the whole table is readable, so no step ends the walk early.
+        let memory = self.info.memory;
+        let start: u64 = memory.read(at(0)?).ok()?;
+        let bytes: u64 = memory.read(at(8)?).ok()?;
+        let kind: u32 = memory.read(at(16)?).ok()?;
         self.next += 1;
         Some(FirmwareRange {
-            start: Hpa::new(entry.addr),
-            bytes: entry.size,
-            kind: entry.ty.into(),
+            start: Hpa::new(start),
+            bytes,
+            kind: kind.into(),
         })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = (self.info.map_entries - self.next) as usize;
+        let left = (self.info.map.entries - self.next) as usize;
         (left, Some(left))
     }
 }
@@ -106,8 +125,8 @@ pub struct KeepRange {
 /// What the loader handed over.
 #[derive(Debug)]
 pub struct BootInfo {
-    /// How we were started, for the report.
-    pub loader: &'static str,
+    /// How we were started, for the report: printable ASCII.
+    pub loader: String<LOADER_BYTES>,
     /// The command line; empty when there is none.
     pub command_line: String<COMMAND_LINE_BYTES>,
     /// The guest archive: first byte and bytes. It may lie anywhere in RAM.
@@ -117,40 +136,53 @@ pub struct BootInfo {
     /// What must not be reused.
     pub keep: Vec<KeepRange, KEEP_RANGES>,
     memory: EarlyMemory,
-    map_start: Hpa,
-    map_entries: u32,
+    map: MapTable,
 }
 
 impl BootInfo {
-    /// An empty record around a memory map table in the PVH format.
+    /// An empty record around a memory map table.
     ///
     /// # Errors
     /// [`BootError::NoMemoryMap`] when the table is empty, [`BootError::Beyond`] when it is not readable now.
-    pub(super) fn new(
-        loader: &'static str,
-        memory: EarlyMemory,
-        map_start: Hpa,
-        map_entries: u32,
-    ) -> Result<Self, BootError> {
-        if map_start.get() == 0 || map_entries == 0 {
+    pub(super) fn new(memory: EarlyMemory, loader: &str, map: MapTable) -> Result<Self, BootError> {
+        if map.start.get() == 0 || map.entries == 0 {
             return Err(BootError::NoMemoryMap);
         }
-        let bytes = u64::from(map_entries) * size_of::<MemmapTableEntry>() as u64;
+        // The last entry need not be followed by the gap to a next one.
+        let bytes = u64::from(map.entries - 1) * u64::from(map.stride) + ENTRY_BYTES;
         memory
-            .translate(map_start, bytes)
+            .translate(map.start, bytes)
             .map_err(|beyond| BootError::Beyond("memory map", beyond))?;
+        let mut name = String::new();
+        for character in loader.chars() {
+            // A longer name is cut; it is only printed.
+            if name.push(character).is_err() {
+                break;
+            }
+        }
         let mut info = Self {
-            loader,
+            loader: name,
             command_line: String::new(),
             module: None,
             rsdp: None,
             keep: Vec::new(),
             memory,
-            map_start,
-            map_entries,
+            map,
         };
-        info.keep("memory map", map_start, bytes)?;
+        info.keep("memory map", map.start, bytes)?;
         Ok(info)
+    }
+
+    /// Notes the module, which may lie anywhere; one of no bytes is none.
+    pub(super) fn set_module(&mut self, start: Hpa, bytes: u64) -> Result<(), BootError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        start
+            .checked_add(bytes)
+            .ok_or(BootError::ModuleRange(start, bytes))?;
+        self.module = Some((start, bytes));
+        self.keep("module", start, bytes)
     }
 
     /// Adds a range to `keep`; one of no bytes is nothing to keep.
@@ -177,8 +209,14 @@ impl BootInfo {
 /// Why the loader's hand-over cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootError {
+    /// The entry code was reached by something that is neither a PVH nor a multiboot2 loader; EAX.
+    Loader(u32),
     /// The start info's first word is not PVH's magic.
     Magic(u32),
+    /// The multiboot2 information contradicts itself.
+    Information(InformationError),
+    /// The multiboot2 loader left UEFI's boot services running.
+    BootServices,
     /// No memory map came along.
     NoMemoryMap,
     /// More than one module.
@@ -198,6 +236,17 @@ pub enum BootError {
 impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Loader(found) => write!(
+                f,
+                "the loader left {found:#x} in EAX, not multiboot2's {:#x}; load this file with `multiboot2` (GRUB), or with a \
+                 PVH loader (QEMU -kernel)",
+                multiboot_info::MAGIC
+            ),
+            Self::Information(error) => write!(f, "{error}; use another loader, such as GRUB 2.06"),
+            Self::BootServices => write!(
+                f,
+                "the loader left UEFI's boot services running, which own the memory; use one that ends them, such as GRUB"
+            ),
             Self::Magic(found) => write!(
                 f,
                 "the loader's start info begins with {found:#x}, not with PVH's {:#x}; load this file with a PVH loader \
@@ -207,7 +256,8 @@ impl fmt::Display for BootError {
             ),
             Self::NoMemoryMap => write!(
                 f,
-                "the loader gave no memory map; use one that passes PVH start info version 1 (QEMU 4.0 or newer)"
+                "the loader gave no memory map; use one that passes PVH start info version 1 (QEMU 4.0 or newer) or a \
+                 multiboot2 memory map (GRUB 2)"
             ),
             Self::Modules(count) => {
                 write!(

@@ -7,14 +7,12 @@ use memory::address::Hpa;
 use pvh::start_info::{MemmapTableEntry, ModlistEntry, START_MAGIC_VALUE, StartInfo};
 
 use super::early_memory::{EarlyMemory, Plain};
-use super::info::{BootError, BootInfo, COMMAND_LINE_BYTES};
+use super::info::{BootError, BootInfo, COMMAND_LINE_BYTES, MapTable};
 
 // SAFETY: integers and a bit set over u32, whose bits are all allowed.
 unsafe impl Plain for StartInfo {}
 // SAFETY: integers only.
 unsafe impl Plain for ModlistEntry {}
-// SAFETY: integers only.
-unsafe impl Plain for MemmapTableEntry {}
 
 /// Reads what a PVH loader left at `start_info`.
 ///
@@ -40,7 +38,12 @@ pub unsafe fn read(start_info: Hpa) -> Result<BootInfo, BootError> {
     } else {
         (0, 0)
     };
-    let mut info = BootInfo::new("PVH", memory, Hpa::new(map), entries)?;
+    let map = MapTable {
+        start: Hpa::new(map),
+        entries,
+        stride: size_of::<MemmapTableEntry>() as u32,
+    };
+    let mut info = BootInfo::new(memory, "PVH", map)?;
     info.keep("start info", start_info, size_of::<StartInfo>() as u64)?;
     info.rsdp = (start.rsdp_paddr != 0).then_some(Hpa::new(start.rsdp_paddr));
 
@@ -57,14 +60,7 @@ pub unsafe fn read(start_info: Hpa) -> Result<BootInfo, BootError> {
         let module: ModlistEntry = memory
             .read(Hpa::new(start.modlist_paddr))
             .map_err(beyond("module list"))?;
-        if module.size != 0 {
-            let start = Hpa::new(module.paddr);
-            start
-                .checked_add(module.size)
-                .ok_or(BootError::ModuleRange(start, module.size))?;
-            info.module = Some((start, module.size));
-            info.keep("module", start, module.size)?;
-        }
+        info.set_module(Hpa::new(module.paddr), module.size)?;
     }
     Ok(info)
 }

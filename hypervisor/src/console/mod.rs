@@ -3,11 +3,13 @@
 //! - `serial`: one serial port, with bounded waits.
 //! - this file: COM1 for text (`print!`, `println!`), COM2 for JSON lines; `finish` and `exit` end the run.
 //! - `fatal`: the panic handler, and who may report when several things go wrong.
+//! - `bochs`: ends a run on Bochs, which has no exit device.
 //! - `pause`: stops the machine so that the harness can look at it.
 //!
 //! A caller formats into `print!`; the lock keeps lines whole; a fatal report or an NMI does not wait for the lock for long, but
 //! goes on with a port handle of its own.
 
+mod bochs;
 pub mod fatal;
 pub mod pause;
 mod serial;
@@ -169,9 +171,12 @@ pub fn finish(code: ExitCode, reason: fmt::Arguments<'_>) -> ! {
     exit(code)
 }
 
-/// Ends the run without a word: exit device, and where there is none, sleep for ever.
+/// Ends the run without a word: QEMU's exit device, Bochs' debugger, and where there is neither, sleep for ever.
 pub fn exit(code: ExitCode) -> ! {
+    serial::drain(COM1);
+    serial::drain(COM2);
     // SAFETY: on a machine without the device nothing listens at this port.
     unsafe { x86::io::outl(EXIT_PORT, code as u32) };
+    bochs::end();
     crate::cpu::registers::halt_for_ever()
 }

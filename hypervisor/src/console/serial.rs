@@ -57,6 +57,21 @@ impl Serial {
     }
 }
 
+/// Waits until the port at `base` has sent everything, for about a second at most: what ends a machine does not wait for its FIFO.
+/// Needs no handle and no lock, so that a fatal report can use it.
+pub fn drain(base: u16) {
+    /// Line status register, and its bit "transmitter empty" (National Semiconductor PC16550D data sheet, 8.4).
+    const LINE_STATUS: u16 = 5;
+    const ALL_SENT: u8 = 0x40;
+    for _ in 0..POLLS {
+        // SAFETY: as for `attach`. Reading clears error bits, which nothing looks at. An absent port reads all ones.
+        if unsafe { x86::io::inb(base + LINE_STATUS) } & ALL_SENT != 0 {
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.write_bytes(text.as_bytes());

@@ -93,7 +93,7 @@ impl Tally {
 }
 
 /// The machines that this version has tests for.
-const KINDS: [Kind; 2] = [Kind::Tcg, Kind::Kvm];
+const KINDS: [Kind; 3] = [Kind::Tcg, Kind::Kvm, Kind::Bochs];
 
 /// A row's name on a kind of machine.
 fn full_name(kind: Kind, row: &Row) -> String {
@@ -109,7 +109,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     let rows = table::rows(&workspace::outline()?.guests);
     let of_kind = |kind| {
         rows.iter()
-            .filter(move |row| chosen(&full_name(kind, row)))
+            .filter(move |row| row.kinds.contains(&kind) && chosen(&full_name(kind, row)))
             .collect::<Vec<_>>()
     };
     let with_host = chosen(host::NAME);
@@ -165,6 +165,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
                 continue;
             }
             for row in rows {
+                setup::machine(kind, row.boot)?;
                 let name = full_name(kind, row);
                 Tally::begin(&name);
                 let verdict = on_machine::run(row, kind, &images, flags.verbose);

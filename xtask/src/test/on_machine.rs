@@ -75,6 +75,7 @@ fn attempt(
     let seed = guests::random_seed();
     let machine = Machine {
         kind,
+        boot: row.boot,
         memory: row.memory_mib << 20,
         smp: row.smp,
         cpu_flags: row.cpu_flags,

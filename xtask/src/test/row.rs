@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::build::Flavor;
 use crate::emulator::Record;
+use crate::machine::Kind;
+use crate::medium::Boot;
 
 /// One test on a machine.
 #[derive(Clone)]
@@ -12,6 +14,10 @@ pub struct Row {
     pub name: String,
     /// What it shows, in a few words.
     pub about: &'static str,
+    /// The machines that it runs on.
+    pub kinds: &'static [Kind],
+    /// What starts the hypervisor.
+    pub boot: Boot,
     /// RAM of the machine in MiB.
     pub memory_mib: u64,
     /// Number of CPUs.
@@ -58,6 +64,8 @@ impl Row {
         Self {
             name: name.into(),
             about,
+            kinds: &[Kind::Tcg, Kind::Kvm],
+            boot: Boot::Direct,
             memory_mib: 512,
             smp: 1,
             host_mib: 384,

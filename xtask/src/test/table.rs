@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::build::Flavor;
+use crate::machine::Kind;
+use crate::medium::Boot;
 use crate::test::checks;
 use crate::test::inputs::{self, HOSTILE};
 use crate::test::row::{Archive, Row};
@@ -24,6 +26,7 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     rows.extend(bad_lines());
     rows.extend(bad_input());
     rows.extend(bad_machines());
+    rows.extend(boots());
     rows.extend(seen_from_outside());
     rows.extend(deliberate_mistakes());
     rows
@@ -259,6 +262,50 @@ fn bad_machines() -> Vec<Row> {
                 "too little RAM is refused",
             )
         },
+    ]
+}
+
+/// Every way to start the hypervisor that is not the emulator's own.
+fn boots() -> Vec<Row> {
+    let qemu = |boot, says, name: &str, about| Row {
+        boot,
+        says,
+        kinds: &[Kind::Tcg],
+        ..Row::passing(name, about, "{hello}")
+    };
+    // The CPU is Intel's, and there is no backend for it yet: all of bring-up happens before that is found out.
+    let bochs = |boot, name: &str, about| Row {
+        boot,
+        kinds: &[Kind::Bochs],
+        limit: Duration::from_secs(60),
+        check: checks::no_guest_ran,
+        ..Row::ending("REFUSED", &["this is an Intel CPU"], name, about, "{hello}")
+    };
+    vec![
+        qemu(
+            Boot::Disk,
+            &["loaded by PVH"],
+            "boot-disk",
+            "boots from a raw disk with its own boot sector",
+        ),
+        qemu(
+            Boot::Iso,
+            &["loaded by multiboot2, GRUB"],
+            "boot-iso",
+            "boots from a GRUB disc, by SeaBIOS",
+        ),
+        qemu(
+            Boot::Uefi,
+            &["loaded by multiboot2, GRUB"],
+            "boot-uefi",
+            "boots from a GRUB disc, by UEFI",
+        ),
+        bochs(
+            Boot::Disk,
+            "boot-disk",
+            "boots from a raw disk with its own boot sector",
+        ),
+        bochs(Boot::Iso, "boot-iso", "boots from a GRUB disc"),
     ]
 }
 

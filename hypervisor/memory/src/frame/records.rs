@@ -214,6 +214,15 @@ impl<'m> FrameTable<'m> {
     }
 
     fn fill_blocks(&mut self, map: &MemoryMap, in_use: &[FrameRange]) {
+        // All of them first: releasing a block looks at its neighbours, on either side.
+        self.blocks.fill(Block {
+            word: FrameWord::new(FrameState::Absent),
+            next: NONE,
+            previous: NONE,
+            words: NONE,
+            buddy: Buddy::EMPTY,
+            padding: [0; 6],
+        });
         let ranges = map.ranges();
         let mut next_words = 0;
         for position in 0..self.blocks.len() {
@@ -230,19 +239,10 @@ impl<'m> FrameTable<'m> {
                 .take_while(|range| range.start < span.end)
                 .map(|range| range.intersection(&span).frames())
                 .sum();
-            let block = &mut self.blocks[position];
-            *block = Block {
-                word: FrameWord::new(FrameState::Absent),
-                next: NONE,
-                previous: NONE,
-                words: NONE,
-                buddy: Buddy::EMPTY,
-                padding: [0; 6],
-            };
             if ram == 0 {
                 continue;
             }
-            block.words = next_words;
+            self.blocks[position].words = next_words;
             next_words += 1;
             let touched = |used: &&FrameRange| used.intersection(&span).frames() > 0;
             if ram < UNITS as u64 {

@@ -1,0 +1,215 @@
+//! One Bochs from start to end. It has no monitor to speak to: the machine's text is read from the file that its first serial port
+//! writes, and it ends by a debugger break, after which the debugger's script says `q`.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::emulator::{Record, Watch, file, harmless};
+use crate::folder::Folder;
+use crate::interrupt;
+use crate::machine::Machine;
+use crate::medium::Medium;
+use crate::process::{LOOK, Process};
+use crate::report::Report;
+use crate::setup::{BOCHS, BOCHS_BIOS, BOCHS_VGA};
+use crate::verdict::Outcome;
+
+/// Names of the files in a run's folder that only Bochs has.
+const CONFIGURATION: &str = "bochsrc";
+const SCRIPT: &str = "debugger.rc";
+const LOG: &str = "bochs.log";
+
+/// Instructions per second of the machine's clock. The clock follows the instructions, so it is repeatable, and no guest waits
+/// for the host: a 200 ms limit is 800,000 instructions.
+const INSTRUCTIONS_PER_SECOND: u32 = 4_000_000;
+
+/// Bochs' configuration. Paths are relative to the run's folder, where it is started: its syntax has no way to quote them.
+fn configuration(machine: &Machine) -> String {
+    let medium = Medium::of(machine.kind, machine.boot).unwrap_or(Medium::Disk);
+    let path = medium.file_name();
+    let (drive, boot) = match medium {
+        Medium::Disk => (format!("type=disk, mode=flat, path={path}, cylinders=0"), "disk"),
+        Medium::Disc => (format!("type=cdrom, path={path}, status=inserted"), "cdrom"),
+    };
+    let mib = machine.memory >> 20;
+    // Unknown MSRs must fault: by default Bochs lets them read zero. A text of one screen is all that the display ever gets: its
+    // terminal is never read, and more would stop the machine.
+    format!(
+        "display_library: term
+config_interface: textconfig
+plugin_ctrl: speaker=0, unmapped=1
+memory: guest={mib}, host={mib}
+romimage: file={BOCHS_BIOS}, options=fastboot
+vgaromimage: file={BOCHS_VGA}
+cpu: model=corei7_skylake_x, count={}, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=0
+clock: sync=none, time0=1000000000
+port_e9_hack: enabled=1
+com1: enabled=1, mode=file, dev={}
+com2: enabled=1, mode=file, dev={}
+ata0-master: {drive}
+boot: {boot}
+log: {LOG}
+panic: action=fatal
+error: action=report
+",
+        machine.smp,
+        file::SERIAL,
+        file::JSON,
+    )
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(BOCHS);
+    command
+        .args(["-q", "-f", CONFIGURATION, "-rc", SCRIPT])
+        .current_dir(folder)
+        .env("TERM", "dumb")
+        .stdin(Stdio::null());
+    command
+}
+
+/// The command as a line that can be pasted into a shell once the run's folder is kept.
+pub fn shell_line(folder: &Path) -> String {
+    let folder = folder.display().to_string();
+    format!(
+        "cd {} && TERM=dumb {BOCHS} -q -f {CONFIGURATION} -rc {SCRIPT}",
+        shell_words::quote(&folder)
+    )
+}
+
+/// Runs `machine`, whose medium is in the folder already, until it ends, its time is up, or Ctrl-C comes. There are no pauses.
+///
+/// # Errors
+/// Bochs can't be started. No process is left in any case.
+pub fn run(machine: &Machine, folder: &Folder, watch: &Watch<'_>) -> Result<Record> {
+    folder.write(CONFIGURATION, configuration(machine))?;
+    // Continue; after the break, quit.
+    folder.write(SCRIPT, "c\nq\n")?;
+    folder.write(file::COMMAND, format!("{}\n", shell_line(folder.path())))?;
+    folder.write(file::SERIAL, "")?;
+    let log = File::create(folder.file(file::EMULATOR)).context("make a file for the emulator's messages")?;
+    let errors = log.try_clone().context("share a file")?;
+
+    let start = Instant::now();
+    let mut process = Process::start(command(folder.path()).stdout(log).stderr(errors))?;
+    let mut serial = Serial {
+        file: File::open(folder.file(file::SERIAL)).context("open the serial log")?,
+        text: Vec::new(),
+        show: watch.show,
+    };
+    let ended = loop {
+        let status = process.poll()?;
+        serial.read()?;
+        if let Some(status) = status {
+            break Ok(status.code());
+        }
+        if interrupt::asked() {
+            break Err(Outcome::Interrupted);
+        }
+        if let Some(limit) = watch.limit
+            && start.elapsed() > limit
+        {
+            break Err(Outcome::TimeLimit(limit));
+        }
+        std::thread::sleep(LOOK);
+    };
+    drop(process);
+    let text = String::from_utf8_lossy(&serial.text).into_owned();
+    let report = Report::read(&folder.file(file::JSON));
+    let outcome = match ended {
+        Ok(status) => Outcome::judge_bochs(&text, status).confirmed(&report),
+        Err(outcome) => outcome,
+    };
+    let outcome = match outcome {
+        Outcome::NoVerdict(reason) => Outcome::NoVerdict(match panic_line(folder) {
+            Some(line) => format!("{reason}; its log says `{line}`"),
+            None => reason,
+        }),
+        outcome => outcome,
+    };
+    Ok(Record {
+        outcome,
+        text,
+        report,
+        stopped_at: Vec::new(),
+        took: start.elapsed(),
+    })
+}
+
+/// The serial log as it grows.
+struct Serial {
+    file: File,
+    text: Vec<u8>,
+    show: bool,
+}
+
+impl Serial {
+    /// Takes what is new, and shows it.
+    fn read(&mut self) -> Result<()> {
+        let old = self.text.len();
+        self.file
+            .read_to_end(&mut self.text)
+            .context("read the serial log")?;
+        if self.show {
+            let new = self.text.get(old..).unwrap_or_default();
+            let mut terminal = std::io::stdout().lock();
+            // A closed terminal is no reason to lose the log.
+            let _ = terminal.write_all(&harmless(new)).and_then(|()| terminal.flush());
+        }
+        Ok(())
+    }
+}
+
+/// The last line of Bochs' log that reports a panic of the emulator: time, the letter `p`, device, text.
+fn panic_line(folder: &Folder) -> Option<String> {
+    let log = fs::read(folder.file(LOG)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let line = log.lines().rev().find(|line| line.contains(">>PANIC<<"))?;
+    Some(line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Kind, Ram};
+    use crate::medium::Boot;
+
+    #[test]
+    fn the_configuration_names_memory_cpus_and_what_to_boot() {
+        let mut machine = Machine {
+            kind: Kind::Bochs,
+            boot: Boot::Direct,
+            memory: 512 << 20,
+            smp: 2,
+            cpu_flags: "",
+            ram: Ram::Anonymous,
+            image: "lacuna".into(),
+            archive: None,
+            command_line: String::new(),
+            json: "runs/a,b/report.jsonl".into(),
+            monitor: None,
+            debugger: None,
+        };
+        let text = configuration(&machine);
+        assert!(text.contains("memory: guest=512, host=512\n"), "{text}");
+        assert!(
+            text.contains("model=corei7_skylake_x, count=2, ips=4000000"),
+            "{text}"
+        );
+        assert!(
+            text.contains("mode=flat, path=disk.img, cylinders=0\nboot: disk\n"),
+            "{text}"
+        );
+        machine.boot = Boot::Iso;
+        let text = configuration(&machine);
+        assert!(
+            text.contains("type=cdrom, path=lacuna.iso, status=inserted\nboot: cdrom\n"),
+            "{text}"
+        );
+    }
+}
