@@ -1,7 +1,7 @@
 //! What the independent walker (`audit`) finds, at boot, while guests live, after every death and at the end.
 //!
 //! The walker shares no code with the mapper. What is private comes from the frame records (which guest has which region); the guests'
-//! nested tables and the host's tables must agree with it, each in its own way.
+//! second-stage tables and the host's tables must agree with it, each in its own way.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use audit::{
 };
 use memory::address::{Level, PAGE_SIZE, Pfn};
 use memory::frame::OutOfMemory;
-use memory::guest::GuestMemory;
+use memory::guest::{GuestMemory, SecondStageKind};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::memory_map::MemoryMap;
 use report::{BlockState, Span};
@@ -46,7 +46,7 @@ impl fmt::Display for ChecksError {
 pub enum Subject {
     /// No host address translates to a private frame.
     Hidden,
-    /// Each guest's nested tables map its own frames, each once, and nothing else.
+    /// Each guest's second-stage tables map its own frames, each once, and nothing else.
     SecondStage,
     /// Where no hole is, the direct map is what it was at boot; where one is, its neighbours are 2M leaves.
     DirectMap,
@@ -92,7 +92,7 @@ pub struct Tally {
 pub struct Checks {
     view: WalkerView,
     host: Format,
-    nested: Format,
+    second_stage: Format,
     root: Pfn,
     end: Pfn,
     record: BootRecord<'static>,
@@ -102,11 +102,21 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Records the direct map and the number of free frames as they are now. `root` is the CPU's top-level table.
+    /// Records the direct map and the number of free frames as they are now. `root` is the CPU's top-level table,
+    /// `kind` the layout of the guests' tables.
     ///
     /// # Errors
     /// See [`ChecksError`].
-    pub fn new(map: &MemoryMap, root: Pfn, physical_bits: u8) -> Result<Self, ChecksError> {
+    pub fn new(
+        map: &MemoryMap,
+        root: Pfn,
+        physical_bits: u8,
+        kind: SecondStageKind,
+    ) -> Result<Self, ChecksError> {
+        let second_stage = match kind {
+            SecondStageKind::Nested => Format::nested(false, physical_bits.into()),
+            SecondStageKind::Extended => Format::extended(false, physical_bits.into()),
+        };
         let ranges = map.ranges();
         let nothing = Extent {
             start: Pa::new(0),
@@ -137,7 +147,7 @@ impl Checks {
         Ok(Self {
             view,
             host,
-            nested: Format::nested(false, physical_bits.into()),
+            second_stage,
             root,
             end,
             record,
@@ -186,7 +196,7 @@ impl Checks {
             hidden.as_ref().err().map(|error| error as &dyn fmt::Display),
         );
         for guest in guests {
-            let tables = Tables::new(&self.view, self.nested, guest.second_stage().get());
+            let tables = Tables::new(&self.view, self.second_stage, guest.second_stage().get());
             let owned = check_second_stage(&tables, &private, guest.id().get().into());
             note(
                 Subject::SecondStage,
