@@ -115,7 +115,9 @@ impl Checks {
     ) -> Result<Self, ChecksError> {
         let second_stage = match kind {
             SecondStageKind::Nested => Format::nested(false, physical_bits.into()),
-            SecondStageKind::Extended => Format::extended(false, physical_bits.into()),
+            SecondStageKind::Extended | SecondStageKind::ExtendedSplit => {
+                Format::extended(false, physical_bits.into())
+            }
         };
         let ranges = map.ranges();
         let nothing = Extent {

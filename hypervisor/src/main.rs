@@ -264,7 +264,7 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         Err(error) => refuse!("{error}"),
     };
     let archive = archive(info);
-    let second_stage = B::SECOND_STAGE;
+    let second_stage = backend.second_stage();
     let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, second_stage) {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),
@@ -382,6 +382,9 @@ fn start_report(
         capabilities.second_stage,
         config.seed
     );
+    if let Some(quirk) = capabilities.quirk {
+        println!("{quirk}");
+    }
     if ram.map.unreachable_bytes() > 0 {
         println!(
             "{} MiB of RAM lie beyond the reach of the direct map and are not used",

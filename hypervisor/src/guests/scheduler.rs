@@ -18,7 +18,7 @@ use crate::frames::with_memory;
 use crate::hardware::Hardware;
 use crate::println;
 use crate::reporting::{GuestResult, Moment, Reporter};
-use crate::virt::{Backend, Cause, Exit, GuestModeHooks, GuestRead, Loaded, Vcpu};
+use crate::virt::{Backend, Cause, Exit, GuestAccess, GuestModeHooks, Loaded, Vcpu};
 
 /// Time that a guest gets at a stretch. Long against a switch (a few microseconds), short against the shortest time limit in
 /// use (200 ms).
@@ -223,7 +223,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         let slice_us = SLICE_US.min(left_us);
         timer.start_slice(slice_us);
         let mut reader = Reader {
-            guest: &guest.memory,
+            guest: &mut guest.memory,
             windows,
         };
         let label = Label(guest.file.name(), guest.instance);
@@ -315,13 +315,13 @@ fn kind(cause: &Cause) -> Ending {
     }
 }
 
-/// Reads a guest's memory for its own vCPU, through windows.
+/// A guest's memory for its own vCPU, read through windows.
 struct Reader<'m> {
-    guest: &'m GuestMemory,
+    guest: &'m mut GuestMemory,
     windows: &'m mut Windows,
 }
 
-impl GuestRead for Reader<'_> {
+impl GuestAccess for Reader<'_> {
     fn read_word(&mut self, gpa: Gpa) -> Option<u64> {
         let mut word = [0; 8];
         let read = with_memory(|memory| {
@@ -329,6 +329,10 @@ impl GuestRead for Reader<'_> {
                 .read(&Hardware, &memory.frames, self.windows, gpa, &mut word)
         });
         read.ok().map(|()| u64::from_le_bytes(word))
+    }
+
+    fn allow_fetch(&mut self, gpa: Gpa) -> bool {
+        with_memory(|memory| self.guest.allow_fetch(memory, &Hardware, gpa))
     }
 }
 

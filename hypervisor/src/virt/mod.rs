@@ -44,10 +44,15 @@ pub struct StartState {
     pub gdt_limit: u16,
 }
 
-/// Reading a guest's memory, for the bytes of an intercepted instruction.
-pub trait GuestRead {
-    /// The eight bytes at an 8-aligned guest-physical address; `None` where the guest has no memory.
+/// A guest's memory, as far as its vCPU needs the host's help with it.
+pub trait GuestAccess {
+    /// The eight bytes at an 8-aligned guest-physical address, for the bytes of an intercepted instruction; `None` where the guest has
+    /// no memory.
     fn read_word(&mut self, gpa: Gpa) -> Option<u64>;
+
+    /// Lets the guest execute from the memory around an address, after a fetch that its second stage did not allow. False, and
+    /// nothing changed, when it has no memory there or may execute there already.
+    fn allow_fetch(&mut self, gpa: Gpa) -> bool;
 }
 
 /// What this CPU owes others while a guest runs on it (design rule 1).
@@ -85,6 +90,8 @@ pub enum Exit {
 pub struct Capabilities {
     /// Kind of second-stage tables.
     pub second_stage: &'static str,
+    /// What is done because of an erratum of this CPU.
+    pub quirk: Option<&'static str>,
     /// Translation tags, the host's own included.
     pub asids: u32,
     /// The CPU reports the address of the next instruction at an exit.
@@ -97,8 +104,6 @@ pub struct Capabilities {
 
 /// One kind of hardware virtualization.
 pub trait Backend: Sized {
-    /// The layout in which its CPU walks a guest's tables.
-    const SECOND_STAGE: SecondStageKind;
     /// What was found on the CPU.
     type Found;
     /// What one CPU has for running guests.
@@ -114,6 +119,9 @@ pub trait Backend: Sized {
 
     /// What was found, for the report.
     fn capabilities(found: &Self::Found) -> Capabilities;
+
+    /// The second-stage tables that guests need on this CPU.
+    fn second_stage(&self) -> SecondStageKind;
 
     /// Takes the frames that all guests share.
     ///
@@ -162,7 +170,7 @@ pub trait Vcpu {
 pub trait Loaded {
     /// Runs the guest until something happens that is not dealt with here. Interrupts are masked on entry and on return; a pending one
     /// is handled in between.
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit;
+    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit;
 
     /// Where the guest will go on.
     fn rip(&mut self) -> Gva;

@@ -5,7 +5,7 @@ use super::intercepts::{ALIGNMENT_CHECK, DEBUG, GENERAL_PROTECTION, INVALID_OPCO
 use super::vcpu::SvmVcpu;
 use super::vmcb::bits::{Event, control_move_source, debug_move_source, memory_fault, port_access};
 use crate::virt::guest_registers::{RAX, RBX, RCX, RDX};
-use crate::virt::{Cause, Ending, Exit, GuestRead, Unexpected};
+use crate::virt::{Cause, Ending, Exit, GuestAccess, Unexpected};
 use memory::address::Gva;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
@@ -20,7 +20,7 @@ use x86::bits64::rflags::RFlags;
 const MSR_WRITE: u64 = 1;
 
 /// Deals with an exit. `None`: the guest goes on at once.
-pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Option<Exit> {
+pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Option<Exit> {
     match step(vcpu, exit, memory) {
         Ok(next) => next,
         Err(cause) => {
@@ -30,7 +30,7 @@ pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestR
     }
 }
 
-fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Result<Option<Exit>, Cause> {
+fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Result<Option<Exit>, Cause> {
     if exit == ExitCode::Invalid {
         // The rest of the block need not mean anything.
         return Err(Unexpected::InvalidState.into());
@@ -125,7 +125,7 @@ struct Intercepted {
 fn decode_at_rip(
     vcpu: &mut SvmVcpu,
     expected: Expected,
-    memory: &mut dyn GuestRead,
+    memory: &mut dyn GuestAccess,
 ) -> Result<Intercepted, Cause> {
     let state = code_state(vcpu);
     let bytes = instruction_bytes(&state, &mut |gpa| memory.read_word(gpa)).map_err(Unexpected::Fetch)?;
@@ -137,7 +137,7 @@ fn decode_at_rip(
 }
 
 /// The RIP after the intercepted instruction: reported by the CPU, or by decoding.
-fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) -> Result<u64, Cause> {
+fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestAccess) -> Result<u64, Cause> {
     if vcpu.found.next_rip() {
         return Ok(vcpu.vmcb().control.next_rip);
     }
@@ -145,7 +145,7 @@ fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) 
 }
 
 /// Goes on after the intercepted instruction, whose effect is done.
-fn advance(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn advance(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     let next = next_rip(vcpu, expected, memory)?;
     go_on_at(vcpu, next);
     Ok(())
@@ -168,12 +168,12 @@ fn is_privileged(vcpu: &mut SvmVcpu) -> bool {
     vcpu.vmcb().save.cpl == 0
 }
 
-fn hypercall(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<Exit, Cause> {
+fn hypercall(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<Exit, Cause> {
     advance(vcpu, Expected::Vmmcall, memory)?;
     Ok(vcpu.registers.hypercall())
 }
 
-fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     let next = next_rip(vcpu, Expected::Cpuid, memory)?;
     let view = GuestView {
         cr4: vcpu.vmcb().save.cr4,
@@ -191,7 +191,7 @@ fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Ca
     Ok(())
 }
 
-fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
@@ -222,7 +222,7 @@ fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestRead) -> Re
     }
 }
 
-fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
@@ -268,7 +268,12 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Res
     }
 }
 
-fn write_debug(vcpu: &mut SvmVcpu, number: u8, info_1: u64, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn write_debug(
+    vcpu: &mut SvmVcpu,
+    number: u8,
+    info_1: u64,
+    memory: &mut dyn GuestAccess,
+) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
@@ -301,7 +306,7 @@ fn write_debug(vcpu: &mut SvmVcpu, number: u8, info_1: u64, memory: &mut dyn Gue
     Ok(())
 }
 
-fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     let cr4 = vcpu.vmcb().save.cr4;
     if vcpu.vectors.xcr0_allowed() == 0 || cr4 & CR4_OSXSAVE == 0 {
         return raise(vcpu, Fault::InvalidOpcode);

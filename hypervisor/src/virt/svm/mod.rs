@@ -46,7 +46,6 @@ pub struct SvmCpu {
 }
 
 impl Backend for Svm {
-    const SECOND_STAGE: SecondStageKind = SecondStageKind::Nested;
     type Found = SvmFound;
     type Cpu = SvmCpu;
     type Vcpu = SvmVcpu;
@@ -65,6 +64,10 @@ impl Backend for Svm {
             maps: PermissionMaps::new()?,
             vectors: VectorUnit::detect(),
         })
+    }
+
+    fn second_stage(&self) -> SecondStageKind {
+        SecondStageKind::Nested
     }
 
     fn enable(&self, index: u32) -> Result<SvmCpu, EnableError> {

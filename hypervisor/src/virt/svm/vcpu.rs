@@ -11,7 +11,7 @@ use crate::virt::debug_registers::DebugRegisters;
 use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
-use crate::virt::{Exit, GuestModeHooks, GuestRead, Loaded, OutOfFrames, StartState, Vcpu};
+use crate::virt::{Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu};
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
@@ -151,7 +151,7 @@ impl Vcpu for SvmVcpu {
 }
 
 impl Loaded for LoadedSvm<'_> {
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit {
+    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
             let exit = self.vcpu.enter(self.cpu, hooks);
             match exit {

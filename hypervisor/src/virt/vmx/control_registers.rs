@@ -6,7 +6,7 @@
 use super::exits::{advance, is_64_bit_code, raise};
 use super::qualification::{ControlMove, control_move};
 use super::vcpu::LoadedVmx;
-use crate::virt::{Cause, GuestRead, Unexpected};
+use crate::virt::{Cause, GuestAccess, Unexpected};
 use memory::address::Gpa;
 use vcpu_policy::instruction::Register;
 use vcpu_policy::vmx::control_registers::{guest_cr0, guest_cr4, real_cr0};
@@ -41,7 +41,7 @@ pub(super) fn guest_control(loaded: &LoadedVmx<'_>) -> GuestControl {
 pub(super) fn access(
     loaded: &mut LoadedVmx<'_>,
     qualification: u64,
-    memory: &mut dyn GuestRead,
+    memory: &mut dyn GuestAccess,
 ) -> Result<(), Cause> {
     let before = guest_control(loaded);
     let cr0_before = cr0::Before {
@@ -90,7 +90,7 @@ fn write_cr0(
     loaded: &mut LoadedVmx<'_>,
     before: cr0::Before,
     result: Result<cr0::After, Fault>,
-    memory: &mut dyn GuestRead,
+    memory: &mut dyn GuestAccess,
 ) -> Result<(), Cause> {
     let after = match result {
         Ok(after) => after,
@@ -119,7 +119,10 @@ fn write_cr0(
 }
 
 /// What the CPU would do when PAE paging starts. It checks the pointers on entry.
-fn load_page_directory_pointers(loaded: &mut LoadedVmx<'_>, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn load_page_directory_pointers(
+    loaded: &mut LoadedVmx<'_>,
+    memory: &mut dyn GuestAccess,
+) -> Result<(), Cause> {
     let table = loaded.vmcs.read(guest::CR3) & PAE_TABLE;
     for index in 0..4 {
         let at = Gpa::new(table + 8 * u64::from(index));

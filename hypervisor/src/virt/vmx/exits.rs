@@ -6,7 +6,7 @@ use super::qualification::{memory_fault, misconfiguration, port_access};
 use super::vcpu::LoadedVmx;
 use crate::virt::debug_registers;
 use crate::virt::guest_registers::{RAX, RBX, RCX, RDX};
-use crate::virt::{Cause, Exit, GuestRead, Unexpected};
+use crate::virt::{Access, Cause, Exit, GuestAccess, Unexpected};
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
 use vcpu_policy::debug_registers::{DR6_ACCESS_DETECTED, DR6_SINGLE_STEP, DR7_GENERAL_DETECT};
@@ -45,7 +45,7 @@ pub(super) fn deliver_again(loaded: &mut LoadedVmx<'_>) {
 pub(super) fn handle(
     loaded: &mut LoadedVmx<'_>,
     reason: ExitReason,
-    memory: &mut dyn GuestRead,
+    memory: &mut dyn GuestAccess,
 ) -> Result<Option<Exit>, Cause> {
     let qualification = loaded.vmcs.read(ro::EXIT_QUALIFICATION);
     match reason {
@@ -69,7 +69,12 @@ pub(super) fn handle(
         ExitReason::Rdpmc => raise(loaded, Fault::GeneralProtection)?,
         ExitReason::EptViolation => {
             let gpa = loaded.vmcs.read(ro::GUEST_PHYSICAL_ADDR_FULL);
-            return Err(Cause::MemoryFault(memory_fault(qualification, gpa)));
+            let fault = memory_fault(qualification, gpa);
+            // Where large leaves can't be executed, a fetch from one is no fault of the guest's.
+            let fetch = fault.access == Access::Execute && fault.present;
+            if !(fetch && memory.allow_fetch(fault.gpa)) {
+                return Err(Cause::MemoryFault(fault));
+            }
         }
         ExitReason::EptMisconfiguration => {
             let gpa = loaded.vmcs.read(ro::GUEST_PHYSICAL_ADDR_FULL);

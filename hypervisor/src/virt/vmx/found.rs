@@ -2,6 +2,7 @@
 
 use crate::cpu::registers::{rdmsr, read_cr0, read_cr4};
 use crate::virt::{self, Unsupported};
+use memory::guest::SecondStageKind;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use vcpu_policy::asid::{AsidCount, Asids};
 use vcpu_policy::vmx::capabilities::{Capabilities, CapabilityMsrs, Vpid};
@@ -50,6 +51,9 @@ impl VmxFound {
     pub(super) fn report(&self) -> virt::Capabilities {
         virt::Capabilities {
             second_stage: "ept",
+            quirk: self
+                .itlb_multihit
+                .then_some("iTLB multihit: 2M leaves can't be executed, and the first fetch splits them"),
             asids: self.capabilities.vpid.map_or(1, |_| VPIDS),
             nrip_save: true,
             decode_assists: true,
@@ -60,6 +64,15 @@ impl VmxFound {
     /// The capabilities that were checked.
     pub(super) const fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// The tables that guests need on this CPU.
+    pub(super) const fn second_stage(&self) -> SecondStageKind {
+        if self.itlb_multihit {
+            SecondStageKind::ExtendedSplit
+        } else {
+            SecondStageKind::Extended
+        }
     }
 
     /// The VPIDs of one CPU, where it tags translations.

@@ -61,7 +61,6 @@ pub struct VmxCpu {
 }
 
 impl Backend for Vmx {
-    const SECOND_STAGE: SecondStageKind = SecondStageKind::Extended;
     type Found = VmxFound;
     type Cpu = VmxCpu;
     type Vcpu = VmxVcpu;
@@ -80,6 +79,10 @@ impl Backend for Vmx {
             msrs: MsrBitmap::new()?,
             vectors: VectorUnit::detect(),
         })
+    }
+
+    fn second_stage(&self) -> SecondStageKind {
+        self.found.second_stage()
     }
 
     fn enable(&self, index: u32) -> Result<VmxCpu, EnableError> {

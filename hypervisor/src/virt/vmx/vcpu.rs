@@ -11,7 +11,7 @@ use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, deliver_nmi, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
 use crate::virt::{
-    Cause, Ending, Exit, GuestModeHooks, GuestRead, Loaded, OutOfFrames, StartState, Unexpected, Vcpu,
+    Cause, Ending, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Unexpected, Vcpu,
 };
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
@@ -247,7 +247,7 @@ impl Vcpu for VmxVcpu {
 }
 
 impl Loaded for LoadedVmx<'_> {
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit {
+    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
             let reason = match self.enter(hooks) {
                 Ok(reason) => reason,
