@@ -179,6 +179,7 @@ fn summary_of_a_run() {
             window_invlpgs: 4096,
             regions_hidden: 384,
             regions_restored: 383,
+            second_stage_splits: 7,
             bytes_scrubbed: u64::MAX,
             frames_quarantined: 512,
         },
@@ -212,6 +213,7 @@ Translations dropped
 Private memory
   regions hidden                              384
   regions restored                            383
+  2M leaves of guests split                     7
   bytes scrubbed               18446744073709551615
   frames quarantined                          512
 "

@@ -23,7 +23,7 @@ pub fn has_arch_capabilities<R: CpuIdReader>(host: &R) -> bool {
 /// chooses its pages, must not be able to execute through large second-stage leaves.
 ///
 /// `arch_capabilities` is that MSR, 0 where there is none. A CPU under a hypervisor counts by what CPUID shows.
-pub fn itlb_multihit<R: CpuIdReader + Clone>(host: &R, arch_capabilities: u64) -> bool {
+pub fn itlb_multihit<R: CpuIdReader>(host: &R, arch_capabilities: u64) -> bool {
     let cpuid = CpuId::with_cpuid_reader(host.clone());
     let intel = cpuid
         .get_vendor_info()
@@ -44,7 +44,7 @@ mod tests {
     use raw_cpuid::CpuIdResult;
 
     /// A CPU with this vendor and signature (leaf 1 EAX).
-    fn cpu(vendor: &'static [u8; 12], signature: u32) -> impl CpuIdReader + Clone {
+    fn cpu(vendor: &'static [u8; 12], signature: u32) -> impl CpuIdReader {
         let word = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| vendor[at + i]));
         let (ebx, edx, ecx) = (word(0), word(4), word(8));
         move |leaf: u32, _subleaf: u32| match leaf {
