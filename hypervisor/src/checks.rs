@@ -1,20 +1,21 @@
 //! What the independent walker (`audit`) finds, at boot, while guests live, after every death and at the end.
 //!
-//! The walker shares no code with the mapper. What is private comes from the frame records (which guest has which region); the guests'
-//! second-stage tables and the host's tables must agree with it, each in its own way.
+//! The walker shares no code with the mapper. What is private comes from the living guests: each has a list of its regions, which is
+//! threaded through the frame records. The host's tables must reach none of it; a guest's second-stage tables must map its own part, and
+//! at the addresses that the records of those frames name.
 
 use core::fmt;
 
 use audit::{
-    BootCheck, BootRecord, DirectMap, Extent, Format, Pa, PrivateExtent, PrivateSet, RegionState, Tables, Va,
-    check_second_stage, check_unreachable,
+    BootCheck, BootRecord, DirectMap, Extent, Format, Pa, PrivateExtent, PrivateSet, Record, RegionState,
+    Tables, Va, check_records, check_second_stage, check_unreachable,
 };
-use memory::address::{Level, PAGE_SIZE, Pfn};
-use memory::frame::OutOfMemory;
+use memory::address::{Hpa, Level, Pfn};
+use memory::frame::{FrameState, OutOfMemory};
 use memory::guest::{GuestMemory, SecondStageKind};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::memory_map::MemoryMap;
-use report::{BlockState, Span};
+use report::{BlockState, Leaves, Span};
 
 use crate::frames::{leak_slice, with_memory};
 use crate::hardware::WalkerView;
@@ -40,13 +41,52 @@ impl fmt::Display for ChecksError {
     }
 }
 
+/// Why there is no list of what is private.
+#[derive(Debug)]
+pub enum PrivateError {
+    /// The guests name more regions than RAM has; the number that it has.
+    TooMany(usize),
+    /// Two guests, or one guest twice, name the same region.
+    Overlap(audit::SetError),
+}
+
+impl fmt::Display for PrivateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany(slots) => write!(
+                f,
+                "the guests' lists name more regions than the {slots} that RAM has: one is on two lists"
+            ),
+            Self::Overlap(error) => write!(f, "the guests' lists name a region twice: {error}"),
+        }
+    }
+}
+
+/// Why the direct map cannot be shown.
+#[derive(Debug)]
+pub enum LookError {
+    /// It is not known what is private.
+    Private(PrivateError),
+    /// The direct map is wrong.
+    DirectMap(audit::BootViolation),
+}
+
+impl fmt::Display for LookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Private(error) => error.fmt(f),
+            Self::DirectMap(error) => error.fmt(f),
+        }
+    }
+}
+
 /// What is checked, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Subject {
     /// No host address translates to a private frame.
     Hidden,
-    /// Each guest's second-stage tables map its own frames, each once, and nothing else.
+    /// Each guest's second-stage tables map its own frames, each once, at the address that the frame's record names, and nothing else.
     SecondStage,
     /// Where no hole is, the direct map is what it was at boot; where one is, its neighbours are 2M leaves.
     DirectMap,
@@ -72,7 +112,9 @@ impl Subject {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Hidden => "no host address translates to a private frame",
-            Self::SecondStage => "each guest's tables map its own frames, each once, and nothing else",
+            Self::SecondStage => {
+                "each guest's tables map its own frames, each once, as recorded, and nothing else"
+            }
             Self::DirectMap => "every gigablock without a hole is the boot's, leaf for leaf",
             Self::FreeFrames => "every frame that was free at boot is free again",
         }
@@ -170,10 +212,7 @@ impl Checks {
         guests: impl Iterator<Item = &'g GuestMemory> + Clone,
         mut failed: impl FnMut(Subject, &dyn fmt::Display),
     ) {
-        let count = self.gather(guests.clone());
-        let Some(extents) = self.private.get(..count) else {
-            return;
-        };
+        let private = gather(self.private, guests.clone());
         let mut tallies = self.tallies;
         let mut note = |subject: Subject, error: Option<&dyn fmt::Display>| {
             let tally = &mut tallies[subject as usize];
@@ -183,7 +222,7 @@ impl Checks {
                 Some(error) => failed(subject, error),
             }
         };
-        let private = match PrivateSet::new(extents) {
+        let private = match private {
             Ok(private) => private,
             Err(error) => {
                 note(Subject::SecondStage, Some(&error));
@@ -199,11 +238,15 @@ impl Checks {
         );
         for guest in guests {
             let tables = Tables::new(&self.view, self.second_stage, guest.second_stage().get());
-            let owned = check_second_stage(&tables, &private, guest.id().get().into());
-            note(
-                Subject::SecondStage,
-                owned.as_ref().err().map(|error| error as &dyn fmt::Display),
-            );
+            let owner = guest.id().get().into();
+            // The records only once the tables are known to lie where they may be read.
+            match check_second_stage(&tables, &private, owner) {
+                Err(error) => note(Subject::SecondStage, Some(&error)),
+                Ok(_) => match check_records(&tables, owner, record_of) {
+                    Err(error) => note(Subject::SecondStage, Some(&error)),
+                    Ok(()) => note(Subject::SecondStage, None),
+                },
+            }
         }
         let map = self.record.check(&host, &private);
         note(
@@ -229,18 +272,15 @@ impl Checks {
     /// Leaves and holes of the direct map at the moment, and `visit` with every block of it.
     ///
     /// # Errors
-    /// What is wrong with the direct map.
+    /// What is wrong with the direct map or with the lists of what is private.
     pub fn look<'g, R>(
         &mut self,
         guests: impl Iterator<Item = &'g GuestMemory>,
         visit: impl FnOnce(BootCheck, &mut dyn Iterator<Item = Span>) -> R,
-    ) -> Result<R, audit::BootViolation> {
-        let count = self.gather(guests);
-        let extents = self.private.get(..count).unwrap_or_default();
-        // Sorted and disjoint, or `run` has told already.
-        let private = PrivateSet::new(extents).unwrap_or(PrivateSet::EMPTY);
+    ) -> Result<R, LookError> {
+        let private = gather(self.private, guests).map_err(LookError::Private)?;
         let host = Tables::new(&self.view, self.host, self.root.hpa().get());
-        let found = self.record.check(&host, &private)?;
+        let found = self.record.check(&host, &private).map_err(LookError::DirectMap)?;
         let mut spans = self
             .record
             .direct_map()
@@ -260,33 +300,65 @@ impl Checks {
         Ok(visit(found, &mut spans))
     }
 
+    /// Leaves of the direct map at the moment.
+    ///
+    /// # Errors
+    /// What is malformed.
+    pub fn leaves(&self) -> Result<Leaves, audit::ScanError> {
+        let host = Tables::new(&self.view, self.host, self.root.hpa().get());
+        self.record
+            .direct_map()
+            .scan(&host)
+            .try_fold(Leaves::default(), |sum, region| {
+                let found = region?.leaves();
+                Ok(Leaves {
+                    g1: sum.g1 + found.g1,
+                    m2: sum.m2 + found.m2,
+                    k4: sum.k4 + found.k4,
+                })
+            })
+    }
+
     /// End of RAM in 2 MiB blocks, rounded up.
     pub fn blocks(&self) -> u64 {
         self.end.hpa().get().div_ceil(Level::L2.bytes())
     }
+}
 
-    /// Puts the guests' regions, sorted, into `private`; how many there are.
-    fn gather<'g>(&mut self, guests: impl Iterator<Item = &'g GuestMemory>) -> usize {
-        let mut count = 0;
-        for guest in guests {
-            with_memory(|memory| {
-                for pfn in guest.regions(&memory.frames) {
-                    // A region more than there are blocks would be one twice: the walker then says so.
-                    if let Some(extent) = self.private.get_mut(count) {
-                        let start = pfn.hpa().get();
-                        *extent = PrivateExtent {
-                            start: Pa::new(start),
-                            end: Pa::new(start + Level::L2.frames() * PAGE_SIZE),
-                            owner: guest.id().get().into(),
-                        };
-                        count += 1;
-                    }
-                }
-            });
-        }
-        if let Some(extents) = self.private.get_mut(..count) {
-            extents.sort_unstable_by_key(|extent| extent.start);
-        }
-        count
+/// Puts the guests' regions, sorted, into `private`.
+fn gather<'p, 'g>(
+    private: &'p mut [PrivateExtent],
+    guests: impl Iterator<Item = &'g GuestMemory>,
+) -> Result<PrivateSet<'p>, PrivateError> {
+    let slots = private.len();
+    let mut count = 0;
+    for guest in guests {
+        with_memory(|memory| {
+            for pfn in guest.regions(&memory.frames) {
+                let slot = private.get_mut(count).ok_or(PrivateError::TooMany(slots))?;
+                let start = pfn.hpa().get();
+                *slot = PrivateExtent {
+                    start: Pa::new(start),
+                    end: Pa::new(start + Level::L2.bytes()),
+                    owner: guest.id().get().into(),
+                };
+                count += 1;
+            }
+            Ok(())
+        })?;
+    }
+    let extents = private.get_mut(..count).unwrap_or_default();
+    extents.sort_unstable_by_key(|extent| extent.start);
+    PrivateSet::new(extents).map_err(PrivateError::Overlap)
+}
+
+/// What the frame records say about the frame at an address.
+fn record_of(pa: Pa) -> Option<Record> {
+    match with_memory(|memory| memory.frames.state(Hpa::new(pa.get()).pfn())) {
+        FrameState::Private { owner, gfn } => Some(Record {
+            owner: owner.get().into(),
+            gpa: Va::new(gfn.gpa().get()),
+        }),
+        _ => None,
     }
 }

@@ -2,12 +2,12 @@
 
 use core::fmt::{self, Write};
 
-use memory::address::{Gfn, Hpa, Hva};
+use memory::address::{Hpa, Hva};
 use memory::frame::FrameState;
 use memory::layout::{DEVICE_BASE, DIRECT_MAP_BASE, DIRECT_MAP_BYTES, SLOT_BYTES, STACK_BASE, WINDOW_BASE};
 
 use crate::boot::image;
-use crate::bring_up::cpu_area;
+use crate::bring_up::cpu_area::{self, Place};
 use crate::frames::try_with_memory;
 
 /// Describes an address. Takes no lock that might be held: it only tries.
@@ -17,12 +17,15 @@ pub fn address(at: Hva, out: &mut dyn Write) -> fmt::Result {
         return direct_map(Hpa::new(hpa), out);
     }
     if offset(WINDOW_BASE, SLOT_BYTES).is_some() {
-        return write!(out, "window slot of this CPU; no window is open here");
+        return write!(out, "window slot of this CPU");
     }
     if offset(STACK_BASE, SLOT_BYTES).is_some() {
         return match cpu_area::describe(at) {
-            Some((cpu, name, true)) => write!(out, "guard page below the {name} of CPU {cpu}: it overflowed"),
-            Some((cpu, name, false)) => write!(out, "{name} of CPU {cpu}"),
+            Some(Place::Part { cpu, name }) => write!(out, "{name} of CPU {cpu}"),
+            Some(Place::Guard { cpu, below, above }) => {
+                write!(out, "guard page below the {below} of CPU {cpu}")?;
+                above.map_or(Ok(()), |above| write!(out, " (above its {above})"))
+            }
             None => write!(out, "area of stacks, between CPUs"),
         };
     }
@@ -54,7 +57,7 @@ fn direct_map(hpa: Hpa, out: &mut dyn Write) -> fmt::Result {
     };
     match state {
         FrameState::Private { owner, gfn } => {
-            let gpa = Gfn::gpa(gfn).get() + hpa.get() % 4096;
+            let gpa = gfn.gpa().get() + hpa.get() % 4096;
             write!(out, "hole of guest {owner} (its guest-physical {gpa:#x})")
         }
         FrameState::Hidden => write!(out, "hole that no guest owns"),

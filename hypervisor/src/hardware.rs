@@ -5,7 +5,7 @@ use core::arch::asm;
 use audit::{Pa, PhysicalRead};
 use memory::address::{Hva, PAGE_SIZE, Pfn};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
-use memory::machine::{Acknowledged, Machine, Table};
+use memory::machine::{Acknowledged, Machine, Table, TableAt, WindowSpan};
 
 use crate::cpu::tlb;
 
@@ -14,39 +14,40 @@ use crate::cpu::tlb;
 pub struct Hardware;
 
 impl Machine for Hardware {
-    fn table(&self, pfn: Pfn) -> &Table {
-        let at = DIRECT_MAP_BASE.get() + (pfn.get() << 12);
+    fn table(&self, at: TableAt) -> &Table {
+        let at = DIRECT_MAP_BASE.get() + at.pfn().hpa().get();
         let table = core::ptr::with_exposed_provenance::<Table>(at as usize);
-        // SAFETY: `memory` asks for table frames only. They are RAM and never hidden, so the direct map shows them, aligned to
-        // 4 KiB, for as long as any table exists. Entries are atomics, so hardware and other CPUs may write them meanwhile.
+        // SAFETY: only `memory` makes a `TableAt`, of frames that are tables. They are RAM and never hidden, so the direct map shows them,
+        // aligned to 4 KiB, for as long as any table exists; nobody has a reference to their bytes. Entries are atomics, so hardware and
+        // other CPUs may write them meanwhile.
         unsafe { &*table }
     }
 
-    fn zero(&self, at: Hva, bytes: usize) {
-        // SAFETY: `memory` passes a range inside an open window of this CPU, which is mapped writable and which nobody has a
-        // reference to. The count is in 8-byte words: windows and their sizes are multiples of a page.
+    fn zero(&self, span: WindowSpan) {
+        // SAFETY: only an open window of this CPU makes a `WindowSpan`, so the bytes are mapped writable and nobody has a reference to
+        // them. It is made of whole pages, so of whole 8-byte words. The direction flag is clear, as the ABI wants: the entry
+        // code, every exit from a guest (which restores the host's RFLAGS) and every exception stub see to that.
         unsafe {
             asm!(
                 "rep stosq",
-                inout("rdi") at.get() => _,
-                inout("rcx") bytes / 8 => _,
+                inout("rdi") span.start().get() => _,
+                inout("rcx") span.bytes() / 8 => _,
                 in("rax") 0_u64,
                 options(nostack, preserves_flags)
             );
         }
     }
 
-    fn copy_in(&self, at: Hva, data: &[u8]) {
-        let to = core::ptr::with_exposed_provenance_mut::<u8>(at.get() as usize);
-        // SAFETY: `memory` passes a range inside an open window of this CPU; `data` is the image's or the direct map's and does not
-        // overlap a window.
-        unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+    fn copy_in(&self, span: WindowSpan, data: &[u8]) {
+        let to = core::ptr::with_exposed_provenance_mut::<u8>(span.start().get() as usize);
+        // SAFETY: as for `zero`; `data` is the image's or the direct map's and does not overlap a window.
+        unsafe { core::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len().min(span.bytes())) };
     }
 
-    fn copy_out(&self, at: Hva, data: &mut [u8]) {
-        let from = core::ptr::with_exposed_provenance::<u8>(at.get() as usize);
+    fn copy_out(&self, span: WindowSpan, data: &mut [u8]) {
+        let from = core::ptr::with_exposed_provenance::<u8>(span.start().get() as usize);
         // SAFETY: as for `copy_in`. The guest is not running on this CPU while it has a window open.
-        unsafe { core::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), data.len()) };
+        unsafe { core::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), data.len().min(span.bytes())) };
     }
 
     fn invalidate(&self, at: Hva) {

@@ -29,6 +29,9 @@ const LOG: &str = "bochs.log";
 /// looks at all of 64 MiB (260 million).
 const INSTRUCTIONS_PER_SECOND: u32 = 50_000_000;
 
+/// Most memory that Bochs keeps in RAM, in MiB; the rest of a larger machine goes to a file of its own.
+const HOST_MIB: u64 = 2048;
+
 /// Bochs' configuration. Paths are relative to the run's folder, where it is started: its syntax has no way to quote them.
 fn configuration(machine: &Machine) -> String {
     let medium = Medium::of(machine.kind, machine.boot).unwrap_or(Medium::Disk);
@@ -38,13 +41,14 @@ fn configuration(machine: &Machine) -> String {
         Medium::Disc => (format!("type=cdrom, path={path}, status=inserted"), "cdrom"),
     };
     let mib = machine.memory >> 20;
+    let host = mib.min(HOST_MIB);
     // Unknown MSRs must fault: by default Bochs lets them read zero. A text of one screen is all that the display ever gets: its
     // terminal is never read, and more would stop the machine.
     format!(
         "display_library: term
 config_interface: textconfig
 plugin_ctrl: speaker=0, unmapped=1
-memory: guest={mib}, host={mib}
+memory: guest={mib}, host={host}
 romimage: file={BOCHS_BIOS}, options=fastboot
 vgaromimage: file={BOCHS_VGA}
 cpu: model=corei7_skylake_x, count={}, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=0
@@ -128,7 +132,7 @@ pub fn run(machine: &Machine, folder: &Folder, watch: &Watch<'_>) -> Result<Reco
     };
     let outcome = match outcome {
         Outcome::NoVerdict(reason) => Outcome::NoVerdict(match panic_line(folder) {
-            Some(line) => format!("{reason}; its log says `{line}`"),
+            Some(line) => format!("{reason}; it says `{line}`"),
             None => reason,
         }),
         outcome => outcome,
@@ -166,11 +170,23 @@ impl Serial {
     }
 }
 
-/// The last line of Bochs' log that reports a panic of the emulator: time, the letter `p`, device, text.
+/// What Bochs says when it panics, or when a triple fault makes it.
 fn panic_line(folder: &Folder) -> Option<String> {
-    let log = fs::read(folder.file(LOG)).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
-    let line = log.lines().rev().find(|line| line.contains(">>PANIC<<"))?;
+    // Before it has read its configuration it has no log.
+    let (log, early) = (folder.file(LOG), folder.file(file::EMULATOR));
+    [log, early]
+        .iter()
+        .find_map(|path| last_panic(&fs::read(path).unwrap_or_default()))
+}
+
+/// The last line of a log that reports a panic: time, the letter `p`, the device in brackets, the text.
+fn last_panic(log: &[u8]) -> Option<String> {
+    let log = String::from_utf8_lossy(log);
+    let panic = |line: &&str| {
+        let time = line.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        time.len() < line.len() && time.starts_with("p[")
+    };
+    let line = log.lines().rev().find(panic)?;
     Some(line.trim().to_owned())
 }
 
@@ -179,6 +195,14 @@ mod tests {
     use super::*;
     use crate::machine::{Kind, Ram};
     use crate::medium::Boot;
+
+    #[test]
+    fn panics_are_found_in_the_log() {
+        let log = "00000000000i[MEM0  ] allocated\n00001231234p[CPU0  ] >>PANIC<< 3rd fault\n00001231234i[SIM   ] p[";
+        let line = last_panic(log.as_bytes()).unwrap();
+        assert_eq!(line, "00001231234p[CPU0  ] >>PANIC<< 3rd fault");
+        assert_eq!(last_panic(b"plain\n0001i[CPU0  ] fine\np[no time]"), None);
+    }
 
     #[test]
     fn the_configuration_names_memory_cpus_and_what_to_boot() {

@@ -14,6 +14,17 @@ pub struct Report {
     pub unknown: Vec<String>,
 }
 
+/// What follows the firmware's own text: the bytes from the first line on that begins like a line of ours. UEFI writes to every
+/// serial port there is.
+pub fn without_firmware(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    while !rest.is_empty() && !rest.starts_with(b"{") {
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        rest = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+    }
+    rest
+}
+
 impl Report {
     /// Reads the lines written so far. A file that is not there yet has none.
     pub fn read(path: &Path) -> Self {
@@ -23,7 +34,7 @@ impl Report {
     /// Reads lines.
     pub fn parse(bytes: &[u8]) -> Self {
         let mut report = Self::default();
-        let text = String::from_utf8_lossy(bytes);
+        let text = String::from_utf8_lossy(without_firmware(bytes));
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             match serde_json::from_str(line) {
                 Ok(event) => report.events.push(event),
@@ -98,5 +109,17 @@ mod tests {
         assert!(report.checks().all(|check| check.held));
         assert!(report.start().is_none() && report.counters().is_none() && report.phase("boot").is_none());
         assert_eq!(Report::read(Path::new("/nonexistent")).paused_at(), "unknown");
+    }
+
+    #[test]
+    fn text_of_the_firmware_comes_before_the_report_only() {
+        let ours = "{\"event\":\"x\"}\nnot json\n";
+        for before in ["", "\n", "BdsDxe: loading\r\n\x1b[2J{no line of ours\n"] {
+            let bytes = format!("{before}{ours}").into_bytes();
+            assert_eq!(without_firmware(&bytes), ours.as_bytes());
+            let unknown = Report::parse(&bytes).unknown;
+            assert_eq!(unknown.len(), 2, "what follows is looked at: {unknown:?}");
+        }
+        assert_eq!(without_firmware(b"no line"), b"");
     }
 }

@@ -14,7 +14,7 @@ use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
 use crate::preflight::{self, Choice, Host};
 use crate::verdict::Outcome;
-use crate::{Failure, gdb, guests, setup, symbolise, workspace};
+use crate::{Failure, gdb, guests, report, setup, symbolise, workspace};
 
 /// How many of the last lines of the serial log are shown after a failure.
 const TAIL: usize = 25;
@@ -56,8 +56,9 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
         eprintln!("kept: {}", folder.path().display());
     })?;
     if let Some(to) = &flags.json {
-        let from = folder.file(file::JSON);
-        fs::copy(&from, to).with_context(|| format!("copy the report to {}", to.display()))?;
+        let bytes = fs::read(folder.file(file::JSON)).context("read the report")?;
+        fs::write(to, report::without_firmware(&bytes))
+            .with_context(|| format!("copy the report to {}", to.display()))?;
     }
     if record.outcome != Outcome::Pass || flags.verbose {
         folder.keep();

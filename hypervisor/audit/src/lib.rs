@@ -7,7 +7,8 @@
 //! Data passes through in this order: [`PhysicalRead`] gives the words of RAM; [`Tables`] walks them into [`Leaf`]s ([`walk`],
 //! [`entry`], [`extended`]); neighbours join to [`Run`]s and a digest ([`runs`]); [`direct_map`] turns the leaves of the direct map into one
 //! [`Region`] for each 2M block of RAM; [`boot_record`] remembers those at boot and compares later; [`private`] holds the list of
-//! private extents and checks that host tables never reach them and that a guest's tables reach its own exactly once.
+//! private extents and checks that host tables never reach them and that a guest's tables reach its own exactly once; [`records`]
+//! compares a guest's leaves with what the mapper has noted about their frames.
 #![no_std]
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub mod direct_map;
 pub mod entry;
 pub mod extended;
 pub mod private;
+pub mod records;
 pub mod runs;
 pub mod walk;
 
@@ -30,6 +32,7 @@ pub use private::{
     PrivateExtent, PrivateSet, PrivateViolation, Reach, SecondStageViolation, SetError, check_second_stage,
     check_unreachable,
 };
+pub use records::{Record, RecordViolation, check_records};
 pub use runs::{Run, Runs, digest};
 pub use walk::{LeafCounts, Leaves, PhysicalRead, Stats, Tables, Visit, Walk, WalkError};
 

@@ -191,6 +191,17 @@ pub fn check_unreachable<M: PhysicalRead + ?Sized>(
 pub enum SecondStageViolation {
     /// The tables are malformed.
     Walk(WalkError),
+    /// A table lies in private memory, where its owner could write it and the host could not read it.
+    TablePrivate {
+        /// The first guest-physical address that it translates.
+        gpa: Va,
+        /// Its level.
+        level: u8,
+        /// Where it is.
+        pa: Pa,
+        /// Owner of that memory.
+        owner: u64,
+    },
     /// A frame of someone else is mapped.
     NotOwned {
         /// The guest-physical address.
@@ -218,6 +229,17 @@ impl fmt::Display for SecondStageViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Walk(error) => error.fmt(f),
+            Self::TablePrivate {
+                gpa,
+                level,
+                pa,
+                owner,
+            } => {
+                write!(
+                    f,
+                    "the level {level} table for guest-physical {gpa} lies at {pa}, which is private to owner {owner}"
+                )
+            }
             Self::NotOwned {
                 gpa,
                 pa,
@@ -248,7 +270,8 @@ impl fmt::Display for SecondStageViolation {
 impl core::error::Error for SecondStageViolation {}
 
 /// Checks that second-stage `tables` map every frame of `owner` in `private` at exactly one guest-physical address, and
-/// nothing else, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)).
+/// nothing else, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)), and that no table
+/// lies in private memory, whosever it is. Such a table is not read.
 ///
 /// "Exactly once" needs no storage: both sides add one well-mixed number for each frame, and the sums must agree. An error escapes
 /// with a chance of about one in 2^50.
@@ -264,7 +287,18 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
     let (mut mapped, mut owned) = (FrameSum::default(), FrameSum::default());
     for step in tables.walk() {
         match step.map_err(SecondStageViolation::Walk)? {
-            Visit::Table { .. } => stats.tables += 1,
+            // The walk announces a table before it reads from it.
+            Visit::Table { va, level, pa } => {
+                stats.tables += 1;
+                if let Some(extent) = private.overlap(pa, Pa::new(pa.get() + K4)) {
+                    return Err(SecondStageViolation::TablePrivate {
+                        gpa: va,
+                        level,
+                        pa,
+                        owner: extent.owner,
+                    });
+                }
+            }
             Visit::Leaf(leaf) => {
                 stats.leaves.add(leaf.size);
                 if let Some((pa, other)) = private.not_owned(leaf.pa, leaf.pa_end(), owner) {
@@ -335,4 +369,4 @@ impl FrameSum {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

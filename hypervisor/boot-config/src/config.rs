@@ -29,6 +29,10 @@ pub struct Config<'a> {
     pub pauses: Pauses,
     /// No line on the console for each guest.
     pub quiet: bool,
+    /// Instead of running guests, give this much private memory, take it back, and say what that cost.
+    pub bench: Option<u64>,
+    /// How the benchmark does it.
+    pub policy: Policy,
     /// A deliberate mistake to make; only test builds do, others refuse to start.
     pub test: Option<Hook>,
 }
@@ -88,6 +92,34 @@ impl Pauses {
     }
 }
 
+/// How private memory is hidden in the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Lacuna's: whole regions, one flush for all, merged back.
+    Grouped,
+    /// Linux' secret memory on a fresh machine: page by page, a flush each, never merged.
+    LinuxFresh,
+    /// The same among unmovable neighbours.
+    LinuxAged,
+    /// The same with the pages spread over all RAM: the worst case.
+    Scattered,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::Grouped, Self::LinuxFresh, Self::LinuxAged, Self::Scattered];
+
+    /// The word for the policy on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grouped => "grouped",
+            Self::LinuxFresh => "linux-fresh",
+            Self::LinuxAged => "linux-aged",
+            Self::Scattered => "scattered",
+        }
+    }
+}
+
 /// A deliberate mistake that a test build can make, to show that it is caught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
@@ -128,6 +160,8 @@ impl Default for Config<'_> {
             together: None,
             pauses: Pauses::default(),
             quiet: false,
+            bench: None,
+            policy: Policy::Grouped,
             test: None,
         }
     }
@@ -241,6 +275,15 @@ impl<'a> Config<'a> {
             "pause" => {
                 let names = Phase::ALL.map(Phase::name);
                 self.pauses = Pauses::parse(value).map_err(|word| bad(word, nearest(word, names)))?;
+            }
+            "bench" => {
+                let memory = guest::memory(value);
+                self.bench = Some(memory.ok_or_else(|| bad(value, None))?);
+            }
+            "policy" => {
+                let policy = Policy::ALL.into_iter().find(|policy| policy.name() == value);
+                let names = Policy::ALL.map(Policy::name);
+                self.policy = policy.ok_or_else(|| bad(value, nearest(value, names)))?;
             }
             _ => {
                 let hook = Hook::ALL.into_iter().find(|hook| hook.name() == value);

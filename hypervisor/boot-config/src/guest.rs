@@ -132,7 +132,7 @@ impl Launch {
     }
 }
 
-fn memory(text: &str) -> Option<u64> {
+pub(crate) fn memory(text: &str) -> Option<u64> {
     value::size(text)
         .filter(|bytes| (MIN_MEMORY..=MAX_MEMORY).contains(bytes) && bytes.is_multiple_of(MEMORY_STEP))
 }

@@ -31,6 +31,16 @@ pub const PARAMETERS: &[Parameter] = &[
     ),
     parameter("quiet", "", ""),
     parameter(
+        "bench",
+        "SIZE",
+        "a multiple of 2M from 4M to 1T, such as 16M or 1G",
+    ),
+    parameter(
+        "policy",
+        "NAME",
+        "`grouped`, `linux-fresh`, `linux-aged` or `scattered`",
+    ),
+    parameter(
         "test",
         "NAME",
         "`read-hole`, `write-text` or `stack-overflow`, in a test build",

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use boot_config::{Config, Ending, Expected, GuestSpec, Hook, Launch, MAX_COMMAND_LINE, MAX_GUESTS, Phase};
+use boot_config::{
+    Config, Ending, Expected, GuestSpec, Hook, Launch, MAX_COMMAND_LINE, MAX_GUESTS, Phase, Policy,
+};
 use proptest::prelude::*;
 
 fn error(line: &str) -> String {
@@ -79,6 +81,22 @@ fn expectations() {
 }
 
 #[test]
+fn the_benchmark_has_a_size_and_a_policy() {
+    let config = Config::parse("bench=256M policy=linux-aged").unwrap();
+    assert_eq!(
+        (config.bench, config.policy),
+        (Some(256 << 20), Policy::LinuxAged)
+    );
+    for policy in Policy::ALL {
+        let line = format!("policy={}", policy.name());
+        assert_eq!(Config::parse(&line).unwrap().policy, policy);
+    }
+    let refused = Config::parse("policy=linux-fesh").unwrap_err().to_string();
+    assert!(refused.contains("did you mean `linux-fresh`"), "{refused}");
+    assert!(Config::parse("bench=3M").is_err());
+}
+
+#[test]
 fn errors_say_what_where_and_what_instead() {
     for (line, expected) in [
         (
@@ -88,7 +106,7 @@ fn errors_say_what_where_and_what_instead() {
         ("gest=hello", "did you mean `guest`?"),
         (
             "bananas=1",
-            "`bananas` is not known; known are guest, seed, together, pause, quiet, test",
+            "`bananas` is not known; known are guest, seed, together, pause, quiet, bench, policy, test",
         ),
         (
             "seed=twelve",

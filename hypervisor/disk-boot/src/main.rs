@@ -30,5 +30,7 @@ core::arch::global_asm!(
 /// Required of every binary; there is no code that could panic.
 #[panic_handler]
 fn panic(_: &PanicInfo<'_>) -> ! {
-    loop {}
+    loop {
+        core::hint::spin_loop();
+    }
 }

@@ -11,9 +11,9 @@ use crate::frame::allocator::OutOfMemory;
 use crate::frame::list::{Carved, Clean, RegionList, TableList};
 use crate::frame::records::FrameTable;
 use crate::layout::direct;
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
-use crate::paging::format::{Attributes, Decoded, LongMode};
+use crate::paging::format::{Attributes, Decoded, Format, LongMode};
 use crate::stats::Stats;
 use crate::tlb::FlushBatch;
 
@@ -22,7 +22,7 @@ use crate::tlb::FlushBatch;
 pub enum HideCause {
     /// A table for splitting a 1G leaf could not be had.
     OutOfMemory(OutOfMemory),
-    /// The direct map has no leaf of 2M or more for this region.
+    /// The direct map has no leaf of 2M or more for this region, or one that is not ordinary data.
     NotALeaf(Pfn),
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for HideCause {
             Self::NotALeaf(pfn) => {
                 write!(
                     f,
-                    "the direct map has small pages at {}: the region there cannot be hidden",
+                    "the direct map has no large page of ordinary data at {}: the region there cannot be hidden",
                     pfn.hpa()
                 )
             }
@@ -52,7 +52,7 @@ pub struct HideError {
 
 /// The direct map, in the tables under one top-level table.
 pub struct DirectMap {
-    root: Pfn,
+    pub(crate) root: Pfn,
 }
 
 /// A gigablock with a table, while entries of it are being cleared.
@@ -169,11 +169,11 @@ impl DirectMap {
                     };
                     let table = match slot.decode::<LongMode>() {
                         Decoded::Table(table) => Some(table),
-                        Decoded::Leaf(..) => {
+                        Decoded::Leaf(_, attributes) if is_data(attributes) => {
                             wanted += 1;
                             None
                         }
-                        Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
+                        Decoded::Leaf(..) | Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
                     };
                     seen = Some((number, table));
                     table
@@ -182,7 +182,7 @@ impl DirectMap {
             if let Some(table) = table {
                 let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
                 match slot.decode::<LongMode>() {
-                    Decoded::Leaf(found, _) if found == pfn => {}
+                    Decoded::Leaf(found, attributes) if found == pfn && is_data(attributes) => {}
                     _ => return Err(HideCause::NotALeaf(pfn)),
                 }
             }
@@ -276,6 +276,11 @@ impl DirectMap {
     }
 }
 
+/// Whether a leaf says what [`fill`] will write again: restore brings back exactly what hide took away.
+fn is_data(attributes: Attributes) -> bool {
+    LongMode::join(attributes, Attributes::DATA).is_some()
+}
+
 /// Writes the leaf of a region over its hole.
 fn fill<M: Machine>(machine: &M, table: Pfn, pfn: Pfn) {
     let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
@@ -309,7 +314,7 @@ impl FrameTable<'_> {
         let mut reserve = TableList::new();
         for _ in 0..count {
             let zero = |pfn| {
-                for entry in machine.table(pfn) {
+                for entry in machine.table(TableAt::new(pfn)) {
                     entry.store(0, core::sync::atomic::Ordering::Relaxed);
                 }
             };

@@ -3,7 +3,9 @@
 //! Data flows one way: the firmware's map ([`memory_map`]) becomes frames ([`frame`]) and, at boot, page tables
 //! ([`paging`]); the direct map ([`direct_map`]) loses and regains regions ([`region`]) in batches ([`tlb`]); a guest's memory
 //! ([`guest`]) is made of regions that the host reaches only through windows ([`window`]). [`host`] holds it all together,
-//! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, [`model`] in tests.
+//! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, `model` in tests.
+//!
+//! For comparison, [`baseline`] hides memory the way Linux does, page by page.
 //!
 //! There is no privileged instruction and no `unsafe` here, so all of it runs on the host under test.
 #![no_std]
@@ -13,6 +15,7 @@
 extern crate std;
 
 pub mod address;
+pub mod baseline;
 pub mod direct_map;
 pub mod frame;
 pub mod guest;

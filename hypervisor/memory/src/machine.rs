@@ -10,6 +10,45 @@ use crate::address::{ENTRIES, Hva, Pfn};
 /// A 4 KiB frame as a translation table: 512 entries that hardware may read, and mark accessed and dirty, at any time.
 pub type Table = [AtomicU64; ENTRIES];
 
+/// The frame of a translation table. Only this crate makes one, and only of frames that are tables, or are about to be: a table
+/// is never hidden, and nobody has a reference to its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableAt(Pfn);
+
+impl TableAt {
+    pub(crate) const fn new(pfn: Pfn) -> Self {
+        Self(pfn)
+    }
+
+    /// The frame.
+    pub const fn pfn(self) -> Pfn {
+        self.0
+    }
+}
+
+/// Bytes inside an open window of the CPU that asks, or in a frame of the direct map that this crate has taken and nobody knows yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowSpan {
+    start: Hva,
+    bytes: usize,
+}
+
+impl WindowSpan {
+    pub(crate) const fn new(start: Hva, bytes: usize) -> Self {
+        Self { start, bytes }
+    }
+
+    /// The first byte.
+    pub const fn start(self) -> Hva {
+        self.start
+    }
+
+    /// How many.
+    pub const fn bytes(self) -> usize {
+        self.bytes
+    }
+}
+
 /// How far a shootdown got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledged {
@@ -22,17 +61,17 @@ pub enum Acknowledged {
 
 /// The machine as seen by the CPU that calls.
 pub trait Machine {
-    /// The frame as a table, through the direct map. Only frames that are never hidden (tables) are asked for.
-    fn table(&self, pfn: Pfn) -> &Table;
+    /// The table, through the direct map.
+    fn table(&self, at: TableAt) -> &Table;
 
-    /// Fills `bytes` bytes from `at` with zeros. `at` lies in an open window of this CPU.
-    fn zero(&self, at: Hva, bytes: usize);
+    /// Fills the bytes with zeros. The span is made of whole pages.
+    fn zero(&self, span: WindowSpan);
 
-    /// Copies `data` to `at`, which lies in an open window of this CPU.
-    fn copy_in(&self, at: Hva, data: &[u8]);
+    /// Copies `data`, which is as long as the span, into it.
+    fn copy_in(&self, span: WindowSpan, data: &[u8]);
 
-    /// Copies from `at`, which lies in an open window of this CPU.
-    fn copy_out(&self, at: Hva, data: &mut [u8]);
+    /// Copies the span into `data`, which is as long.
+    fn copy_out(&self, span: WindowSpan, data: &mut [u8]);
 
     /// Drops this CPU's translation of the page at `at` and its copies of the table entries that lead there (INVLPG; SDM
     /// vol. 3A, 4.10.4.1; APM vol. 2, 5.5.2).

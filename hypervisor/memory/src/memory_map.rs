@@ -122,7 +122,8 @@ impl MemoryMap {
             let start = entry.start.get();
             let end = start.saturating_add(entry.bytes);
             let reach = end.min(DIRECT_MAP_BYTES);
-            unreachable_bytes += end - reach.max(start.min(end));
+            // Overlapping entries count twice: it is a hint for people, not an account.
+            unreachable_bytes = u64::saturating_add(unreachable_bytes, end - reach.max(start));
             if start < reach {
                 insert(&mut ram, Bytes { start, end: reach })?;
             }
@@ -318,6 +319,18 @@ mod tests {
         let map = MemoryMap::new(entries.into_iter()).unwrap();
         assert_eq!(map.unreachable_bytes(), 0x3000);
         assert_eq!(map.frames(), 2);
+    }
+
+    #[test]
+    fn absurd_ram_beyond_the_direct_map_does_not_overflow() {
+        let absurd = RawEntry {
+            start: Hpa::new(DIRECT_MAP_BYTES),
+            bytes: u64::MAX,
+            ram: true,
+        };
+        let map = MemoryMap::new([entry(0, 0x1000, true), absurd, absurd].into_iter()).unwrap();
+        assert_eq!(map.unreachable_bytes(), u64::MAX);
+        assert_eq!(map.frames(), 1);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 /// Counters since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// 2M leaves of the direct map replaced by tables of 4K leaves. Regions are hidden whole, so only [`crate::baseline`] does it.
+    pub level2_splits: u64,
     /// 1G leaves of the direct map replaced by tables of 2M leaves.
     pub level3_splits: u64,
     /// Tables of 512 2M leaves merged into 1G leaves.

@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 
 use crate::address::{Hva, Level, Pfn};
 use crate::layout::WINDOW_BASE;
-use crate::machine::Machine;
+use crate::machine::{Machine, WindowSpan};
 use crate::paging::build::{BuildError, TableBuilder};
 use crate::paging::edit::Slot;
 use crate::paging::format::{Attributes, LongMode};
@@ -73,27 +73,27 @@ pub(crate) struct Window<'w, M: Machine> {
 impl<M: Machine> Window<'_, M> {
     /// Overwrites the whole region with zeros.
     pub(crate) fn zero(&mut self) {
-        self.machine.zero(WINDOW_BASE, WINDOW_BYTES as usize);
+        self.machine.zero(self.span(0, WINDOW_BYTES as usize));
     }
 
     /// Writes at a byte offset; the caller keeps within the region.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
-        self.machine.copy_in(self.at(offset, data.len()), data);
+        self.machine.copy_in(self.span(offset, data.len()), data);
     }
 
     /// Reads from a byte offset; the caller keeps within the region.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        self.machine.copy_out(self.at(offset, data.len()), data);
+        self.machine.copy_out(self.span(offset, data.len()), data);
     }
 
-    fn at(&self, offset: u64, len: usize) -> Hva {
+    fn span(&self, offset: u64, len: usize) -> WindowSpan {
         assert!(
             offset
                 .checked_add(len as u64)
                 .is_some_and(|end| end <= WINDOW_BYTES),
             "broken invariant: access past the end of a window"
         );
-        Hva::new(WINDOW_BASE.get() + offset)
+        WindowSpan::new(Hva::new(WINDOW_BASE.get() + offset), len)
     }
 }
 

@@ -68,6 +68,25 @@ fn leaves(machine: &ModelMachine) -> Vec<(u64, u64, u8)> {
     found
 }
 
+/// The third-level entries of the first three gigablocks of the direct map.
+fn third_level(machine: &ModelMachine) -> [u64; 3] {
+    let root = machine.shared_root().hpa().get();
+    let table = machine.ram().load(Hpa::new(root + 8 * 256)) & 0x000f_ffff_ffff_f000;
+    [0, 1, 2].map(|index| machine.ram().load(Hpa::new(table + 8 * index)))
+}
+
+/// The second-level entry of a guest's nested tables for the region at `gpa` below 1 GiB, and where it is.
+fn nested_entry(machine: &ModelMachine, root: Hpa, gpa: u64) -> (Hpa, u64) {
+    let below = |table: Hpa, index: u64| {
+        let at = Hpa::new(table.get() + 8 * index);
+        (at, machine.ram().load(at))
+    };
+    let address = |entry: u64| Hpa::new(entry & 0x000f_ffff_ffff_f000);
+    let (_, top) = below(root, 0);
+    let (_, third) = below(address(top), 0);
+    below(address(third), gpa >> 21)
+}
+
 fn at(pfn: Pfn) -> Hva {
     direct(pfn.hpa()).unwrap()
 }
@@ -307,12 +326,44 @@ fn a_gigablock_of_holes_loses_its_third_level_entry_and_gets_it_back() {
     let cpu = machine.cpu(0);
     let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
     let guest = launch(cpu, &mut booted, 1, 2 * GIB);
-    assert!(booted.memory.stats().tables_parked >= 1);
+    assert_eq!(booted.memory.stats().tables_parked, 1);
+    // The third-level entries of the direct map, read from RAM: one of them, and only one, is gone.
+    let entries = third_level(machine);
+    assert_eq!(
+        entries.iter().filter(|entry| **entry == 0).count(),
+        1,
+        "{entries:x?}"
+    );
     let hidden: Vec<_> = guest.regions(&booted.memory.frames).collect();
     assert!(hidden.iter().all(|pfn| cpu.load(at(*pfn)).is_err()));
     teardown(cpu, &mut booted, guest);
     assert_eq!(leaves(machine), boot);
     assert_eq!(booted.memory.frames.free_frames(), free);
+}
+
+#[test]
+fn a_gigablock_with_holes_is_preferred_to_a_lower_one_without() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 4 * GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let home = |booted: &Booted, guest: &GuestMemory| {
+        guest
+            .regions(&booted.memory.frames)
+            .next()
+            .unwrap()
+            .gigablock_number()
+    };
+    // The first guest fills the lowest gigablock, the second one breaks the next; then the lowest becomes whole again.
+    let lowest = (booted.memory.frames.free_regions() - 3 * 512) * 2 * MIB;
+    let first = launch(cpu, &mut booted, 1, lowest);
+    let second = launch(cpu, &mut booted, 2, 64 * MIB);
+    assert_eq!((home(&booted, &first), home(&booted, &second)), (0, 1));
+    teardown(cpu, &mut booted, first);
+    let third = launch(cpu, &mut booted, 3, 2 * MIB);
+    assert_eq!(home(&booted, &third), 1);
+    assert_eq!(booted.memory.stats().level3_splits, 2);
+    for guest in [second, third] {
+        teardown(cpu, &mut booted, guest);
+    }
 }
 
 #[test]
@@ -406,6 +457,118 @@ fn a_launch_that_fails_at_any_allocation_changes_nothing() {
     }
     // Two tables on top, two for two GiB of guest, two for the two gigablocks that are broken.
     assert_eq!(outcomes, (0..10).map(|left| left >= 6).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_guest_s_leaves_let_it_read_write_and_execute() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let guest = launch(cpu, &mut booted, 1, 4 * MIB);
+    for gpa in [0, 2 * MIB] {
+        let (_, entry) = nested_entry(machine, guest.second_stage(), gpa);
+        // Present, writable, user, large; no-execute clear (APM vol. 2, 15.25.5: a nested walk is a user access).
+        assert_eq!(entry & (1 << 63 | 0x87), 0x87, "{entry:#x}");
+    }
+    teardown(cpu, &mut booted, guest);
+}
+
+#[test]
+fn revoking_cuts_the_second_stage_at_its_root() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let guest = launch(cpu, &mut booted, 1, 4 * MIB);
+    let root = guest.second_stage();
+    assert_ne!(machine.ram().load(root), 0);
+    let revoked = guest.revoke(&cpu);
+    assert_eq!(machine.ram().load(root), 0);
+    let teardown = revoked.reclaim(GuestFlushed::new(id(1)));
+    teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+}
+
+#[test]
+fn a_nested_entry_that_leads_to_another_guest_s_frame_is_not_believed() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let (one, two) = (
+        launch(cpu, &mut booted, 1, 4 * MIB),
+        launch(cpu, &mut booted, 2, 4 * MIB),
+    );
+    let (at, own) = nested_entry(machine, one.second_stage(), 0);
+    let (_, foreign) = nested_entry(machine, two.second_stage(), 0);
+    let (_, shifted) = nested_entry(machine, one.second_stage(), 2 * MIB);
+    for wrong in [foreign, shifted] {
+        machine.ram().store(at, wrong);
+        let mut byte = [7];
+        let Booted { memory, windows } = &mut booted;
+        assert!(
+            one.read(&cpu, &memory.frames, &mut windows[0], Gpa::new(0), &mut byte)
+                .is_err()
+        );
+        assert_eq!(byte, [7]);
+    }
+    machine.ram().store(at, own);
+    for guest in [one, two] {
+        teardown(cpu, &mut booted, guest);
+    }
+}
+
+#[test]
+fn regions_are_recorded_as_hidden_once_the_flush_is_acknowledged() {
+    use memory::frame::FrameState;
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let launching = booted
+        .memory
+        .launch(&cpu, SecondStageKind::Nested, id(1), 8 * MIB)
+        .unwrap();
+    let count = |booted: &Booted, wanted: FrameState| {
+        (0..512)
+            .filter(|block| booted.memory.frames.state(Pfn::new(block << 9)) == wanted)
+            .count()
+    };
+    assert_eq!(count(&booted, FrameState::Hidden), 4);
+    assert_eq!(count(&booted, FrameState::Unmapped), 0);
+    let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+    assert_eq!(count(&booted, FrameState::Hidden), 0);
+    teardown(cpu, &mut booted, guest);
+}
+
+#[test]
+fn writes_of_any_alignment_touch_nothing_beside_them() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let mut guest = launch(cpu, &mut booted, 1, 4 * MIB);
+    let Booted { memory, windows } = &mut booted;
+    let mut expected = vec![0xaa; 64];
+    guest
+        .write(
+            &cpu,
+            &memory.frames,
+            &mut windows[0],
+            Gpa::new(2 * MIB - 32),
+            &expected,
+        )
+        .unwrap();
+    for (offset, length) in [(3, 1), (5, 9), (30, 5), (40, 24)] {
+        let data: Vec<u8> = (0..length as u8).collect();
+        let at = Gpa::new(2 * MIB - 32 + offset as u64);
+        guest
+            .write(&cpu, &memory.frames, &mut windows[0], at, &data)
+            .unwrap();
+        expected[offset..offset + length].copy_from_slice(&data);
+    }
+    let mut found = vec![0; 64];
+    guest
+        .read(
+            &cpu,
+            &memory.frames,
+            &mut windows[0],
+            Gpa::new(2 * MIB - 32),
+            &mut found,
+        )
+        .unwrap();
+    assert_eq!(found, expected);
+    teardown(cpu, &mut booted, guest);
 }
 
 #[test]

@@ -3,12 +3,15 @@
 use multiboot_info::{InformationError, MemoryMap, Module, read};
 use proptest::prelude::*;
 
+/// A tag's type and contents.
+type Tag = (u32, Vec<u8>);
+
 /// Information as bytes whose first lies on a multiple of 8.
 struct Bytes(Vec<u64>);
 
 impl Bytes {
     /// The total size, then the tags, each padded to 8 bytes.
-    fn new(tags: &[(u32, Vec<u8>)]) -> Self {
+    fn new(tags: &[Tag]) -> Self {
         let mut bytes = vec![0; 8];
         for (kind, contents) in tags {
             bytes.extend(kind.to_le_bytes());
@@ -41,16 +44,16 @@ impl Bytes {
     }
 }
 
-const END: (u32, Vec<u8>) = (0, Vec::new());
+const END: Tag = (0, Vec::new());
 
-fn module(start: u32, end: u32) -> (u32, Vec<u8>) {
+fn module(start: u32, end: u32) -> Tag {
     (
         3,
         [&start.to_le_bytes()[..], &end.to_le_bytes(), b"guests.tar\0"].concat(),
     )
 }
 
-fn map(stride: u32, entries: usize) -> (u32, Vec<u8>) {
+fn map(stride: u32, entries: usize) -> Tag {
     let mut contents = [stride.to_le_bytes(), 0_u32.to_le_bytes()].concat();
     for entry in 0..entries {
         let mut bytes = vec![0; stride.max(8) as usize];
@@ -125,7 +128,7 @@ fn modules_are_counted_and_empty_ones_are_none() {
 #[test]
 fn each_contradiction_has_its_error() {
     use InformationError as E;
-    let cases: &[(&[(u32, Vec<u8>)], E)] = &[
+    let cases: &[(&[Tag], E)] = &[
         (&[(1, b"no end".to_vec()), END], E::TextWithoutEnd(1)),
         (&[(2, Vec::new()), END], E::TextWithoutEnd(2)),
         (&[(3, vec![0; 7]), END], E::TagTooShort(3)),

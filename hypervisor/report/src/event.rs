@@ -25,6 +25,8 @@ pub enum Event<S> {
     Check(Check<S>),
     /// Every counter, once at the end.
     Counters(Counters),
+    /// The result of the benchmark.
+    Bench(Bench<S>),
     /// The machine is about to be paused for a look from outside.
     Pause(Pause<S>),
     /// The last line.
@@ -42,6 +44,7 @@ impl<S> Event<S> {
             Self::ReportValue(_) => "report_value",
             Self::Check(_) => "check",
             Self::Counters(_) => "counters",
+            Self::Bench(_) => "bench",
             Self::Pause(_) => "pause",
             Self::Verdict(_) => "verdict",
         }
@@ -210,8 +213,54 @@ pub struct Counters {
     pub second_stage_splits: u64,
     /// Bytes overwritten with zeros before someone else could see them.
     pub bytes_scrubbed: u64,
-    /// 4K frames that could not be made safe and will not be used again in this boot.
-    pub frames_quarantined: u64,
+    /// TSC ticks of taking memory from the host, hiding it and flushing.
+    pub ticks_hide: u64,
+    /// TSC ticks of zeroing memory, before a guest or after it.
+    pub ticks_scrub: u64,
+    /// TSC ticks of making and filling second-stage tables.
+    pub ticks_map: u64,
+    /// TSC ticks of teardown but for the zeroing.
+    pub ticks_restore: u64,
+}
+
+/// What giving and taking back private memory once did cost. Ticks are those of the TSC: instructions under QEMU's `-icount`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Bench<S> {
+    /// How: `grouped`, `linux-fresh`, `linux-aged`, `scattered`.
+    pub policy: S,
+    /// Pages of 4 KiB.
+    pub pages: u64,
+    /// Ticks for taking memory from the host, hiding it, and flushing; splits, reserve and frame records included.
+    pub hide: u64,
+    /// Ticks for making and filling second-stage tables.
+    pub map: u64,
+    /// Ticks for zeroing before the guest.
+    pub scrub_before: u64,
+    /// Ticks for the teardown but for the zeroing.
+    pub restore: u64,
+    /// Ticks for zeroing after the guest.
+    pub scrub_after: u64,
+    /// Flushes of the launch.
+    pub launch_flushes: u64,
+    /// Flushes of the teardown.
+    pub teardown_flushes: u64,
+    /// Window INVLPGs of the launch.
+    pub launch_invlpgs: u64,
+    /// Window INVLPGs of the teardown.
+    pub teardown_invlpgs: u64,
+    /// 2M leaves split to 4K by the launch.
+    pub level2_splits: u64,
+    /// 1G leaves split to 2M by the launch.
+    pub level3_splits: u64,
+    /// Tables merged to 1G leaves by the teardown.
+    pub level3_collapses: u64,
+    /// Leaves of the direct map before.
+    pub before: Leaves,
+    /// Leaves while all of the memory is hidden.
+    pub peak: Leaves,
+    /// Leaves after the teardown.
+    pub after: Leaves,
 }
 
 /// The machine pauses next.

@@ -122,7 +122,15 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("regions restored", counters.regions_restored),
                 ("2M leaves of guests split", counters.second_stage_splits),
                 ("bytes scrubbed", counters.bytes_scrubbed),
-                ("frames quarantined", counters.frames_quarantined),
+            ],
+        ),
+        (
+            "TSC ticks (instructions under -icount)",
+            &[
+                ("taking and hiding", counters.ticks_hide),
+                ("scrubbing", counters.ticks_scrub),
+                ("mapping for guests", counters.ticks_map),
+                ("giving back", counters.ticks_restore),
             ],
         ),
     ];

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use report::{
-    Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Leaves, Machine, Outcome, Pause, PhaseHeader,
-    ReportValue, SCHEMA, Start, Verdict, WriteError, write_event, write_phase,
+    Bench, Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Leaves, Machine, Outcome, Pause,
+    PhaseHeader, ReportValue, SCHEMA, Start, Verdict, WriteError, write_event, write_phase,
 };
 use serde_json::Value;
 
@@ -68,6 +68,25 @@ fn samples() -> Vec<Event<&'static str>> {
         Event::Verdict(Verdict {
             verdict: Outcome::Refused,
             reason: "no SVM: add `-cpu max`",
+        }),
+        Event::Bench(Bench {
+            policy: "grouped",
+            pages: 4096,
+            hide: 1,
+            map: 2,
+            scrub_before: 3,
+            restore: 4,
+            scrub_after: 5,
+            launch_flushes: 1,
+            teardown_flushes: 1,
+            launch_invlpgs: 8,
+            teardown_invlpgs: 8,
+            level2_splits: 0,
+            level3_splits: 1,
+            level3_collapses: 1,
+            before: Leaves::default(),
+            peak: Leaves { g1: 1, m2: 2, k4: 3 },
+            after: Leaves::default(),
         }),
     ]
 }

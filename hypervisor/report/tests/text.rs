@@ -181,7 +181,10 @@ fn summary_of_a_run() {
             regions_restored: 383,
             second_stage_splits: 7,
             bytes_scrubbed: u64::MAX,
-            frames_quarantined: 512,
+            ticks_hide: 1_000_001,
+            ticks_scrub: 90_000_000_000,
+            ticks_map: 31,
+            ticks_restore: 700,
         },
     };
     let mut text = String::new();
@@ -215,7 +218,11 @@ Private memory
   regions restored                            383
   2M leaves of guests split                     7
   bytes scrubbed               18446744073709551615
-  frames quarantined                          512
+TSC ticks (instructions under -icount)
+  taking and hiding                       1000001
+  scrubbing                           90000000000
+  mapping for guests                           31
+  giving back                                 700
 "
     );
 }

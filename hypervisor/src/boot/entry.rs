@@ -145,6 +145,9 @@ core::arch::global_asm!(
     ljmp $0x08, $(long_mode_low - IMAGE)
 
     no_long_mode:
+    movl $0x3fb, %edx          /* line control: 8 bits, no parity */
+    movb $3, %al
+    outb %al, %dx
     movl $(no_long_mode_text - IMAGE), %edi
     3: movb (%edi), %bl
     testb %bl, %bl

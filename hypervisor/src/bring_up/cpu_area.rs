@@ -13,7 +13,8 @@ const STRIDE: u64 = 1 << 20;
 const CPUS: u64 = SLOT_BYTES / STRIDE;
 const TABLE_PAGES: u64 = (size_of::<CpuTables>() as u64).div_ceil(PAGE_SIZE);
 
-/// What a CPU has, in ascending order: name and pages. A fault report takes 2 KiB of an exception stack (measured).
+/// What a CPU has, in ascending order: name and pages. Of an exception stack's 16,384 bytes a fault report takes 6,160 (measured
+/// in a release build: page fault, with describer and JSON verdict).
 const PARTS: [(&str, u64); 6] = [
     ("main stack", 16),
     ("exception stack", 4),
@@ -131,20 +132,45 @@ impl CpuArea {
     }
 }
 
-/// What an address in the area is: for fault reports.
-pub fn describe(at: Hva) -> Option<(u64, &'static str, bool)> {
+/// What an address in the area belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A mapped part.
+    Part {
+        /// The CPU.
+        cpu: u64,
+        /// The part.
+        name: &'static str,
+    },
+    /// The guard page between two parts.
+    Guard {
+        /// The CPU.
+        cpu: u64,
+        /// The part that begins after it. Stacks grow downwards: it is what ran over, if a stack did.
+        below: &'static str,
+        /// The part that ends before it; `None` for a CPU's first guard page.
+        above: Option<&'static str>,
+    },
+}
+
+/// What an address in the area is, for fault reports; `None` beyond a CPU's last part.
+pub fn describe(at: Hva) -> Option<Place> {
     let offset = at.get().checked_sub(STACK_BASE.get())?;
     let area = CpuArea::new(offset / STRIDE)?;
-    let mut guard_of = None;
-    for part in area.parts() {
-        if at.get() < part.start.get() {
-            guard_of = Some((area.cpu, part.name, true));
-            break;
+    let cpu = area.cpu;
+    let mut above = None;
+    for Part { name, start, pages } in area.parts() {
+        if at < start {
+            return Some(Place::Guard {
+                cpu,
+                below: name,
+                above,
+            });
         }
-        if at.get() < part.start.get() + part.pages * PAGE_SIZE {
-            return Some((area.cpu, part.name, false));
+        if at.get() < start.get() + pages * PAGE_SIZE {
+            return Some(Place::Part { cpu, name });
         }
+        above = Some(name);
     }
-    // Stacks grow downwards: the guard page below a part is the one that it overflows into.
-    guard_of
+    None
 }

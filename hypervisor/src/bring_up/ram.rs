@@ -5,9 +5,11 @@ use core::fmt;
 use heapless::Vec;
 use memory::address::{Hpa, PAGE_SIZE, Pfn};
 use memory::memory_map::{FrameRange, MemoryMap, MemoryMapError, RawEntry, SearchFrom};
+use memory_types::Registers;
 
 use crate::boot::image;
 use crate::boot::info::{BootInfo, MemoryKind};
+use crate::println;
 
 /// Least RAM: 128 MiB, less what QEMU and firmware keep of it (measured: 512 KiB on q35).
 const LEAST_RAM: u64 = 120 << 20;
@@ -60,17 +62,39 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Reads the firmware's map, and notes image and hand-over as in use.
+    /// Reads the firmware's map, leaves out what is not write-back, and notes image and hand-over as in use.
     ///
     /// # Errors
     /// See [`RamError`].
-    pub fn new(info: &BootInfo) -> Result<Self, RamError> {
+    pub fn new(info: &BootInfo, types: Option<&Registers>) -> Result<Self, RamError> {
         let entries = info.firmware_map().map(|range| RawEntry {
             start: range.start,
             bytes: range.bytes,
             ram: range.kind == MemoryKind::Ram,
         });
-        let map = MemoryMap::new(entries).map_err(RamError::Map)?;
+        let all = MemoryMap::new(entries.clone()).map_err(RamError::Map)?;
+        let map = match types.map(Registers::not_write_back) {
+            None => all.clone(),
+            Some(Ok(spans)) => {
+                let others = spans.map(|span| RawEntry {
+                    start: span.start,
+                    bytes: span.end.get() - span.start.get(),
+                    ram: false,
+                });
+                MemoryMap::new(entries.chain(others)).map_err(RamError::Map)?
+            }
+            Some(Err(error)) => {
+                println!("memory types: {error}; taking all RAM as write-back");
+                all.clone()
+            }
+        };
+        let not_write_back = all.frames() - map.frames();
+        if not_write_back > 0 {
+            println!(
+                "{} KiB of RAM are not cached write-back (MTRRs) and are not used",
+                not_write_back * (PAGE_SIZE >> 10)
+            );
+        }
         let bytes = map.frames() * PAGE_SIZE;
         if bytes < LEAST_RAM {
             return Err(RamError::TooLittle(bytes));
@@ -140,13 +164,30 @@ impl Ram {
         Ok(range)
     }
 
+    /// Whether all of these bytes are RAM, in one range of it.
+    pub fn holds(&self, start: Hpa, bytes: u64) -> bool {
+        FrameRange::covering(start, bytes).is_some_and(|wanted| {
+            let mut ranges = self.map.ranges().iter();
+            ranges.any(|range| range.intersection(&wanted) == wanted)
+        })
+    }
+
     /// What is in use.
     pub fn in_use(&self) -> &[FrameRange] {
         &self.in_use
     }
 
-    /// One past the highest frame of RAM.
-    pub fn end(&self) -> Pfn {
-        self.map.ranges().last().map_or(Pfn::new(0), |range| range.end)
+    /// How many aligned blocks of `1 << order` frames have RAM in them.
+    pub fn blocks(&self, order: u8) -> u64 {
+        let mut count = 0;
+        let mut counted_to = 0;
+        for range in self.map.ranges() {
+            // Two ranges may share a block.
+            let first = (range.start.get() >> order).max(counted_to);
+            let end = range.end.get().div_ceil(1 << order);
+            count += end.saturating_sub(first);
+            counted_to = end;
+        }
+        count
     }
 }

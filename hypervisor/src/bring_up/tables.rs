@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use memory::address::{Hpa, Hva, Level, PAGE_SIZE, Pfn};
+use memory::address::{GIGABLOCK_ORDER, Hpa, Hva, Level, PAGE_SIZE, Pfn};
 use memory::layout::{DEVICE_BASE, direct};
 use memory::memory_map::FrameRange;
 use memory::paging::{Attributes, BuildError, TableBuilder};
@@ -16,8 +16,10 @@ use crate::hardware::Hardware;
 /// Frames for tables and stacks besides those that depend on RAM: for the direct map's upper levels, the image, the device page, one
 /// CPU's stacks and windows. Measured: 64 on a 4 GiB machine.
 const POOL_FRAMES: u64 = 128;
-/// Table frames for each range of RAM: at each of its ends a table of 4K leaves and one of 2M leaves, and the two upper levels.
-const FRAMES_A_RANGE: u64 = 6;
+/// Table frames for each range of RAM: at each of its ends a table of 4K leaves and one of 2M leaves.
+const FRAMES_A_RANGE: u64 = 4;
+/// log2 of the frames that one top-level entry covers (512 GiB).
+const TOP_ENTRY_ORDER: u8 = 27;
 
 /// Why the tables could not be built.
 #[derive(Debug)]
@@ -64,15 +66,16 @@ pub struct BootTables {
 /// See [`TablesError`].
 pub fn build(ram: &mut Ram, largest: Level, area: CpuArea, apic: Hpa) -> Result<BootTables, TablesError> {
     let ranges = ram.map.ranges().len() as u64;
-    // Without 1G leaves each gigablock needs a table of 2M leaves.
-    let gigablocks = if largest == Level::L3 {
+    // One third-level table for each top-level entry in use.
+    let third_level = ram.blocks(TOP_ENTRY_ORDER);
+    // Without 1G leaves each gigablock with RAM in it needs a table of 2M leaves.
+    let second_level = if largest == Level::L3 {
         0
     } else {
-        ram.end().gigablock_number() + 1
+        ram.blocks(GIGABLOCK_ORDER)
     };
-    let pool = ram
-        .take_low("page tables", POOL_FRAMES + FRAMES_A_RANGE * ranges + gigablocks)
-        .map_err(TablesError::Ram)?;
+    let frames = POOL_FRAMES + FRAMES_A_RANGE * ranges + third_level + second_level;
+    let pool = ram.take_low("page tables", frames).map_err(TablesError::Ram)?;
     let mut next = pool.start;
     let mut take = move || {
         let frame = next;

@@ -80,7 +80,13 @@ pub fn init() -> Ports {
     };
     TEXT_PRESENT.store(ports.text, Ordering::Release);
     TEXT.with(|port| *port = text);
-    JSON.with(|port| *port = json);
+    JSON.with(|port| {
+        *port = json;
+        if let Some(port) = port {
+            // UEFI writes its text to every serial port, and does not end its last line.
+            port.write_bytes(b"\n");
+        }
+    });
     ports
 }
 

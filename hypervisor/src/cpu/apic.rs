@@ -4,8 +4,9 @@
 
 use memory::address::{Hpa, Hva};
 use x86::apic::xapic::{
-    XAPIC_EOI, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1, XAPIC_LVT_TIMER, XAPIC_SVR,
-    XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF, XAPIC_TIMER_INIT_COUNT, XAPIC_TPR,
+    XAPIC_EOI, XAPIC_LVT_CMCI, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1, XAPIC_LVT_PMI,
+    XAPIC_LVT_THERMAL, XAPIC_LVT_TIMER, XAPIC_SVR, XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF,
+    XAPIC_TIMER_INIT_COUNT, XAPIC_TPR, XAPIC_VERSION,
 };
 use x86::msr::IA32_APIC_BASE;
 
@@ -21,6 +22,11 @@ const SVR_ENABLED: u32 = 1 << 8;
 /// Local vector table: masked; delivery mode NMI (SDM vol. 3A, 10.5.1).
 const LVT_MASKED: u32 = 1 << 16;
 const LVT_NMI: u32 = 4 << 8;
+/// Entries of the local vector table that not every APIC has, each with the least "max LVT entry" (version register, bits 23:16: the
+/// number of entries less one) of an APIC that has it. They came one after the other, so the number tells which there are: five with the
+/// performance counters' (P6), six with the thermal sensor's (Pentium 4), seven with the corrected machine checks' (Nehalem;
+/// SDM vol. 3A, 10.4.8 and 10.5.1). AMD's have six, the same ones (APM vol. 2, 16.3.4 and 16.4).
+const LATER_ENTRIES: [(u32, u32); 3] = [(4, XAPIC_LVT_PMI), (5, XAPIC_LVT_THERMAL), (6, XAPIC_LVT_CMCI)];
 /// Divide configuration: by 16 (SDM vol. 3A, 10.5.4, figure 10-10). Slices up to a minute fit the 32-bit count at 1 GHz.
 const DIVIDE_BY_16: u32 = 0b0011;
 
@@ -52,8 +58,9 @@ pub fn base_from_msr() -> Hpa {
 }
 
 impl LocalApic {
-    /// Switches this CPU's local APIC on: x2APIC where CPUID offers it, else through `registers`. Everything is masked but LINT1,
-    /// which every PC wires to NMI.
+    /// Switches this CPU's local APIC on: x2APIC where CPUID offers it, else through `registers`. Every entry of the local vector table
+    /// is masked, the optional ones included, but LINT1, which every PC wires to NMI. AMD's extended entries (APM vol. 2, 16.4.5)
+    /// stay as the firmware left them.
     ///
     /// # Safety
     /// `registers` must be the virtual address of this CPU's APIC page, mapped writable for as long as the value lives; uncacheable
@@ -78,6 +85,12 @@ impl LocalApic {
         apic.write(XAPIC_LVT_LINT0, LVT_MASKED);
         apic.write(XAPIC_LVT_LINT1, LVT_NMI);
         apic.write(XAPIC_LVT_ERROR, LVT_MASKED);
+        let last_entry = apic.read(XAPIC_VERSION) >> 16 & 0xff;
+        for (least, register) in LATER_ENTRIES {
+            if last_entry >= least {
+                apic.write(register, LVT_MASKED);
+            }
+        }
         apic.write(XAPIC_TIMER_DIV_CONF, DIVIDE_BY_16);
         apic.write(XAPIC_SVR, SVR_ENABLED | u32::from(SPURIOUS_VECTOR));
         // Whatever the firmware left in service: one end-of-interrupt is harmless and enough, it used no nesting.

@@ -156,7 +156,7 @@ extern "C" fn interrupt_dispatch(frame: &Frame) {
             // translations of frames that have become private. So flush before touching anything beyond the image, the stack and
             // the tables (design rule 1).
             tlb::flush();
-            nmi();
+            nmi(frame);
         }
         MACHINE_CHECK_VECTOR => {
             // As for NMI.
@@ -180,11 +180,12 @@ extern "C" fn interrupt_dispatch(frame: &Frame) {
 }
 
 /// Nothing here sends NMIs yet, so each is unexpected: it is counted, said and done with.
-fn nmi() {
+fn nmi(frame: &Frame) {
     let Some(cpu) = CpuTables::current() else { return };
     cpu.count_nmi();
     console::print_urgent(format_args!(
-        "unexpected NMI, number {} on this CPU; going on\n",
-        cpu.nmis()
+        "unexpected NMI, number {} on this CPU; going on\n{}",
+        cpu.nmis(),
+        fault_report::Registers::now(frame)
     ));
 }

@@ -109,10 +109,76 @@ impl fmt::Display for ErrorCode {
     }
 }
 
+/// The registers of interrupted code, in whole lines.
+pub struct Registers<'f> {
+    frame: &'f Frame,
+    cr2: u64,
+}
+
+impl<'f> Registers<'f> {
+    /// Those in `frame`, with CR2 as it is now; the other control registers are read when it is printed.
+    pub fn now(frame: &'f Frame) -> Self {
+        Self {
+            frame,
+            cr2: registers::read_cr2(),
+        }
+    }
+}
+
+impl fmt::Display for Registers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frame, cr2 } = *self;
+        writeln!(
+            f,
+            "  rip {:016x}  rsp {:016x}  rflags {:#x}",
+            frame.rip, frame.rsp, frame.rflags
+        )?;
+        writeln!(
+            f,
+            "  cs {:#06x}  ss {:#06x}  efer {:#x}",
+            frame.cs,
+            frame.ss,
+            registers::read_efer()
+        )?;
+        writeln!(
+            f,
+            "  cr0 {:#010x}  cr2 {cr2:016x}  cr3 {:016x}  cr4 {:#x}",
+            registers::read_cr0(),
+            registers::read_cr3(),
+            registers::read_cr4()
+        )?;
+        let general = [
+            ("rax", frame.rax),
+            ("rbx", frame.rbx),
+            ("rcx", frame.rcx),
+            ("rdx", frame.rdx),
+            ("rsi", frame.rsi),
+            ("rdi", frame.rdi),
+            ("rbp", frame.rbp),
+            ("r8 ", frame.r8),
+            ("r9 ", frame.r9),
+            ("r10", frame.r10),
+            ("r11", frame.r11),
+            ("r12", frame.r12),
+            ("r13", frame.r13),
+            ("r14", frame.r14),
+            ("r15", frame.r15),
+        ];
+        for row in general.chunks(4) {
+            f.write_str(" ")?;
+            for (register, value) in row {
+                write!(f, " {register} {value:016x}")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
 /// Prints the report and the verdict, and ends the run.
 pub fn fatal(frame: &Frame) -> ! {
-    // First of all: a fault in here would overwrite it.
-    let cr2 = registers::read_cr2();
+    // First of all: a fault in here would overwrite CR2.
+    let registers = Registers::now(frame);
     let vector = frame.vector as u8;
     let name = Name(vector);
     let rip = Hva::new(frame.rip);
@@ -125,49 +191,10 @@ pub fn fatal(frame: &Frame) -> ! {
             code: frame.error_code
         }
     );
-    println!(
-        "  rip {:016x}  rsp {:016x}  rflags {:#x}",
-        frame.rip, frame.rsp, frame.rflags
-    );
-    println!(
-        "  cs {:#06x}  ss {:#06x}  efer {:#x}",
-        frame.cs,
-        frame.ss,
-        registers::read_efer()
-    );
-    println!(
-        "  cr0 {:#010x}  cr2 {cr2:016x}  cr3 {:016x}  cr4 {:#x}",
-        registers::read_cr0(),
-        registers::read_cr3(),
-        registers::read_cr4()
-    );
-    let general = [
-        ("rax", frame.rax),
-        ("rbx", frame.rbx),
-        ("rcx", frame.rcx),
-        ("rdx", frame.rdx),
-        ("rsi", frame.rsi),
-        ("rdi", frame.rdi),
-        ("rbp", frame.rbp),
-        ("r8 ", frame.r8),
-        ("r9 ", frame.r9),
-        ("r10", frame.r10),
-        ("r11", frame.r11),
-        ("r12", frame.r12),
-        ("r13", frame.r13),
-        ("r14", frame.r14),
-        ("r15", frame.r15),
-    ];
-    for row in general.chunks(4) {
-        print!(" ");
-        for (register, value) in row {
-            print!(" {register} {value:016x}");
-        }
-        println!();
-    }
+    print!("{registers}");
     // A double fault is often a page fault that could not be delivered.
     if matches!(vector, PAGE_FAULT_VECTOR | DOUBLE_FAULT_VECTOR) {
-        print_address(Hva::new(cr2));
+        print_address(Hva::new(registers.cr2));
     }
     println!(
         "backtrace:{}",

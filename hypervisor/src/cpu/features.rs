@@ -31,6 +31,8 @@ pub struct Features {
     pub smap: bool,
     /// The local APIC can be reached through MSRs.
     pub x2apic: bool,
+    /// Memory type range registers.
+    pub mtrrs: bool,
     /// Machine-check exceptions.
     pub machine_check: bool,
     /// Width of physical addresses; 36 when CPUID does not say (SDM vol. 3A, 4.1.4).
@@ -69,6 +71,7 @@ impl Features {
             smep: structured.is_some_and(|leaf| leaf.has_smep()),
             smap: structured.is_some_and(|leaf| leaf.has_smap()),
             x2apic: basic.is_some_and(|leaf| leaf.has_x2apic()),
+            mtrrs: basic.is_some_and(|leaf| leaf.has_mtrr()),
             machine_check: basic.is_some_and(|leaf| leaf.has_mce()),
             physical_address_bits: cpuid
                 .get_processor_capacity_feature_info()

@@ -3,6 +3,7 @@
 //! In the order of bring-up:
 //! - `features`: CPUID into a struct.
 //! - `registers`: control registers, MSRs, the interrupt flag; `enable_protections` switches on what CPUID offers.
+//! - `mtrr`: the memory types that the firmware set up.
 //! - `tlb`: every TLB instruction of the project.
 //! - `stack`: a stack's range. `descriptor`: GDT, TSS and IDT in `CpuTables`, one for each CPU.
 //! - `exception`: the 256 entry stubs and what each vector leads to; `fault_report` prints a fatal one, `backtrace` its callers.
@@ -14,6 +15,7 @@ pub mod descriptor;
 pub mod exception;
 pub mod fault_report;
 pub mod features;
+pub mod mtrr;
 pub mod pic;
 pub mod registers;
 pub mod stack;

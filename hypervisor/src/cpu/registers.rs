@@ -166,6 +166,16 @@ pub unsafe fn unmask_interrupts() {
     unsafe { asm!("sti", options(nostack)) };
 }
 
+/// Lets pending interrupts in, and masks interrupts again. With none pending nothing happens.
+///
+/// # Safety
+/// As for [`unmask_interrupts`].
+pub unsafe fn let_interrupts_in() {
+    // SAFETY: the caller vouches for the handlers. Interrupts stay inhibited for one instruction after STI (SDM vol. 2B, STI; APM vol. 3,
+    // STI), so they come in after the NOP.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
+}
+
 /// Runs `work` with interrupts masked and puts the flag back as it was.
 pub fn with_interrupts_masked<R>(work: impl FnOnce() -> R) -> R {
     let enabled = interrupts_enabled();

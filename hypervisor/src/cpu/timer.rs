@@ -14,8 +14,8 @@ const PER_SECOND: u64 = 100;
 const PIT_TICKS: u16 = (PIT_HZ / PER_SECOND) as u16;
 /// Measurements; the shortest is kept, because anything that gets in the way, such as a busy host, only makes one longer.
 const ROUNDS: usize = 3;
-/// Polls of the PIT's output before it counts as dead. One poll takes about 1 us on hardware and 0.1 us in emulation, so this is
-/// between 0.2 s and 2 s.
+/// Polls of the PIT's output before it counts as dead, for when the TSC stands still, too. A PIT that counts ends the 10 ms sooner
+/// unless a poll takes less than 10 ms / 2,000,000 = 5 ns, the time of a few instructions; it is a port access.
 const POLLS: u32 = 2_000_000;
 /// TSC ticks after which it counts as dead too: 4 s at 5 GHz. For machines where a poll is slow.
 const POLL_TICKS: u64 = 20_000_000_000;
@@ -70,7 +70,7 @@ pub fn tsc() -> u64 {
 /// Measures both rates. Takes 30 ms, with interrupts masked.
 ///
 /// # Errors
-/// A [`CalibrationError`] when the PIT or the timer does not count; it is sure within a few seconds.
+/// A [`CalibrationError`] when the PIT or the timer does not count; it is sure after [`POLLS`] polls or [`POLL_TICKS`].
 pub fn calibrate(apic: &LocalApic) -> Result<Calibration, CalibrationError> {
     with_interrupts_masked(|| {
         let mut best: Option<Calibration> = None;

@@ -7,9 +7,9 @@ use memory::address::{Gpa, Level};
 use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, SecondStageKind};
 use memory::window::Windows;
+use report::GuestText;
 
 use super::live::{Live, Newborn, Place};
-use super::output::Output;
 use super::queue::Order;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
@@ -98,7 +98,7 @@ pub fn launch<'a, B: Backend>(
                 launch: order.launch,
                 memory,
                 vcpu,
-                output: Output::default(),
+                output: GuestText::default(),
                 used_us: 0,
                 hypercalls: 0,
                 values: 0,

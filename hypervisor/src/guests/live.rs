@@ -6,8 +6,8 @@ use boot_config::Launch;
 use guest_image::File;
 use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::GuestMemory;
+use report::GuestText;
 
-use super::output::Output;
 use crate::frames::FrameBox;
 
 /// A guest.
@@ -23,7 +23,7 @@ pub struct Live<'a, V> {
     /// Its CPU.
     pub vcpu: V,
     /// What it prints.
-    pub output: Output,
+    pub output: GuestText,
     /// CPU time used, microseconds.
     pub used_us: u64,
     /// Hypercalls made.

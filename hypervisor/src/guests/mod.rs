@@ -2,11 +2,10 @@
 //!
 //! The [`queue`] says what to launch next, from command line and archive; [`launch`] turns a file into a [`live`] guest with
 //! private memory and a vCPU; the [`scheduler`] runs the live ones in random order, slice by slice, answers their hypercalls, prints
-//! their [`output`], and takes each down when it ends, while the others live on.
+//! what they say ([`report::GuestText`]), and takes each down when it ends, while the others live on.
 
 mod launch;
 mod live;
-mod output;
 mod queue;
 mod scheduler;
 

@@ -13,6 +13,7 @@ use super::live::{Label, Live, Population};
 use super::queue::{Order, Queue};
 use crate::checks::Checks;
 use crate::cpu::descriptor::CpuTables;
+use crate::cpu::registers;
 use crate::cpu::timer::{Clock, Timer};
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
@@ -20,8 +21,8 @@ use crate::println;
 use crate::reporting::{GuestResult, Moment, Reporter};
 use crate::virt::{Backend, Cause, Exit, GuestAccess, GuestModeHooks, Loaded, Vcpu};
 
-/// Time that a guest gets at a stretch. Long against a switch (a few microseconds), short against the shortest time limit in
-/// use (200 ms).
+/// Time that a guest gets at a stretch: a choice. A twentieth of the shortest time limit among the guests that come along (`spin`,
+/// 200 ms), so that limits are kept about that closely.
 const SLICE_US: u64 = 10_000;
 
 /// Most values that are reported for one guest: a guest that reports without end must not fill the log.
@@ -54,8 +55,10 @@ pub struct Scheduler<'a, B: Backend> {
     queue: Queue<'a>,
     alive: Population<'a, B::Vcpu>,
     random: oorandom::Rand64,
+    /// Guests launched or refused so far; the last one's number.
     instances: u32,
-    next_id: u16,
+    /// The guest in turn did not fit, and nobody has died since: there is no use in trying again.
+    crowded: bool,
     /// Who had the last turn.
     last: Option<u32>,
     /// Whether the moment "guests" has been: the first guest had ended, none was taken down yet.
@@ -84,7 +87,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             alive: Population::new(),
             random,
             instances: 0,
-            next_id: 0,
+            crowded: false,
             last: None,
             peak_seen: false,
         })
@@ -140,9 +143,11 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         self.alive.iter().map(|guest| &guest.memory)
     }
 
-    /// Launches guests in their order until one does not fit.
+    /// Launches guests in their order until one does not fit; then waits for a death.
     fn launch_what_fits(&mut self, reporter: &mut Reporter<'_>) {
-        while let Some(order) = self.queue.front() {
+        while !self.crowded
+            && let Some(order) = self.queue.front()
+        {
             let alive = self.alive.len();
             let limit = self
                 .setup
@@ -152,8 +157,11 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             if alive >= limit || (order.launch.after && alive > 0) {
                 return;
             }
-            let (instance, id) = (self.instances + 1, self.free_id());
-            let Some(id) = id else { return };
+            let instance = self.instances + 1;
+            let Some(id) = self.id_for(instance) else {
+                self.crowded = true;
+                return;
+            };
             let seed = self.setup.config.seed;
             let launched = launch::launch(
                 self.setup.backend,
@@ -170,7 +178,10 @@ impl<'a, B: Backend> Scheduler<'a, B> {
                     reporter.most_at_once(self.alive.len() as u64);
                 }
                 // Somebody's death will make room.
-                Err(refusal) if refusal.for_lack_of_memory() && alive > 0 => return,
+                Err(refusal) if refusal.for_lack_of_memory() && alive > 0 => {
+                    self.crowded = true;
+                    return;
+                }
                 Err(refusal) => self.refuse(&order, instance, &refusal, reporter),
             }
             self.instances = instance;
@@ -193,17 +204,15 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         });
     }
 
-    /// A number that no living guest has.
-    fn free_id(&mut self) -> Option<GuestId> {
-        for _ in 0..=u16::MAX {
-            self.next_id = self.next_id.wrapping_add(1);
-            if let Some(id) = GuestId::new(self.next_id)
-                && !self.alive.has(id)
-            {
-                return Some(id);
-            }
-        }
-        None
+    /// The number under which the memory subsystem knows a guest: its instance number, so that both name it alike. Beyond 16 bits
+    /// the numbers begin again at 1, and those of living guests are passed over; `None` when there is no other.
+    fn id_for(&self, instance: u32) -> Option<GuestId> {
+        const NUMBERS: u32 = u16::MAX as u32;
+        let first = instance.saturating_sub(1) % NUMBERS;
+        (0..NUMBERS)
+            .filter_map(|further| u16::try_from((first + further) % NUMBERS + 1).ok())
+            .filter_map(GuestId::new)
+            .find(|id| !self.alive.has(*id))
     }
 
     /// Runs a guest until its slice is over, it gives the rest away, or it ends.
@@ -219,6 +228,9 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         } = &mut self.setup;
         let limit_us = u64::try_from(guest.launch.limit.as_micros()).unwrap_or(u64::MAX);
         let left_us = limit_us.saturating_sub(guest.used_us);
+        // A timer interrupt that came too late to end the turn before this one is counted now; else it would end this one.
+        // SAFETY: the tables with their handlers are loaded since bring-up, and no lock is held here.
+        unsafe { registers::let_interrupts_in() };
         let (start, ticks) = (clock.now_us(), tables.ticks());
         let slice_us = SLICE_US.min(left_us);
         timer.start_slice(slice_us);
@@ -241,7 +253,9 @@ impl<'a, B: Backend> Scheduler<'a, B> {
                     loaded.set_hypercall_result(call.as_ref().err().map_or(0, |error| error.code() as u64));
                     match call {
                         Ok(Hypercall::Print(text)) if !config.quiet => {
-                            guest.output.write(&label, text.as_bytes());
+                            guest
+                                .output
+                                .write(&label, text.as_bytes(), &mut |line| println!("{line}"));
                         }
                         Ok(Hypercall::Report { name, value }) => {
                             guest.values += 1;
@@ -282,13 +296,18 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         detail: Option<&crate::virt::Ending>,
         reporter: &mut Reporter<'_>,
     ) {
-        guest.output.finish(&Label(guest.file.name(), guest.instance));
+        guest
+            .output
+            .finish(&Label(guest.file.name(), guest.instance), &mut |line| {
+                println!("{line}");
+            });
         let memory_bytes = guest.memory.bytes();
         let exits = guest.vcpu.exits();
         guest.vcpu.retire(&mut self.setup.cpu);
         // Its tag comes back into use only with a flush, and no other CPU ever ran it.
         let flushed = GuestFlushed::new(guest.memory.id());
         launch::take_back(guest.memory, flushed, &mut self.setup.windows);
+        self.crowded = false;
         reporter.guest(&GuestResult {
             name: guest.file.name(),
             instance: guest.instance,

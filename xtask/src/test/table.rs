@@ -9,6 +9,9 @@ use crate::test::checks;
 use crate::test::inputs::{self, HOSTILE};
 use crate::test::row::{Archive, Row};
 
+/// Every kind of machine.
+const EVERYWHERE: &[Kind] = &[Kind::Tcg, Kind::Kvm, Kind::Bochs];
+
 /// The rows; `guests` are the names of the bundled guests, each of which gets one.
 pub fn rows(guests: &[String]) -> Vec<Row> {
     let mut rows: Vec<Row> = guests
@@ -94,6 +97,12 @@ fn sizes() -> Vec<Row> {
             ..main_job("main-job-64G", 65536, 512)
         },
         Row {
+            // Of KVM's hosts many have fewer bits of physical address.
+            kinds: &[Kind::Tcg],
+            check: checks::gigabyte_leaves,
+            ..main_job("main-job-900G", 900 << 10, 768)
+        },
+        Row {
             cpu_flags: "pdpe1gb=off",
             check: checks::no_gigabyte_leaves,
             ..main_job("no-1G-leaves", 4096, 384)
@@ -104,6 +113,7 @@ fn sizes() -> Vec<Row> {
 /// Command lines that are refused before anything else happens.
 fn bad_lines() -> Vec<Row> {
     let row = |says, name: &str, line: &str| Row {
+        kinds: EVERYWHERE,
         check: checks::no_guest_ran,
         ..Row::ending(
             "REFUSED",
@@ -255,6 +265,7 @@ fn bad_machines() -> Vec<Row> {
             )
         },
         Row {
+            kinds: EVERYWHERE,
             memory_mib: 64,
             ..row(
                 &["63 MiB of RAM", "at least 128 MiB"],
@@ -305,6 +316,15 @@ fn boots() -> Vec<Row> {
             "boot-disk",
             "boots from a raw disk with its own boot sector",
         ),
+        Row {
+            memory_mib: 128,
+            smp: 2,
+            ..bochs(Boot::Disk, "boot-disk-128M", "boots with 128 MiB and two CPUs")
+        },
+        Row {
+            memory_mib: 2048,
+            ..bochs(Boot::Disk, "boot-disk-2G", "boots with 2 GiB")
+        },
         bochs(Boot::Iso, "boot-iso", "boots from a GRUB disc"),
     ]
 }

@@ -98,7 +98,7 @@ fn regions_are_counted_once() {
 }
 
 /// A guest of owner 1 with 2M leaves for regions 8 to 11, and two 4K leaves of region 20.
-fn guest() -> (TestRam, Vec<PrivateExtent>) {
+pub(crate) fn guest() -> (TestRam, Vec<PrivateExtent>) {
     let mut ram = TestRam::with_format(Format::nested(false, 40));
     for (gpa, region) in [(0, 10), (1, 8), (2, 9), (3, 11)] {
         ram.map(gpa << 21, region << 21, LeafSize::M2, P | W | U);
@@ -114,7 +114,7 @@ fn guest() -> (TestRam, Vec<PrivateExtent>) {
     (ram, extents.into())
 }
 
-fn second_stage(ram: &TestRam, extents: &[PrivateExtent]) -> Result<Stats, SecondStageViolation> {
+pub(crate) fn second_stage(ram: &TestRam, extents: &[PrivateExtent]) -> Result<Stats, SecondStageViolation> {
     check_second_stage(&ram.tables(), &PrivateSet::new(extents).unwrap(), 1)
 }
 
@@ -177,5 +177,52 @@ fn a_frame_mapped_twice_or_never_is_found() {
     assert!(matches!(
         second_stage(&ram, &extents),
         Err(SecondStageViolation::NotOnce { .. })
+    ));
+}
+
+/// RAM in which private memory cannot be read, as in the hypervisor.
+struct Unreadable<'r>(&'r TestRam, &'r PrivateSet<'r>);
+
+impl PhysicalRead for Unreadable<'_> {
+    fn read_u64(&self, pa: Pa) -> Option<u64> {
+        assert!(
+            self.1.overlap(pa, Pa::new(pa.get() + 8)).is_none(),
+            "private memory was read at {pa}"
+        );
+        self.0.read_u64(pa)
+    }
+}
+
+#[test]
+fn a_table_of_a_guest_in_private_memory_is_found_before_it_is_read() {
+    // In its own memory, and in another guest's.
+    for (region, owner) in [(8, 1), (12, 2)] {
+        let (mut ram, extents) = guest();
+        let table = (region << 21) + 0x5000;
+        ram.write_leaf(5 << 21, 2, table | P | W | U);
+        let set = PrivateSet::new(&extents).unwrap();
+        let memory = Unreadable(&ram, &set);
+        let tables = Tables::new(&memory, ram.format, ram.root());
+        let violation = SecondStageViolation::TablePrivate {
+            gpa: Va::new(5 << 21),
+            level: 1,
+            pa: Pa::new(table),
+            owner,
+        };
+        assert_eq!(check_second_stage(&tables, &set, 1), Err(violation));
+    }
+    // The root, of which nothing may be read either.
+    let (ram, _) = guest();
+    let extents = [extent(ram.root(), ram.root() + 0x1000, 3)];
+    let set = PrivateSet::new(&extents).unwrap();
+    let memory = Unreadable(&ram, &set);
+    let tables = Tables::new(&memory, ram.format, ram.root());
+    assert!(matches!(
+        check_second_stage(&tables, &set, 1),
+        Err(SecondStageViolation::TablePrivate {
+            level: 4,
+            owner: 3,
+            ..
+        })
     ));
 }

@@ -4,7 +4,7 @@
 //! frame is stands in one word ([`state`]). A block whose frames agree has one word for all of them; only a *mixed*
 //! block uses its frames' own words, so a whole region changes hands by one write and the words of most RAM are never touched.
 //!
-//! [`records`] lays the records out over the memory map, [`buddy`] is the one buddy algorithm that serves both levels,
+//! [`records`] lays the records out over the memory map, `buddy` is the one buddy algorithm that serves both levels,
 //! [`allocator`] hands out ordinary memory of 4 KiB to 1 GiB, and [`list`] threads lists through the records, so that no
 //! list needs memory of its own.
 

@@ -335,7 +335,7 @@ impl<'m> FrameTable<'m> {
     }
 
     /// Replaces the word of a single frame in a mixed block.
-    pub(super) fn set_frame(&mut self, pfn: Pfn, state: FrameState) {
+    pub(crate) fn set_frame(&mut self, pfn: Pfn, state: FrameState) {
         if let Some(index) = self.block_of(pfn) {
             let (words, _) = self.frames_of(index);
             words[(pfn.get() % UNITS as u64) as usize] = FrameWord::new(state);

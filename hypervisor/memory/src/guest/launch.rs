@@ -121,7 +121,8 @@ impl Launching {
 }
 
 impl HostMemory<'_> {
-    /// Takes `bytes` bytes of memory for a guest and hides them from every CPU of the host by one flush. `kind` is the layout of the
+    /// Takes `bytes` bytes of memory for a guest and hides them from every CPU of the host by one flush. This is one piece of work: about
+    /// 200 instructions a region (measured on TCG), so that 2 GiB take less than the zeroing of 2 MiB. `kind` is the layout of the
     /// tables that will lead the guest to it.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! A guest's memory, from launch to teardown.
 //!
-//! [`launch`] carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first. While the guest lives,
-//! [`GuestMemory`] is the only way to its bytes, through windows. [`teardown`] goes the other way, one region a step, and
+//! `launch` carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first. While the guest lives,
+//! [`GuestMemory`] is the only way to its bytes, through windows. `teardown` goes the other way, one region a step, and
 //! cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free.
 
 mod launch;

@@ -6,7 +6,7 @@ use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
 use crate::frame::list::{Private, Region, TableFrame, TableList};
 use crate::frame::records::FrameTable;
 use crate::frame::state::GuestId;
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
 use crate::paging::ept::{Ept, EptAttributes};
 use crate::paging::format::{Attributes, Decoded, Format, LongMode};
@@ -187,7 +187,7 @@ impl SecondStage {
 
     /// Cuts the tree at its root: no new walk finds anything. Cached translations are the caller's to flush.
     pub(super) fn cut<M: Machine>(self, machine: &M) -> CutSecondStage {
-        let entry = &machine.table(self.root)[0];
+        let entry = &machine.table(TableAt::new(self.root))[0];
         let middle = with_format!(self.kind, F => table_of::<F>(Level::L4, entry.load(Ordering::Acquire)));
         Slot::of(machine, self.root, 0, Level::L4).clear();
         CutSecondStage {
@@ -255,7 +255,7 @@ impl CutSecondStage {
         }
         if let Some(middle) = self.middle {
             for index in 0..ENTRIES {
-                let entry = machine.table(middle)[index].load(Ordering::Acquire);
+                let entry = machine.table(TableAt::new(middle))[index].load(Ordering::Acquire);
                 if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
                     if self.kind.splits() {
                         free_splits(machine, frames, low);
@@ -271,7 +271,7 @@ impl CutSecondStage {
 
 /// Frees the tables below a level-2 table that large leaves were split into.
 fn free_splits<M: Machine>(machine: &M, frames: &mut FrameTable<'_>, low: Pfn) {
-    for entry in machine.table(low) {
+    for entry in machine.table(TableAt::new(low)) {
         if let Some(split) = table_of::<Ept>(Level::L2, entry.load(Ordering::Acquire)) {
             frames.free_table(TableFrame::unlinked(split));
         }
@@ -282,4 +282,42 @@ fn free_splits<M: Machine>(machine: &M, frames: &mut FrameTable<'_>, low: Pfn) {
 /// vol. 3C, 29.3.2).
 fn as_index(gpa: Gpa) -> Hva {
     Hva::new(gpa.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelMachine;
+
+    /// Rule 2: the owner is checked before an entry is written.
+    #[test]
+    fn a_region_of_another_guest_is_not_mapped() {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
+        let cpu = machine.cpu(0);
+        let memory = &mut booted.memory;
+        let (own, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
+        let reserve = memory.frames.reserve_tables(&cpu, 3).unwrap();
+        let kind = SecondStageKind::Nested;
+        let tables = SecondStage::new(&cpu, kind, &mut memory.frames, reserve, 4 << 20).unwrap();
+        let table = tables.table_at(&cpu, Gfn::new(512)).unwrap();
+
+        let regions = memory.frames.carve(1).unwrap();
+        let batch = memory
+            .direct_map
+            .hide(&cpu, &mut memory.frames, &mut memory.stats, regions)
+            .unwrap();
+        let mut dirty = memory
+            .flusher
+            .flush(&cpu, &mut memory.frames, &mut memory.stats, batch);
+        let region = dirty.pop(&memory.frames).unwrap();
+        let region = memory.scrub(&cpu, &mut booted.windows[0], region);
+        let region = region.assign(&mut memory.frames, other, Gfn::new(512));
+
+        assert!(!tables.map(&cpu, &memory.frames, own, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), None);
+        assert!(tables.map(&cpu, &memory.frames, other, table, &region));
+        // Nor twice at the same place.
+        assert!(!tables.map(&cpu, &memory.frames, other, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), Some(region.pfn()));
+    }
 }

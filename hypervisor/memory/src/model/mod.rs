@@ -8,6 +8,7 @@
 pub mod cpu;
 pub mod ram;
 
+use core::ops::Range;
 use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec::Vec;
@@ -17,7 +18,7 @@ use crate::frame::FrameTable;
 use crate::frame::records::RecordsLayout;
 use crate::host::HostMemory;
 use crate::layout::direct;
-use crate::machine::{Acknowledged, Machine, Table};
+use crate::machine::{Acknowledged, Machine, Table, TableAt, WindowSpan};
 use crate::memory_map::{FrameRange, MemoryMap, RawEntry};
 use crate::paging::{Attributes, TableBuilder};
 use crate::window::Windows;
@@ -179,30 +180,36 @@ impl ModelCpu<'_> {
         }
     }
 
-    fn each_word(&self, at: Hva, bytes: usize, write: bool, mut visit: impl FnMut(Hpa, usize)) {
-        for i in 0..bytes.div_ceil(8) {
-            let hpa =
-                match self
-                    .caches()
-                    .translate(&self.machine.ram, Hva::new(at.get() + 8 * i as u64), write)
-                {
-                    Ok(hpa) => hpa,
-                    Err(fault) => panic!("the host faulted at a window: {fault:?}"),
-                };
-            visit(hpa, i);
+    /// Visits the words of RAM that a span touches: where each is, and which of its bytes are which bytes of the span.
+    fn each_word(
+        &self,
+        span: WindowSpan,
+        write: bool,
+        mut visit: impl FnMut(Hpa, Range<usize>, Range<usize>),
+    ) {
+        let mut done = 0;
+        while done < span.bytes() {
+            let at = Hva::new(span.start().get() + done as u64);
+            let first = (at.get() % 8) as usize;
+            let count = (8 - first).min(span.bytes() - done);
+            match self.caches().translate(&self.machine.ram, at, write) {
+                Ok(hpa) => visit(hpa.align_down(8), first..first + count, done..done + count),
+                Err(fault) => panic!("the host faulted at a window: {fault:?}"),
+            }
+            done += count;
         }
     }
 }
 
 impl Machine for ModelCpu<'_> {
-    fn table(&self, pfn: Pfn) -> &Table {
-        self.machine.ram.table(pfn)
+    fn table(&self, at: TableAt) -> &Table {
+        self.machine.ram.table(at.pfn())
     }
 
-    fn zero(&self, at: Hva, bytes: usize) {
+    fn zero(&self, span: WindowSpan) {
         // Page by page: frames never touched are zero already and stay untouched.
-        for page in (0..bytes).step_by(4096) {
-            let at = Hva::new(at.get() + page as u64);
+        for page in (0..span.bytes()).step_by(4096) {
+            let at = Hva::new(span.start().get() + page as u64);
             match self.caches().translate(&self.machine.ram, at, true) {
                 Ok(hpa) => self.machine.ram.clear(hpa.pfn()),
                 Err(fault) => panic!("the host faulted at a window: {fault:?}"),
@@ -210,20 +217,18 @@ impl Machine for ModelCpu<'_> {
         }
     }
 
-    fn copy_in(&self, at: Hva, data: &[u8]) {
-        self.each_word(at, data.len(), true, |hpa, i| {
-            let mut word = [0; 8];
-            let piece = &data[8 * i..data.len().min(8 * i + 8)];
-            word[..piece.len()].copy_from_slice(piece);
+    fn copy_in(&self, span: WindowSpan, data: &[u8]) {
+        self.each_word(span, true, |hpa, bytes, of_data| {
+            let mut word = self.machine.ram.load(hpa).to_le_bytes();
+            word[bytes].copy_from_slice(&data[of_data]);
             self.machine.ram.store(hpa, u64::from_le_bytes(word));
         });
     }
 
-    fn copy_out(&self, at: Hva, data: &mut [u8]) {
-        let bytes = data.len();
-        self.each_word(at, bytes, false, |hpa, i| {
-            let piece = &mut data[8 * i..bytes.min(8 * i + 8)];
-            piece.copy_from_slice(&self.machine.ram.load(hpa).to_le_bytes()[..piece.len()]);
+    fn copy_out(&self, span: WindowSpan, data: &mut [u8]) {
+        self.each_word(span, false, |hpa, bytes, of_data| {
+            let word = self.machine.ram.load(hpa).to_le_bytes();
+            data[of_data].copy_from_slice(&word[bytes]);
         });
     }
 

@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use crate::address::{Hva, Level, Pfn};
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 use crate::memory_map::FrameRange;
 
 use super::format::{Attributes, Decoded, Format, LongMode};
@@ -77,7 +77,7 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
                 .ok_or(BuildError::BadAddress(at))?;
             let entry = LongMode::leaf(level, pfn, attributes).ok_or(BuildError::BadAddress(at))?;
             let table = self.table_for(at, level)?;
-            let slot = &self.machine.table(table)[at.index(level as u8)];
+            let slot = &self.machine.table(TableAt::new(table))[at.index(level as u8)];
             if slot.load(Ordering::Relaxed) != 0 {
                 return Err(BuildError::AlreadyMapped(at));
             }
@@ -96,7 +96,7 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
         let mut table = self.root;
         let mut current = Level::L4;
         while current > level {
-            let slot = &self.machine.table(table)[at.index(current as u8)];
+            let slot = &self.machine.table(TableAt::new(table))[at.index(current as u8)];
             table = match LongMode::decode(current, slot.load(Ordering::Relaxed)) {
                 Decoded::Table(below) => below,
                 Decoded::Leaf(..) => return Err(BuildError::AlreadyMapped(at)),
@@ -122,7 +122,12 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
     /// When a frame is missing.
     pub fn copy_root(&mut self) -> Result<Pfn, BuildError> {
         let copy = self.new_table()?;
-        for (to, from) in self.machine.table(copy).iter().zip(self.machine.table(self.root)) {
+        for (to, from) in self
+            .machine
+            .table(TableAt::new(copy))
+            .iter()
+            .zip(self.machine.table(TableAt::new(self.root)))
+        {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         Ok(copy)
@@ -130,7 +135,7 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
 
     fn new_table(&mut self) -> Result<Pfn, BuildError> {
         let pfn = (self.allocate)().ok_or(BuildError::NoTableFrame)?;
-        for entry in self.machine.table(pfn) {
+        for entry in self.machine.table(TableAt::new(pfn)) {
             entry.store(0, Ordering::Relaxed);
         }
         Ok(pfn)

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::address::{ENTRIES, Hva, Level, Pfn};
 use crate::frame::list::TableFrame;
 use crate::frame::records::FrameTable;
-use crate::machine::Machine;
+use crate::machine::{Machine, TableAt};
 
 use super::format::{Decoded, Format};
 
@@ -30,7 +30,7 @@ pub(crate) fn find<'a, F: Format, M: Machine>(machine: &'a M, root: Pfn, at: Hva
     let (mut table, mut current) = (root, Level::L4);
     loop {
         let slot = Slot {
-            entry: &machine.table(table)[at.index(current as u8)],
+            entry: &machine.table(TableAt::new(table))[at.index(current as u8)],
             level: current,
         };
         let Some(below) = current.below().filter(|_| current > level) else {
@@ -48,7 +48,7 @@ impl<'a> Slot<'a> {
     /// An entry of a table that the caller knows.
     pub(crate) fn of<M: Machine>(machine: &'a M, table: Pfn, index: usize, level: Level) -> Self {
         Self {
-            entry: &machine.table(table)[index % ENTRIES],
+            entry: &machine.table(TableAt::new(table))[index % ENTRIES],
             level,
         }
     }
@@ -114,7 +114,7 @@ impl<'a> Slot<'a> {
     ) -> Option<Pfn> {
         let below = self.level.below()?;
         let (pfn, attributes) = leaf;
-        for (i, entry) in machine.table(table.pfn()).iter().enumerate() {
+        for (i, entry) in machine.table(TableAt::new(table.pfn())).iter().enumerate() {
             entry.store(
                 F::leaf(below, pfn.add(i as u64 * below.frames()), attributes)?,
                 Ordering::Relaxed,
@@ -133,7 +133,7 @@ impl<'a> Slot<'a> {
             return None;
         };
         let mut whole: Option<(Pfn, F::Attributes)> = None;
-        for (i, entry) in machine.table(table).iter().enumerate() {
+        for (i, entry) in machine.table(TableAt::new(table)).iter().enumerate() {
             let Decoded::Leaf(pfn, attributes) = F::decode(below, entry.load(Ordering::Acquire)) else {
                 return None;
             };
@@ -148,5 +148,84 @@ impl<'a> Slot<'a> {
         let (pfn, attributes) = whole?;
         self.write(F::leaf(self.level, pfn, attributes)?);
         Some(TableFrame::unlinked(table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelMachine;
+    use crate::paging::format::{Attributes, LongMode};
+
+    /// A machine, a table that leads to a full table of 2M leaves at gigablock 1, and that table.
+    fn full_table() -> (&'static ModelMachine, Pfn, Pfn) {
+        let (machine, _) = ModelMachine::boot(&[(0, 1 << 26)], 1, Level::L3);
+        let (upper, lower) = (Pfn::new(0x2000), Pfn::new(0x2001));
+        let cpu = machine.cpu(0);
+        for index in 0..ENTRIES {
+            let slot = Slot::of(&cpu, lower, index, Level::L2);
+            assert!(slot.fill::<LongMode>(Pfn::new((1 << 18) + (index as u64) * 512), Attributes::DATA));
+        }
+        Slot::of(&cpu, upper, 5, Level::L3).link::<LongMode>(lower);
+        (machine, upper, lower)
+    }
+
+    #[test]
+    fn entries_that_agree_merge_and_their_accessed_and_dirty_bits_are_kept() {
+        let (machine, upper, lower) = full_table();
+        let cpu = machine.cpu(0);
+        // Only one entry is accessed and dirty.
+        for entry in machine.ram().table(lower).iter().skip(1) {
+            entry.fetch_and(!0x60, Ordering::Relaxed);
+        }
+        let slot = Slot::of(&cpu, upper, 5, Level::L3);
+        assert_eq!(
+            slot.merge::<LongMode, _>(&cpu).map(|table| table.pfn()),
+            Some(lower)
+        );
+        assert_eq!(
+            slot.decode::<LongMode>(),
+            Decoded::Leaf(Pfn::new(1 << 18), Attributes::DATA)
+        );
+    }
+
+    #[test]
+    fn entries_that_disagree_in_anything_do_not_merge() {
+        let damage: [fn(u64) -> u64; 5] = [
+            |_| 0,
+            |entry| entry & !2,
+            |entry| entry | 1 << 8,
+            |entry| entry ^ 1 << 12,
+            |entry| entry + (2 << 20),
+        ];
+        for harm in damage {
+            for index in [0, 1, 511] {
+                let (machine, upper, lower) = full_table();
+                let cpu = machine.cpu(0);
+                let entry = &machine.ram().table(lower)[index];
+                entry.store(harm(entry.load(Ordering::Relaxed)), Ordering::Relaxed);
+                let slot = Slot::of(&cpu, upper, 5, Level::L3);
+                assert!(slot.merge::<LongMode, _>(&cpu).is_none());
+                assert_eq!(
+                    slot.decode::<LongMode>(),
+                    Decoded::Table(lower),
+                    "changed although it failed"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_written_over_an_absent_entry_only() {
+        let (machine, upper, lower) = full_table();
+        let cpu = machine.cpu(0);
+        for (table, level) in [(lower, Level::L2), (upper, Level::L3)] {
+            let slot = Slot::of(&cpu, table, 5, level);
+            let before = slot.entry.load(Ordering::Relaxed);
+            assert!(!slot.fill::<LongMode>(Pfn::new(0), Attributes::DATA));
+            assert_eq!(slot.entry.load(Ordering::Relaxed), before);
+            slot.clear();
+            assert!(slot.fill::<LongMode>(Pfn::new(0), Attributes::DATA));
+        }
     }
 }

@@ -39,6 +39,12 @@ impl FrameTable<'_> {
         Ok(regions)
     }
 
+    /// Free regions in gigablocks that have no 1G leaf at boot: holes there cost none.
+    pub fn free_regions_without_1g_leaf(&self) -> u64 {
+        let broken = self.gigablock_indices().filter(|&index| !self.hole_cost(index).0);
+        broken.map(|index| u64::from(self.regions_free_in(index))).sum()
+    }
+
     /// Gives back regions that were not hidden.
     pub fn uncarve(&mut self, mut regions: RegionList<Carved>) {
         while let Some(region) = regions.pop(self) {

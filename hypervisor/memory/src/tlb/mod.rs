@@ -101,3 +101,37 @@ impl Flusher {
         core::mem::take(&mut batch.regions).acknowledged(frames)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Level;
+    use crate::model::ModelMachine;
+
+    #[test]
+    #[should_panic(expected = "a flush batch was dropped before its flush")]
+    fn a_batch_cannot_be_ignored() {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
+        let memory = &mut booted.memory;
+        let regions = memory.frames.carve(1).unwrap();
+        let batch = memory
+            .direct_map
+            .hide(&machine.cpu(0), &mut memory.frames, &mut memory.stats, regions)
+            .unwrap();
+        drop(batch);
+    }
+
+    #[test]
+    fn an_empty_batch_costs_no_flush() {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
+        let memory = &mut booted.memory;
+        let hidden = memory.flusher.flush(
+            &machine.cpu(0),
+            &mut memory.frames,
+            &mut memory.stats,
+            FlushBatch::new(),
+        );
+        assert!(hidden.is_empty());
+        assert_eq!(memory.stats.flushes, 0);
+    }
+}

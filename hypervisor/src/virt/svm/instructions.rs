@@ -127,9 +127,7 @@ unsafe extern "sysv64" fn world_switch(guest: u64, registers: *mut GuestRegister
         "pop rsi",
         "pop rax",
         "vmload rax",
-        "cli",
-        "stgi",
-        // No value of the guest stays in a register that the host could use by mistake.
+        // No value of the guest stays in a register: the host could use it by mistake, and an NMI that waits for STGI would report it.
         "xor ecx, ecx",
         "xor edx, edx",
         "xor edi, edi",
@@ -143,6 +141,8 @@ unsafe extern "sysv64" fn world_switch(guest: u64, registers: *mut GuestRegister
         "pop r12",
         "pop rbx",
         "pop rbp",
+        "cli",
+        "stgi",
         "ret",
     )
 }

@@ -1,0 +1,210 @@
+//! The benchmark: private memory of a given size, given and taken back once, by one of the policies, and what that cost.
+//!
+//! It starts with nothing hidden and every 1G leaf whole. Gigablocks that have no 1G leaf at boot are set aside first, for every policy
+//! alike: holes there would be free. Costs are in ticks of the TSC, which under QEMU's `-icount` are instructions; a flush
+//! then costs one, so flushes stand beside them.
+
+use core::fmt;
+
+use boot_config::{Config, Policy};
+use memory::HostMemory;
+use memory::address::{Level, PAGE_SIZE};
+use memory::frame::{GuestId, OutOfMemory};
+use memory::guest::{GuestFlushed, LaunchError, SecondStageKind};
+use memory::stats::{Costs, Stats};
+use memory::window::Windows;
+use report::{Bench, Event, Leaves};
+
+use crate::checks::Checks;
+use crate::frames::with_memory;
+use crate::hardware::Hardware;
+use crate::println;
+use crate::reporting::json;
+
+/// Linux' figure for memory among unmovable neighbours: 3.4 times the minimum of leaves split (measured on Linux 6.12 and 7.2
+/// under churn; the project's baseline). So one frame in 3.4 is free.
+const AGED_FREE: (u64, u64) = (10, 34);
+/// Frames left free beside the guest's in the scattered case: for tables, one for each 2M leaf that is split.
+const SCATTERED_SPARE: u64 = 4096;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum BenchError {
+    /// Not enough memory of the kind that the policy needs.
+    OutOfMemory(OutOfMemory),
+    /// The grouped policy's own error.
+    Launch(LaunchError),
+    /// The direct map is wrong.
+    DirectMap(audit::ScanError),
+}
+
+impl fmt::Display for BenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory(error) => error.fmt(f),
+            Self::Launch(error) => error.fmt(f),
+            Self::DirectMap(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Everything that is counted, at one moment.
+#[derive(Clone, Copy)]
+struct Reading {
+    stats: Stats,
+    costs: Costs,
+    invlpgs: u64,
+    leaves: Leaves,
+}
+
+fn read(windows: &Windows, checks: &Checks) -> Result<Reading, BenchError> {
+    let (stats, costs) = with_memory(|memory| (memory.stats(), memory.costs()));
+    let leaves = checks.leaves().map_err(BenchError::DirectMap)?;
+    Ok(Reading {
+        stats,
+        costs,
+        invlpgs: windows.invalidations(),
+        leaves,
+    })
+}
+
+/// Runs the benchmark and reports it.
+///
+/// # Errors
+/// See [`BenchError`].
+pub fn run(
+    config: &Config<'_>,
+    bytes: u64,
+    windows: &mut Windows,
+    checks: &Checks,
+) -> Result<(), BenchError> {
+    let pages = bytes / PAGE_SIZE;
+    let Some(id) = GuestId::new(1) else { return Ok(()) };
+    with_memory(|memory| prepare(memory, config, pages))?;
+    let before = read(windows, checks)?;
+    let (peak, after) = match config.policy {
+        Policy::Grouped => {
+            let launching =
+                with_memory(|memory| memory.launch(&Hardware, SecondStageKind::Nested, id, bytes));
+            let mut launching = launching.map_err(BenchError::Launch)?;
+            while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
+            let guest = with_memory(|memory| launching.finish(memory, &Hardware, windows));
+            let peak = read(windows, checks);
+            // No CPU ever ran under these tables.
+            let mut teardown = guest.revoke(&Hardware).reclaim(GuestFlushed::new(id));
+            while with_memory(|memory| teardown.step(memory, &Hardware, windows)) {}
+            with_memory(|memory| teardown.finish(memory, &Hardware, windows));
+            (peak?, read(windows, checks)?)
+        }
+        Policy::LinuxFresh | Policy::LinuxAged | Policy::Scattered => {
+            let paged = with_memory(|memory| memory.launch_paged(&Hardware, id, pages));
+            let paged = paged.map_err(BenchError::OutOfMemory)?;
+            let peak = read(windows, checks);
+            with_memory(|memory| memory.teardown_paged(&Hardware, paged));
+            (peak?, read(windows, checks)?)
+        }
+    };
+    report(config.policy, pages, &[before, peak, after]);
+    Ok(())
+}
+
+/// Sets aside what would make holes free, and ages memory as the policy wants it.
+fn prepare(memory: &mut HostMemory<'static>, config: &Config<'_>, pages: u64) -> Result<(), BenchError> {
+    let frames = &mut memory.frames;
+    let aside = frames.free_regions_without_1g_leaf();
+    // Carving takes these first; they stay in the direct map, and nobody has them any more.
+    let _ = frames.carve(aside).map_err(BenchError::OutOfMemory)?;
+    let mut random = oorandom::Rand64::new(config.seed.into());
+    let (free, of) = match config.policy {
+        Policy::Grouped | Policy::LinuxFresh => return Ok(()),
+        Policy::LinuxAged => AGED_FREE,
+        Policy::Scattered => (pages + SCATTERED_SPARE, frames.free_frames().max(1)),
+    };
+    // As much memory as leaves the guest's pages, and some for tables, when all but one share of it is in use.
+    let count = match config.policy {
+        Policy::Scattered => frames.free_frames(),
+        _ => (pages + pages / 64) * of / free,
+    };
+    frames.age(count, || random.rand_range(0..of) >= free);
+    Ok(())
+}
+
+fn report(policy: Policy, pages: u64, [before, peak, after]: &[Reading; 3]) {
+    let launch = |value: fn(&Reading) -> u64| value(peak) - value(before);
+    let teardown = |value: fn(&Reading) -> u64| value(after) - value(peak);
+    let bench = Bench {
+        policy: policy.name(),
+        pages,
+        hide: launch(|reading| reading.costs.hide),
+        map: launch(|reading| reading.costs.map),
+        scrub_before: launch(|reading| reading.costs.scrub),
+        restore: teardown(|reading| reading.costs.restore),
+        scrub_after: teardown(|reading| reading.costs.scrub),
+        launch_flushes: launch(|reading| reading.stats.flushes),
+        teardown_flushes: teardown(|reading| reading.stats.flushes),
+        launch_invlpgs: launch(|reading| reading.invlpgs),
+        teardown_invlpgs: teardown(|reading| reading.invlpgs),
+        level2_splits: launch(|reading| reading.stats.level2_splits),
+        level3_splits: launch(|reading| reading.stats.level3_splits),
+        level3_collapses: teardown(|reading| reading.stats.level3_collapses),
+        before: before.leaves,
+        peak: peak.leaves,
+        after: after.leaves,
+    };
+    json::event(&Event::Bench(bench.clone()));
+    let each = |ticks: u64| Each(ticks, pages);
+    println!(
+        "policy {}, {} MiB, {pages} pages of 4K; ticks of the TSC for each page:",
+        policy.name(),
+        pages >> 8
+    );
+    println!(
+        "  take and hide {:>10}   flushes {:>8}",
+        each(bench.hide),
+        bench.launch_flushes
+    );
+    println!(
+        "  map           {:>10}   window INVLPGs {}",
+        each(bench.map),
+        bench.launch_invlpgs
+    );
+    println!("  zero before   {:>10}", each(bench.scrub_before));
+    println!(
+        "  restore       {:>10}   flushes {:>8}",
+        each(bench.restore),
+        bench.teardown_flushes
+    );
+    println!(
+        "  zero after    {:>10}   window INVLPGs {}",
+        each(bench.scrub_after),
+        bench.teardown_invlpgs
+    );
+    for (name, leaves) in [
+        ("before", bench.before),
+        ("peak", bench.peak),
+        ("after", bench.after),
+    ] {
+        println!(
+            "  leaves {name:<7} 1G {:>4}   2M {:>6}   4K {:>7}",
+            leaves.g1, leaves.m2, leaves.k4
+        );
+    }
+}
+
+/// Ticks for each page, with two decimals.
+struct Each(u64, u64);
+
+impl fmt::Display for Each {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hundredths = self.0 * 100 / self.1.max(1);
+        let mut text = heapless::String::<24>::new();
+        fmt::write(
+            &mut text,
+            format_args!("{}.{:02}", hundredths / 100, hundredths % 100),
+        )?;
+        f.pad(&text)
+    }
+}
+
+// A region holds whole pages.
+const _: () = assert!(Level::L2.bytes().is_multiple_of(PAGE_SIZE));
