@@ -184,7 +184,7 @@ fn a_fetch_from_a_large_leaf_splits_it_and_no_other() {
     let region = before[2] & 0x000f_ffff_ffff_f000;
     assert_eq!(entry(low, 2) & 0xfff, 0x7);
     for index in 0..512 {
-        assert_eq!(entry(below(low, 2), index), region + 4096 * index | 0x77);
+        assert_eq!(entry(below(low, 2), index), (region + 4096 * index) | 0x77);
     }
     for index in [0, 1, 3] {
         assert_eq!(entry(low, index), before[index as usize]);

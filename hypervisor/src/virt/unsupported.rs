@@ -85,6 +85,8 @@ impl core::error::Error for OutOfFrames {}
 pub enum EnableError {
     /// No frames.
     OutOfFrames(OutOfFrames),
+    /// The firmware has switched VMX off for this CPU alone, and locked that.
+    VmxDisabledByFirmware,
     /// VMXON failed although the CPU offers what it needs.
     VmxonRefused,
 }
@@ -99,6 +101,9 @@ impl fmt::Display for EnableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OutOfFrames(error) => error.fmt(f),
+            Self::VmxDisabledByFirmware => f.write_str(
+                "the firmware has disabled VMX for one CPU and locked that (IA32_FEATURE_CONTROL): update the firmware, or use one CPU",
+            ),
             Self::VmxonRefused => f.write_str(
                 "the CPU refuses VMXON although it shows VMX: is the machine below this one out of date, or VMX in use by its firmware?",
             ),

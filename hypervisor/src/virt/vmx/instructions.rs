@@ -83,32 +83,44 @@ const ALL_CONTEXTS: u64 = 2;
 
 /// Drops this CPU's translations that come from the tables of this EPT pointer, or where `None`, from any.
 ///
+/// # Panics
+/// When the CPU does not have this kind.
+///
 /// # Safety
-/// The CPU must be in VMX operation and have this kind of INVEPT.
+/// The CPU must be in VMX operation and have INVEPT.
 pub unsafe fn invept(pointer: Option<u64>) {
-    let kind = if pointer.is_some() {
-        SINGLE_CONTEXT
-    } else {
-        ALL_CONTEXTS
-    };
     let descriptor = [pointer.unwrap_or(0), 0];
+    let failed: u8;
     // SAFETY: losing a translation never makes an access wrong; the operand is two words of this stack.
-    unsafe { asm!("invept {}, [{}]", in(reg) kind, in(reg) &raw const descriptor, options(nostack)) };
+    unsafe {
+        asm!("invept {}, [{}]", "setna {}", in(reg) kind(pointer), in(reg) &raw const descriptor, out(reg_byte) failed, options(nostack));
+    }
+    assert!(failed == 0, "broken invariant: INVEPT refused {descriptor:#x?}");
 }
 
 /// Drops this CPU's translations with this tag, or where `None`, with any tag but the host's.
 ///
+/// # Panics
+/// When the CPU does not have this kind, or the tag is 0, which is the host's.
+///
 /// # Safety
-/// The CPU must be in VMX operation and have this kind of INVVPID. The tag must not be 0, which is the host's.
+/// The CPU must be in VMX operation and have INVVPID.
 pub unsafe fn invvpid(tag: Option<u16>) {
-    let kind = if tag.is_some() {
-        SINGLE_CONTEXT
-    } else {
-        ALL_CONTEXTS
-    };
     let descriptor = [u64::from(tag.unwrap_or(0)), 0];
+    let failed: u8;
     // SAFETY: as for INVEPT.
-    unsafe { asm!("invvpid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor, options(nostack)) };
+    unsafe {
+        asm!("invvpid {}, [{}]", "setna {}", in(reg) kind(tag), in(reg) &raw const descriptor, out(reg_byte) failed, options(nostack));
+    }
+    assert!(failed == 0, "broken invariant: INVVPID refused {descriptor:#x?}");
+}
+
+/// One context, or all of them.
+const fn kind<T: Copy>(context: Option<T>) -> u64 {
+    match context {
+        Some(_) => SINGLE_CONTEXT,
+        None => ALL_CONTEXTS,
+    }
 }
 
 /// How a switch ended.

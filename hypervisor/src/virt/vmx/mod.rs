@@ -89,12 +89,15 @@ impl Backend for Vmx {
         let capabilities = self.found.capabilities();
         let region = Region::new(capabilities.revision)?;
         self.vectors.enable();
-        if capabilities.unlocked {
-            // SAFETY: CPUID shows VMX, so the register exists; it is not locked. Nothing relies on SMX.
-            unsafe {
-                let value = rdmsr(IA32_FEATURE_CONTROL) | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
-                wrmsr(IA32_FEATURE_CONTROL, value);
-            }
+        // Each CPU has its own, and the firmware may have treated them differently.
+        // SAFETY: CPUID shows VMX, so the register exists.
+        let feature_control = unsafe { rdmsr(IA32_FEATURE_CONTROL) };
+        if feature_control & FEATURE_CONTROL_LOCK == 0 {
+            let value = feature_control | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
+            // SAFETY: as above, and it is not locked. Nothing relies on SMX.
+            unsafe { wrmsr(IA32_FEATURE_CONTROL, value) };
+        } else if feature_control & FEATURE_CONTROL_VMX == 0 {
+            return Err(EnableError::VmxDisabledByFirmware);
         }
         // SAFETY: `detect` found VMX and that these values are ones it permits; NE is set by the vector unit, PE and PG are. The region has
         // the identifier and goes into the result, which is kept.
@@ -106,14 +109,11 @@ impl Backend for Vmx {
         if !on {
             return Err(EnableError::VmxonRefused);
         }
-        let mut cpu = VmxCpu {
+        Ok(VmxCpu {
             index,
             tags: self.found.tags(index),
             _region: region,
-        };
-        // Whoever ran before us may have left translations.
-        cpu.flush_second_stage(None);
-        Ok(cpu)
+        })
     }
 
     fn new_vcpu(&self, start: &StartState, second_stage: Hpa) -> Result<VmxVcpu, OutOfFrames> {
@@ -124,7 +124,7 @@ impl Backend for Vmx {
 impl VmxCpu {
     /// Drops what this CPU's TLB has of the tables of one EPT pointer, or of all where `None` or where it can't tell them apart.
     fn flush_second_stage(&mut self, pointer: Option<u64>) {
-        // SAFETY: a `VmxCpu` exists only in VMX operation; `detect` found INVEPT, and callers pass `Some` only where it can do that.
+        // SAFETY: a `VmxCpu` exists only in VMX operation, and `detect` found INVEPT.
         unsafe { instructions::invept(pointer) };
     }
 }

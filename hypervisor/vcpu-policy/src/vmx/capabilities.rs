@@ -158,8 +158,6 @@ pub struct Capabilities {
     pub revision: u32,
     /// The values of the control fields.
     pub controls: Controls,
-    /// IA32_FEATURE_CONTROL is not locked yet: it must be before VMXON.
-    pub unlocked: bool,
     /// Tagged translations, where there are any.
     pub vpid: Option<Vpid>,
     /// INVEPT can flush one guest's translations; else it flushes all.
@@ -178,8 +176,8 @@ impl Capabilities {
     /// # Errors
     /// The first thing that is missing.
     pub const fn check(msrs: &CapabilityMsrs, cr0: u64, cr4: u64) -> Result<Self, Lack> {
-        let unlocked = msrs.feature_control & FEATURE_CONTROL_LOCK == 0;
-        if !unlocked && msrs.feature_control & FEATURE_CONTROL_VMX == 0 {
+        let locked = msrs.feature_control & FEATURE_CONTROL_LOCK != 0;
+        if locked && msrs.feature_control & FEATURE_CONTROL_VMX == 0 {
             return Err(Lack::DisabledByFirmware);
         }
         if msrs.basic & basic::BELOW_4_GIB != 0 || msrs.basic & basic::MEMORY_TYPE != basic::WRITE_BACK {
@@ -211,7 +209,6 @@ impl Capabilities {
         Ok(Self {
             revision: (msrs.basic & basic::REVISION) as u32,
             controls,
-            unlocked,
             vpid,
             invept_single: msrs.ept_vpid & ept_vpid::INVEPT_SINGLE != 0,
             timer_shift: if controls.has_preemption_timer() {
