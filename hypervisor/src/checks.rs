@@ -1,7 +1,7 @@
 //! What the independent walker (`audit`) finds, at boot, while guests live, after every death and at the end.
 //!
 //! The walker shares no code with the mapper. What is private comes from the living guests: each has a list of its regions, which is
-//! threaded through the frame records. The host's tables must reach none of it; a guest's nested tables must map its own part, and
+//! threaded through the frame records. The host's tables must reach none of it; a guest's second-stage tables must map its own part, and
 //! at the addresses that the records of those frames name.
 
 use core::fmt;
@@ -12,7 +12,7 @@ use audit::{
 };
 use memory::address::{Hpa, Level, Pfn};
 use memory::frame::{FrameState, OutOfMemory};
-use memory::guest::GuestMemory;
+use memory::guest::{GuestMemory, SecondStageKind};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::memory_map::MemoryMap;
 use report::{BlockState, Leaves, Span};
@@ -86,7 +86,7 @@ impl fmt::Display for LookError {
 pub enum Subject {
     /// No host address translates to a private frame.
     Hidden,
-    /// Each guest's nested tables map its own frames, each once, at the address that the frame's record names, and nothing else.
+    /// Each guest's second-stage tables map its own frames, each once, at the address that the frame's record names, and nothing else.
     SecondStage,
     /// Where no hole is, the direct map is what it was at boot; where one is, its neighbours are 2M leaves.
     DirectMap,
@@ -134,7 +134,7 @@ pub struct Tally {
 pub struct Checks {
     view: WalkerView,
     host: Format,
-    nested: Format,
+    second_stage: Format,
     root: Pfn,
     end: Pfn,
     record: BootRecord<'static>,
@@ -144,11 +144,23 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Records the direct map and the number of free frames as they are now. `root` is the CPU's top-level table.
+    /// Records the direct map and the number of free frames as they are now. `root` is the CPU's top-level table,
+    /// `kind` the layout of the guests' tables.
     ///
     /// # Errors
     /// See [`ChecksError`].
-    pub fn new(map: &MemoryMap, root: Pfn, physical_bits: u8) -> Result<Self, ChecksError> {
+    pub fn new(
+        map: &MemoryMap,
+        root: Pfn,
+        physical_bits: u8,
+        kind: SecondStageKind,
+    ) -> Result<Self, ChecksError> {
+        let second_stage = match kind {
+            SecondStageKind::Nested => Format::nested(false, physical_bits.into()),
+            SecondStageKind::Extended | SecondStageKind::ExtendedSplit => {
+                Format::extended(false, physical_bits.into())
+            }
+        };
         let ranges = map.ranges();
         let nothing = Extent {
             start: Pa::new(0),
@@ -179,7 +191,7 @@ impl Checks {
         Ok(Self {
             view,
             host,
-            nested: Format::nested(false, physical_bits.into()),
+            second_stage,
             root,
             end,
             record,
@@ -225,7 +237,7 @@ impl Checks {
             hidden.as_ref().err().map(|error| error as &dyn fmt::Display),
         );
         for guest in guests {
-            let tables = Tables::new(&self.view, self.nested, guest.second_stage().get());
+            let tables = Tables::new(&self.view, self.second_stage, guest.second_stage().get());
             let owner = guest.id().get().into();
             // The records only once the tables are known to lie where they may be read.
             match check_second_stage(&tables, &private, owner) {

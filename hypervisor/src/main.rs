@@ -25,7 +25,7 @@ mod virt;
 
 use boot_config::Config;
 use guest_image::{Archive, File};
-use memory::address::{Hpa, Level, PAGE_SIZE};
+use memory::address::{Hpa, Level, PAGE_SIZE, Pfn};
 use memory::layout::direct;
 use memory::window::Windows;
 use report::Event;
@@ -45,12 +45,13 @@ use cpu::descriptor::CpuTables;
 use cpu::fault_report::set_address_describer;
 use cpu::features::{Features, Vendor};
 use cpu::stack::{IstStacks, Stack, StackMemory};
-use cpu::timer::{self, Clock, Timer};
+use cpu::timer::{self, Calibration, Clock, Timer};
 use cpu::{apic as local_apic, mtrr, pic, registers};
 use guests::{Scheduler, Setup};
 use reporting::{Moment, Reporter};
 use virt::Backend;
 use virt::svm::Svm;
+use virt::vmx::Vmx;
 
 /// Bytes of each exception stack on the early tables. A fault report takes 6,160 of them (measured in a release build: page fault,
 /// with describer and JSON verdict).
@@ -205,23 +206,59 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         Err(error) => refuse!("{error}"),
     };
 
-    let found = match Svm::detect() {
+    let ready = Ready {
+        info: &info,
+        features,
+        platform,
+        ram,
+        config,
+        cpu_root,
+        windows,
+        tables: cpu,
+        apic,
+        calibration,
+    };
+    match ready.features.vendor {
+        Vendor::Intel => run_guests::<Vmx>(ready),
+        Vendor::Amd | Vendor::Other => run_guests::<Svm>(ready),
+    }
+}
+
+/// What is known when guests can come.
+struct Ready<'a> {
+    info: &'a BootInfo,
+    features: Features,
+    platform: Option<Platform>,
+    ram: Ram,
+    config: Config<'a>,
+    cpu_root: Pfn,
+    windows: Windows,
+    tables: &'static CpuTables,
+    apic: &'static LocalApic,
+    calibration: Calibration,
+}
+
+/// Switches this CPU's virtualization on and runs everything that was asked for.
+fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
+    let Ready {
+        info,
+        features,
+        platform,
+        ram,
+        config,
+        cpu_root,
+        windows,
+        tables,
+        apic,
+        calibration,
+    } = ready;
+    let found = match B::detect() {
         Ok(found) => found,
-        Err(_) if features.vendor == Vendor::Intel => refuse!(
-            "this is an Intel CPU, and this version runs guests with AMD's SVM only: use an AMD host, or QEMU with \
-             `-accel tcg -cpu max`"
-        ),
         Err(error) => refuse!("{error}"),
     };
-    start_report(
-        &info,
-        &features,
-        platform.as_ref(),
-        &ram,
-        &config,
-        &Svm::capabilities(&found),
-    );
-    let backend = match Svm::new(found) {
+    let capabilities = B::capabilities(&found);
+    start_report(info, &features, platform.as_ref(), &ram, &config, &capabilities);
+    let backend = match B::new(found) {
         Ok(backend) => backend,
         Err(error) => refuse!("{error}"),
     };
@@ -229,7 +266,8 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         Ok(virtual_cpu) => virtual_cpu,
         Err(error) => refuse!("{error}"),
     };
-    let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits) {
+    let kind = backend.second_stage();
+    let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, kind) {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),
     };
@@ -240,7 +278,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
             Err(error) => refuse!("the benchmark: {error}"),
         }
     }
-    let archive = archive(&info, &ram);
+    let archive = archive(info, &ram);
     let mut reporter = Reporter::new(&config, checks.blocks(), ram_mib(&ram));
     reporter.moment(Moment::Boot, &mut checks, core::iter::empty());
 
@@ -250,7 +288,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         backend: &backend,
         cpu: virtual_cpu,
         windows,
-        tables: cpu,
+        tables,
         timer: Timer::new(apic, calibration),
         clock: Clock::new(calibration),
     };
@@ -359,6 +397,9 @@ fn start_report(
         capabilities.second_stage,
         config.seed
     );
+    if let Some(quirk) = capabilities.quirk {
+        println!("{quirk}");
+    }
     if ram.map.unreachable_bytes() > 0 {
         println!(
             "{} MiB of RAM lie beyond the reach of the direct map and are not used",

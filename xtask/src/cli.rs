@@ -51,7 +51,7 @@ pub enum Task {
 pub enum Machine {
     /// The best that works here.
     Auto,
-    /// QEMU with KVM; needs a host that offers SVM and nested paging to its guests.
+    /// QEMU with KVM; needs a host that offers its guests virtualization of their own.
     Kvm,
     /// QEMU's emulation of an AMD CPU; works anywhere.
     Tcg,

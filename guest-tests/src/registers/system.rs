@@ -114,6 +114,15 @@ pub fn read_msr(msr: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
+/// Writes a model-specific register. One that guests may not write ends the guest, a bad value is a #GP.
+pub fn write_msr(msr: u32, value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    // SAFETY: the registers that guests have change nothing that compiled code uses.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack, preserves_flags));
+    }
+}
+
 /// CR2, DR6 and DR7.
 pub fn fault_registers() -> [u64; 3] {
     let (cr2, dr6, dr7);

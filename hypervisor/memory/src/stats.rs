@@ -20,6 +20,8 @@ pub struct Stats {
     pub flushes: u64,
     /// Bytes of guest memory overwritten with zeros, before a guest or after it.
     pub bytes_scrubbed: u64,
+    /// 2M leaves of guests' tables replaced by 4K leaves, because the guest executed from there on a CPU with the erratum iTLB multihit.
+    pub second_stage_splits: u64,
     /// Merges not done although the count of canonical entries was full: the entries disagreed.
     pub merges_blocked: u64,
 }

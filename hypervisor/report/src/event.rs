@@ -209,6 +209,8 @@ pub struct Counters {
     pub regions_hidden: u64,
     /// Regions restored.
     pub regions_restored: u64,
+    /// 2M leaves of guests' tables split to 4K because of the erratum iTLB multihit.
+    pub second_stage_splits: u64,
     /// Bytes overwritten with zeros before someone else could see them.
     pub bytes_scrubbed: u64,
     /// TSC ticks of taking memory from the host, hiding it and flushing.

@@ -120,6 +120,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
             &[
                 ("regions hidden", counters.regions_hidden),
                 ("regions restored", counters.regions_restored),
+                ("2M leaves of guests split", counters.second_stage_splits),
                 ("bytes scrubbed", counters.bytes_scrubbed),
             ],
         ),

@@ -179,6 +179,7 @@ fn summary_of_a_run() {
             window_invlpgs: 4096,
             regions_hidden: 384,
             regions_restored: 383,
+            second_stage_splits: 7,
             bytes_scrubbed: u64::MAX,
             ticks_hide: 1_000_001,
             ticks_scrub: 90_000_000_000,
@@ -215,6 +216,7 @@ Translations dropped
 Private memory
   regions hidden                              384
   regions restored                            383
+  2M leaves of guests split                     7
   bytes scrubbed               18446744073709551615
 TSC ticks (instructions under -icount)
   taking and hiding                       1000001

@@ -55,6 +55,17 @@ pub struct CpuTables {
     nmis: AtomicU64,
 }
 
+/// First bytes of a CPU's tables.
+#[derive(Clone, Copy, Debug)]
+pub struct TableBases {
+    /// The GDT.
+    pub gdt: Hva,
+    /// The IDT.
+    pub idt: Hva,
+    /// The task state segment.
+    pub task: Hva,
+}
+
 impl CpuTables {
     /// Tables that nothing is in yet.
     pub const fn new() -> Self {
@@ -126,6 +137,16 @@ impl CpuTables {
         // SAFETY: besides the entry code only `load` sets GDTR, to the start of a `CpuTables` that lives for ever and is only shared
         // from then on; `gdt` stands at offset 0.
         Some(unsafe { &*tables })
+    }
+
+    /// Where the tables are, for what loads them again.
+    pub fn bases(&self) -> TableBases {
+        let at = |address: usize| Hva::new(address as u64);
+        TableBases {
+            gdt: at((&raw const self.gdt).addr()),
+            idt: at((&raw const self.idt).addr()),
+            task: at((&raw const self.tss).addr()),
+        }
     }
 
     /// Tells which stack the CPU ordinarily runs on, so that backtraces may follow it. Only the first call counts.

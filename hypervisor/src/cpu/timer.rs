@@ -148,6 +148,11 @@ impl Clock {
         // In two steps, so that nothing overflows within centuries. A calibrated rate is never zero.
         ticks / self.tsc_hz * 1_000_000 + ticks % self.tsc_hz * 1_000_000 / self.tsc_hz
     }
+
+    /// TSC ticks in so many microseconds.
+    pub fn ticks(&self, microseconds: u64) -> u64 {
+        microseconds.saturating_mul(self.tsc_hz) / 1_000_000
+    }
 }
 
 /// The local APIC's timer, with microseconds for counts. Its interrupt is `exception::TIMER_VECTOR`; the handler counts it in the

@@ -73,7 +73,7 @@ pub fn launch<'a, B: Backend>(
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
     let place = Place::new().map_err(Refusal::Record)?;
-    let mut memory = private_memory(B::SECOND_STAGE, windows, id, bytes).map_err(Refusal::Memory)?;
+    let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|()| {

@@ -19,7 +19,7 @@ use crate::frames::with_memory;
 use crate::hardware::Hardware;
 use crate::println;
 use crate::reporting::{GuestResult, Moment, Reporter};
-use crate::virt::{Backend, Cause, Exit, GuestModeHooks, GuestRead, Loaded, Vcpu};
+use crate::virt::{Backend, Cause, Exit, GuestAccess, GuestModeHooks, Loaded, Vcpu};
 
 /// Time that a guest gets at a stretch: a choice. A twentieth of the shortest time limit among the guests that come along (`spin`,
 /// 200 ms), so that limits are kept about that closely.
@@ -232,19 +232,21 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         // SAFETY: the tables with their handlers are loaded since bring-up, and no lock is held here.
         unsafe { registers::let_interrupts_in() };
         let (start, ticks) = (clock.now_us(), tables.ticks());
-        timer.start_slice(SLICE_US.min(left_us));
+        let slice_us = SLICE_US.min(left_us);
+        timer.start_slice(slice_us);
         let mut reader = Reader {
-            guest: &guest.memory,
+            guest: &mut guest.memory,
             windows,
         };
         let label = Label(guest.file.name(), guest.instance);
-        let mut loaded = guest.vcpu.load(cpu);
+        let mut loaded = guest.vcpu.load(cpu, clock.ticks(slice_us));
         let mut result = loop {
             let exit = loaded.run(&OneCpu, &mut reader);
             match exit {
                 Exit::Ended(ending) => break Slice::Ended(kind(&ending.cause), Some(ending)),
                 Exit::Interrupted if tables.ticks() != ticks => break Slice::GoesOn,
                 Exit::Interrupted => {}
+                Exit::SliceOver => break Slice::GoesOn,
                 Exit::Hypercall { number, arguments } => {
                     guest.hypercalls += 1;
                     let call = Hypercall::decode(number, &arguments);
@@ -332,13 +334,13 @@ fn kind(cause: &Cause) -> Ending {
     }
 }
 
-/// Reads a guest's memory for its own vCPU, through windows.
+/// A guest's memory for its own vCPU, read through windows.
 struct Reader<'m> {
-    guest: &'m GuestMemory,
+    guest: &'m mut GuestMemory,
     windows: &'m mut Windows,
 }
 
-impl GuestRead for Reader<'_> {
+impl GuestAccess for Reader<'_> {
     fn read_word(&mut self, gpa: Gpa) -> Option<u64> {
         let mut word = [0; 8];
         let read = with_memory(|memory| {
@@ -346,6 +348,10 @@ impl GuestRead for Reader<'_> {
                 .read(&Hardware, &memory.frames, self.windows, gpa, &mut word)
         });
         read.ok().map(|()| u64::from_le_bytes(word))
+    }
+
+    fn allow_fetch(&mut self, gpa: Gpa) -> bool {
+        with_memory(|memory| self.guest.allow_fetch(memory, &Hardware, gpa))
     }
 }
 

@@ -299,6 +299,7 @@ fn counters(windows: &Windows) -> Counters {
         window_invlpgs: windows.invalidations(),
         regions_hidden: stats.regions_hidden,
         regions_restored: stats.regions_restored,
+        second_stage_splits: stats.second_stage_splits,
         bytes_scrubbed: stats.bytes_scrubbed,
         ticks_hide: costs.hide,
         ticks_scrub: costs.scrub,

@@ -24,12 +24,39 @@ impl DebugRegisters {
         write(self.0);
     }
 
-    /// Leaves zeros on this CPU; DR6 as after a reset. Nothing is to be saved: the guest's writes all went through [`Self::set`].
+    /// Takes the addresses from this CPU, for a guest that writes the registers itself.
+    pub fn save(&mut self) {
+        // SAFETY: reading a debug register has no effect: DR7.GD is clear in the host.
+        let addresses = unsafe {
+            [
+                debugregs::dr0(),
+                debugregs::dr1(),
+                debugregs::dr2(),
+                debugregs::dr3(),
+            ]
+        };
+        self.0 = addresses.map(|address| address as u64);
+    }
+
+    /// Leaves zeros on this CPU; DR6 as after a reset. What the guest wrote itself must have been saved.
     pub fn clear(&self) {
         write([0; 4]);
-        // SAFETY: DR6 only reports; its upper half stays zero, as it must.
-        unsafe { asm!("mov dr6, {}", in(reg) DR6_INIT, options(nomem, nostack, preserves_flags)) };
+        write_status(DR6_INIT);
     }
+}
+
+/// Reads DR6.
+pub fn status() -> u64 {
+    let value;
+    // SAFETY: reading DR6 has no effect: DR7.GD is clear in the host.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes DR6; the upper half of `value` is ignored, since it must be zero.
+pub fn write_status(value: u64) {
+    // SAFETY: DR6 only reports, and the CPU keeps its fixed bits.
+    unsafe { asm!("mov dr6, {}", in(reg) value & 0xffff_ffff, options(nomem, nostack, preserves_flags)) };
 }
 
 fn write(addresses: [u64; 4]) {

@@ -97,6 +97,15 @@ pub enum Unexpected {
     FerrFreeze,
     /// Its registers are in a state that the CPU does not run.
     InvalidState,
+    /// VMX refused to enter it: its VM-instruction error (Intel SDM vol. 3C, 31.4). A fault of ours.
+    EntryRefused(u32),
+    /// VMX gave its entry up half-way: basic exit reason and exit qualification (Intel SDM vol. 3C, 27.8).
+    EntryFailed {
+        /// 33: guest state; 34: MSR loading; 41: machine check.
+        reason: u16,
+        /// Which rule it was, for some.
+        qualification: u64,
+    },
     /// An exception came up while another event was being delivered.
     FaultInDelivery {
         /// Vector of the event that was being delivered.
@@ -112,6 +121,12 @@ pub enum Unexpected {
     Decode(DecodeError),
     /// The CPU gave an exit code that was not asked for.
     ExitCode(u64),
+}
+
+impl From<Unexpected> for Cause {
+    fn from(what: Unexpected) -> Self {
+        Self::Unexpected(what)
+    }
 }
 
 impl fmt::Display for Ending {
@@ -177,6 +192,14 @@ impl fmt::Display for Unexpected {
             Self::TaskSwitch => f.write_str("hardware task switch"),
             Self::FerrFreeze => f.write_str("x87 error with CR0.NE clear"),
             Self::InvalidState => f.write_str("register state that the CPU refuses to run"),
+            Self::EntryRefused(error) => write!(f, "VM entry refused with instruction error {error}"),
+            Self::EntryFailed {
+                reason,
+                qualification,
+            } => write!(
+                f,
+                "register state that the CPU refuses to run (VM-entry failure {reason}, qualification {qualification:#x})"
+            ),
             Self::FaultInDelivery { delivering, vector } => {
                 write!(f, "exception {vector} in the delivery of event {delivering}")
             }

@@ -6,21 +6,25 @@
 //! these registers off again and leaves none of their contents.
 //!
 //! - `ending`: why a guest ended. `unsupported`: why no guest can run here.
-//! - `vector_state`, `debug_registers`: what the world switch itself does not swap.
-//! - `svm`: AMD. What the guest may see and do is decided in the package `vcpu-policy`.
+//! - `guest_registers`, `vector_state`, `debug_registers`: what the hardware's world switch does not swap.
+//! - `host_events`: interrupts, NMIs and machine checks that end guest mode.
+//! - `svm`: AMD. `vmx`: Intel. What the guest may see and do is decided in the package `vcpu-policy`.
 
 mod debug_registers;
 mod ending;
+mod guest_registers;
+mod host_events;
 pub mod svm;
 mod unsupported;
 mod vector_state;
+pub mod vmx;
 
 use guest_abi::Arguments;
 use memory::address::{Gpa, Gva, Hpa};
 use memory::guest::SecondStageKind;
 
 pub use ending::{Access, Cause, Ending, MemoryFault, PortAccess, Stage, Unexpected};
-pub use unsupported::{OutOfFrames, Unsupported};
+pub use unsupported::{EnableError, OutOfFrames, Unsupported};
 
 /// Where a guest starts. It starts in 64-bit mode at privilege level 0 with interrupts off, CS 08H, the other segments 10H, and
 /// zero in every register that is not named here.
@@ -40,10 +44,15 @@ pub struct StartState {
     pub gdt_limit: u16,
 }
 
-/// Reading a guest's memory, for the bytes of an intercepted instruction.
-pub trait GuestRead {
-    /// The eight bytes at an 8-aligned guest-physical address; `None` where the guest has no memory.
+/// A guest's memory, as far as its vCPU needs the host's help with it.
+pub trait GuestAccess {
+    /// The eight bytes at an 8-aligned guest-physical address, for the bytes of an intercepted instruction; `None` where the guest has
+    /// no memory.
     fn read_word(&mut self, gpa: Gpa) -> Option<u64>;
+
+    /// Lets the guest execute from the memory around an address, after a fetch that its second stage did not allow. False, and
+    /// nothing changed, when it has no memory there or may execute there already.
+    fn allow_fetch(&mut self, gpa: Gpa) -> bool;
 }
 
 /// What this CPU owes others while a guest runs on it (design rule 1).
@@ -70,6 +79,8 @@ pub enum Exit {
     },
     /// A physical interrupt came and has been handled; the guest can go on.
     Interrupted,
+    /// The time that [`Vcpu::load`] was given is used up; the guest can go on. Comes only from CPUs that count it themselves.
+    SliceOver,
     /// The guest can't go on.
     Ended(Ending),
 }
@@ -79,6 +90,8 @@ pub enum Exit {
 pub struct Capabilities {
     /// Kind of second-stage tables.
     pub second_stage: &'static str,
+    /// What is done because of an erratum of this CPU.
+    pub quirk: Option<&'static str>,
     /// Translation tags, the host's own included.
     pub asids: u32,
     /// The CPU reports the address of the next instruction at an exit.
@@ -91,8 +104,6 @@ pub struct Capabilities {
 
 /// One kind of hardware virtualization.
 pub trait Backend: Sized {
-    /// The layout in which its CPU walks a guest's tables.
-    const SECOND_STAGE: SecondStageKind;
     /// What was found on the CPU.
     type Found;
     /// What one CPU has for running guests.
@@ -109,6 +120,9 @@ pub trait Backend: Sized {
     /// What was found, for the report.
     fn capabilities(found: &Self::Found) -> Capabilities;
 
+    /// The second-stage tables that guests need on this CPU.
+    fn second_stage(&self) -> SecondStageKind;
+
     /// Takes the frames that all guests share.
     ///
     /// # Errors
@@ -118,8 +132,8 @@ pub trait Backend: Sized {
     /// Switches virtualization on for the CPU that this runs on; `index` is its number, different for each CPU.
     ///
     /// # Errors
-    /// [`OutOfFrames`]; the CPU is as before then.
-    fn enable(&self, index: u32) -> Result<Self::Cpu, OutOfFrames>;
+    /// [`EnableError`]; no guest can run on the CPU then.
+    fn enable(&self, index: u32) -> Result<Self::Cpu, EnableError>;
 
     /// Makes a guest's CPU. `second_stage` is the top-level table that translates the guest's physical addresses.
     ///
@@ -139,7 +153,10 @@ pub trait Vcpu {
 
     /// Puts the vCPU's vector and debug registers on the CPU that `cpu` belongs to, which must be the one that this runs on.
     /// Interrupt handlers must not use vector registers meanwhile (the hypervisor is compiled without them).
-    fn load<'a>(&'a mut self, cpu: &'a mut Self::Cpu) -> Self::Loaded<'a>;
+    ///
+    /// Where the CPU can count the time it spends in guest mode, [`Loaded::run`] returns after `slice_ticks` TSC ticks of it; elsewhere only
+    /// an interrupt ends a guest that does not exit.
+    fn load<'a>(&'a mut self, cpu: &'a mut Self::Cpu, slice_ticks: u64) -> Self::Loaded<'a>;
 
     /// Exits from guest mode so far, those that are dealt with in here included.
     fn exits(&self) -> u64;
@@ -153,7 +170,7 @@ pub trait Vcpu {
 pub trait Loaded {
     /// Runs the guest until something happens that is not dealt with here. Interrupts are masked on entry and on return; a pending one
     /// is handled in between.
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit;
+    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit;
 
     /// Where the guest will go on.
     fn rip(&mut self) -> Gva;

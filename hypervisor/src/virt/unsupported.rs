@@ -1,6 +1,7 @@
 //! Why no guest can run here.
 
 use core::fmt;
+use vcpu_policy::vmx::capabilities::Lack;
 
 /// What the CPU lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,10 @@ pub enum Unsupported {
         /// How many there are, with the host's own.
         count: u32,
     },
+    /// CPUID shows no VMX.
+    NoVmx,
+    /// VMX without something that guests need.
+    Vmx(Lack),
 }
 
 impl fmt::Display for Unsupported {
@@ -39,6 +44,11 @@ impl fmt::Display for Unsupported {
                 "this CPU has SVM but no nested paging: run QEMU with `-cpu max` or `-cpu EPYC,+svm,+npt`, or, under KVM, load \
                  kvm_amd with npt=1 nested=1",
             ),
+            Self::NoVmx => f.write_str(
+                "this CPU has no VMX: enable VT-x in the firmware's setup; under KVM on an Intel host, load kvm_intel with nested=1 and use \
+                 `-cpu host`",
+            ),
+            Self::Vmx(lack) => lack.fmt(f),
             Self::NoAsids { count } => {
                 write!(
                     f,
@@ -69,3 +79,36 @@ impl fmt::Display for OutOfFrames {
 }
 
 impl core::error::Error for OutOfFrames {}
+
+/// Why virtualization could not be switched on for a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EnableError {
+    /// No frames.
+    OutOfFrames(OutOfFrames),
+    /// The firmware has switched VMX off for this CPU alone, and locked that.
+    VmxDisabledByFirmware,
+    /// VMXON failed although the CPU offers what it needs.
+    VmxonRefused,
+}
+
+impl From<OutOfFrames> for EnableError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::OutOfFrames(error)
+    }
+}
+
+impl fmt::Display for EnableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfFrames(error) => error.fmt(f),
+            Self::VmxDisabledByFirmware => f.write_str(
+                "the firmware has disabled VMX for one CPU and locked that (IA32_FEATURE_CONTROL): update the firmware, or use one CPU",
+            ),
+            Self::VmxonRefused => f.write_str(
+                "the CPU refuses VMXON although it shows VMX: is the machine below this one out of date, or VMX in use by its firmware?",
+            ),
+        }
+    }
+}
+
+impl core::error::Error for EnableError {}

@@ -8,7 +8,8 @@
 //! - [`cpuid`], [`msr`], [`cr0`], [`xcr0`] and [`debug_registers`] say what the instruction gives the guest: a value, a
 //!   [`Fault`], or its end.
 //!
-//! Before an entry, [`asid`] says under which tag the TLB keeps the guest's translations and what must be flushed.
+//! Before an entry, [`asid`] says under which tag the TLB keeps the guest's translations and what must be flushed. [`vmx`] is what only
+//! Intel's virtualization needs.
 //!
 //! Design rule: guest RAM is write-back whatever the guest asks. So PAT is a number that the guest may keep, CR0.CD and CR0.NW
 //! read as zero, and there are no MTRRs.
@@ -22,6 +23,7 @@ pub mod fetch;
 pub mod instruction;
 pub mod msr;
 pub mod paging_walk;
+pub mod vmx;
 pub mod xcr0;
 
 /// The exception that a guest gets in place of an instruction's effect.

@@ -73,7 +73,8 @@ impl Host {
             Device::Broken(answer) => return Some(format!("/dev/kvm does not answer as KVM does: {answer}")),
             Device::Offers(cpu) => cpu,
         };
-        if cpu.svm && cpu.npt {
+        // With VMX comes EPT unless kvm_intel was loaded with ept=0, which the hypervisor itself then says.
+        if cpu.svm && cpu.npt || cpu.vmx {
             return None;
         }
         if cpu.svm {
@@ -81,17 +82,12 @@ impl Host {
                 "KVM offers its guests SVM without nested paging (kvm_amd was loaded with npt=0)".into(),
             );
         }
-        if cpu.vmx {
-            return Some(
-                "KVM offers its guests VMX, Intel's virtualization, which comes with the next version; this one has AMD's".into(),
-            );
-        }
         let reason = match (&self.amd_nested, &self.intel_nested) {
             (Some(nested), _) if !is_on(nested) => {
                 "the module kvm_amd was loaded with nested=0: `sudo modprobe -r kvm_amd && sudo modprobe kvm_amd nested=1`".into()
             }
             (_, Some(nested)) if !is_on(nested) => {
-                "the module kvm_intel was loaded with nested=0; Intel's virtualization comes with the next version of Lacuna anyway".into()
+                "the module kvm_intel was loaded with nested=0: `sudo modprobe -r kvm_intel && sudo modprobe kvm_intel nested=1`".into()
             }
             (None, None) => {
                 "neither kvm_amd nor kvm_intel is loaded as a module, so there is no `nested` parameter to change".into()
@@ -130,7 +126,7 @@ pub fn choose(wanted: Option<Kind>, host: &Host) -> Result<Choice> {
         (Some(kind @ (Kind::Tcg | Kind::Bochs)), _) => (kind, "asked for".into()),
         (Some(Kind::Kvm), None) => (Kind::Kvm, "asked for".into()),
         (Some(Kind::Kvm), Some(obstacle)) => bail!("the machine kvm does not work here: {obstacle}"),
-        (None, None) => (Kind::Kvm, "KVM offers its guests SVM with nested paging".into()),
+        (None, None) => (Kind::Kvm, "KVM offers its guests the CPU's virtualization".into()),
         (None, Some(obstacle)) => (Kind::Tcg, format!("not kvm: {obstacle}")),
     };
     Ok(Choice { kind, why })

@@ -146,7 +146,7 @@ impl HostMemory<'_> {
             .frames
             .carve(bytes / Level::L2.bytes())
             .map_err(LaunchError::OutOfMemory)?;
-        let mut reserve = match self.frames.reserve_tables(machine, tables_for(bytes)) {
+        let mut reserve = match self.frames.reserve_tables(machine, tables_for(kind, bytes)) {
             Ok(reserve) => reserve,
             Err(error) => {
                 self.frames.uncarve(regions);
@@ -172,7 +172,7 @@ impl HostMemory<'_> {
             .flush(machine, &mut self.frames, &mut self.stats, batch);
         let hidden = machine.now();
         self.costs.hide += hidden.wrapping_sub(start);
-        let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, &mut reserve, bytes) else {
+        let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, reserve, bytes) else {
             panic!("broken invariant: too few second-stage tables were reserved")
         };
         let guest = GuestMemory {

@@ -18,6 +18,7 @@ use crate::address::{Gfn, Gpa, Hpa, Pfn};
 use crate::frame::FrameTable;
 use crate::frame::list::{Private, RegionList};
 use crate::frame::state::{FrameState, GuestId};
+use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::window::{WINDOW_BYTES, Windows};
 use second_stage::SecondStage;
@@ -121,6 +122,15 @@ impl GuestMemory {
             data = rest;
         }
         Ok(())
+    }
+
+    /// Lets the guest execute from the 2 MiB around an address. False, and nothing changed, when that needs no permission here or is not
+    /// its memory: for tables of [`SecondStageKind::ExtendedSplit`], after a fetch through a large leaf.
+    pub fn allow_fetch<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M, at: Gpa) -> bool {
+        let gfn = Gfn::new(at.gfn().get() & !511);
+        let split = self.tables.allow_fetch(machine, &mut memory.frames, gfn);
+        memory.stats.second_stage_splits += u64::from(split);
+        split
     }
 
     fn check(&self, start: Gpa, bytes: u64) -> Result<(), NotGuestMemory> {

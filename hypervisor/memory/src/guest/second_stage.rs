@@ -21,6 +21,17 @@ pub enum SecondStageKind {
     Nested,
     /// Intel's extended tables (EPT).
     Extended,
+    /// The same for CPUs that an instruction fetch through a large leaf may shut down (iTLB multihit): large leaves can't be executed, and
+    /// the first fetch from one splits it ([`GuestMemory::allow_fetch`](super::GuestMemory::allow_fetch)). The tables for all splits are
+    /// reserved at launch, a frame for each 2 MiB.
+    ExtendedSplit,
+}
+
+impl SecondStageKind {
+    /// Whether leaves may be split later.
+    const fn splits(self) -> bool {
+        matches!(self, Self::ExtendedSplit)
+    }
 }
 
 /// A layout for second-stage tables.
@@ -45,7 +56,7 @@ macro_rules! with_format {
                 type $format = LongMode;
                 $expression
             }
-            SecondStageKind::Extended => {
+            SecondStageKind::Extended | SecondStageKind::ExtendedSplit => {
                 type $format = Ept;
                 $expression
             }
@@ -58,25 +69,37 @@ macro_rules! with_format {
 pub(super) struct SecondStage {
     kind: SecondStageKind,
     root: Pfn,
+    /// For splits.
+    spare: TableList,
 }
 
-/// Tables that `bytes` bytes of guest memory need: the top level, one level-3 table, a level-2 table for each GiB.
-pub(super) fn tables_for(bytes: u64) -> u64 {
-    2 + bytes.div_ceil(Level::L3.bytes())
+/// Tables that `bytes` bytes of guest memory need: the top level, one level-3 table, a level-2 table for each GiB, and where leaves may be
+/// split, one for each region.
+pub(super) fn tables_for(kind: SecondStageKind, bytes: u64) -> u64 {
+    let splits = if kind.splits() {
+        bytes / Level::L2.bytes()
+    } else {
+        0
+    };
+    2 + bytes.div_ceil(Level::L3.bytes()) + splits
 }
 
 impl SecondStage {
-    /// Links the tables for `bytes` bytes of guest memory, all entries of the lowest ones absent. `reserve` holds at least [`tables_for`]
-    /// zeroed frames; `None` if it does not.
+    /// Links the tables for `bytes` bytes of guest memory, all entries of the lowest ones absent. `reserve` holds [`tables_for`] zeroed
+    /// frames; `None` if it does not.
     pub(super) fn new<M: Machine>(
         machine: &M,
         kind: SecondStageKind,
         frames: &mut FrameTable<'_>,
-        reserve: &mut TableList,
+        mut reserve: TableList,
         bytes: u64,
     ) -> Option<Self> {
-        let root = with_format!(kind, F => build::<F, M>(machine, frames, reserve, bytes))?;
-        Some(Self { kind, root })
+        let root = with_format!(kind, F => build::<F, M>(machine, frames, &mut reserve, bytes))?;
+        Some(Self {
+            kind,
+            root,
+            spare: reserve,
+        })
     }
 
     pub(super) fn root(&self) -> Pfn {
@@ -98,7 +121,11 @@ impl SecondStage {
         match region.owner(frames) {
             Some((owner, gfn)) if owner == guest => {
                 let slot = Slot::of(machine, table, as_index(gfn.gpa()).index(2), Level::L2);
-                with_format!(self.kind, F => slot.fill::<F>(region.pfn(), <F as SecondStageFormat>::GUEST_RAM))
+                let pfn = region.pfn();
+                if self.kind.splits() {
+                    return slot.fill::<Ept>(pfn, EptAttributes::GUEST_DATA);
+                }
+                with_format!(self.kind, F => slot.fill::<F>(pfn, <F as SecondStageFormat>::GUEST_RAM))
             }
             _ => false,
         }
@@ -120,6 +147,44 @@ impl SecondStage {
         with_format!(self.kind, F => lookup::<F, M>(machine, self.root, gfn))
     }
 
+    /// Makes the region at an aligned guest frame executable, by small leaves. False, and nothing changed, when it is no large leaf, or
+    /// of a kind that is executable anyway.
+    ///
+    /// Size and attributes change apart: first 512 small leaves that can't be executed either, then each of them can.
+    #[must_use]
+    pub(super) fn allow_fetch<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        gfn: Gfn,
+    ) -> bool {
+        if !self.kind.splits() {
+            return false;
+        }
+        let Found::Slot(slot) = find::<Ept, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) else {
+            return false;
+        };
+        let Decoded::Leaf(pfn, attributes) = slot.decode::<Ept>() else {
+            return false;
+        };
+        let table = self
+            .spare
+            .pop(frames)
+            .and_then(|table| slot.split::<Ept, M>(machine, frames, (pfn, attributes), table));
+        let Some(table) = table else {
+            panic!("broken invariant: too few tables were reserved to split a guest's leaves")
+        };
+        for index in 0..ENTRIES {
+            let permitted =
+                Slot::of(machine, table, index, Level::L1).permit::<Ept>(EptAttributes::GUEST_RAM);
+            assert!(
+                permitted,
+                "broken invariant: a leaf was split into something else"
+            );
+        }
+        true
+    }
+
     /// Cuts the tree at its root: no new walk finds anything. Cached translations are the caller's to flush.
     pub(super) fn cut<M: Machine>(self, machine: &M) -> CutSecondStage {
         let entry = &machine.table(TableAt::new(self.root))[0];
@@ -129,6 +194,7 @@ impl SecondStage {
             kind: self.kind,
             root: self.root,
             middle,
+            spare: self.spare,
         }
     }
 }
@@ -150,12 +216,17 @@ fn build<F: Format, M: Machine>(
     Some(root)
 }
 
+/// The frame behind an aligned guest frame: what its large leaf says, or the first of the small ones that it was split into.
 fn lookup<F: Format, M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Pfn> {
-    match find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) {
-        Found::Slot(slot) => match slot.decode::<F>() {
-            Decoded::Leaf(pfn, _) => Some(pfn),
-            _ => None,
-        },
+    let Found::Slot(slot) = find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) else {
+        return None;
+    };
+    let slot = match slot.decode::<F>() {
+        Decoded::Table(split) => Slot::of(machine, split, 0, Level::L1),
+        _ => slot,
+    };
+    match slot.decode::<F>() {
+        Decoded::Leaf(pfn, _) => Some(pfn),
         _ => None,
     }
 }
@@ -173,21 +244,37 @@ pub(super) struct CutSecondStage {
     kind: SecondStageKind,
     root: Pfn,
     middle: Option<Pfn>,
+    spare: TableList,
 }
 
 impl CutSecondStage {
     /// Frees the tables. The guest's translations, and with them every CPU's copies of these tables' entries, have been flushed.
-    pub(super) fn free<M: Machine>(self, machine: &M, frames: &mut FrameTable<'_>) {
+    pub(super) fn free<M: Machine>(mut self, machine: &M, frames: &mut FrameTable<'_>) {
+        while let Some(table) = self.spare.pop(frames) {
+            frames.free_table(table);
+        }
         if let Some(middle) = self.middle {
             for index in 0..ENTRIES {
                 let entry = machine.table(TableAt::new(middle))[index].load(Ordering::Acquire);
                 if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
+                    if self.kind.splits() {
+                        free_splits(machine, frames, low);
+                    }
                     frames.free_table(TableFrame::unlinked(low));
                 }
             }
             frames.free_table(TableFrame::unlinked(middle));
         }
         frames.free_table(TableFrame::unlinked(self.root));
+    }
+}
+
+/// Frees the tables below a level-2 table that large leaves were split into.
+fn free_splits<M: Machine>(machine: &M, frames: &mut FrameTable<'_>, low: Pfn) {
+    for entry in machine.table(TableAt::new(low)) {
+        if let Some(split) = table_of::<Ept>(Level::L2, entry.load(Ordering::Acquire)) {
+            frames.free_table(TableFrame::unlinked(split));
+        }
     }
 }
 
@@ -209,9 +296,9 @@ mod tests {
         let cpu = machine.cpu(0);
         let memory = &mut booted.memory;
         let (own, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
-        let mut reserve = memory.frames.reserve_tables(&cpu, 3).unwrap();
+        let reserve = memory.frames.reserve_tables(&cpu, 3).unwrap();
         let kind = SecondStageKind::Nested;
-        let tables = SecondStage::new(&cpu, kind, &mut memory.frames, &mut reserve, 4 << 20).unwrap();
+        let tables = SecondStage::new(&cpu, kind, &mut memory.frames, reserve, 4 << 20).unwrap();
         let table = tables.table_at(&cpu, Gfn::new(512)).unwrap();
 
         let regions = memory.frames.carve(1).unwrap();

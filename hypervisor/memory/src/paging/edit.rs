@@ -82,6 +82,22 @@ impl<'a> Slot<'a> {
         }
     }
 
+    /// Gives a leaf other attributes, which must permit no less: then nothing has to be flushed, since a CPU that trips over what it has
+    /// cached looks again (SDM vol. 3C, 29.4.3.1, and vol. 3A, 4.10.4.2). False, and nothing written, when there is no leaf.
+    #[must_use]
+    pub(crate) fn permit<F: Format>(&self, attributes: F::Attributes) -> bool {
+        let Decoded::Leaf(pfn, _) = self.decode::<F>() else {
+            return false;
+        };
+        match F::leaf(self.level, pfn, attributes) {
+            Some(entry) => {
+                self.write(entry);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Links a table, whose contents are complete, over an absent entry.
     pub(crate) fn link<F: Format>(&self, table: Pfn) {
         self.write(F::table(table));

@@ -30,6 +30,8 @@ impl EptAttributes {
     /// A guest's RAM: every access, and write-back whatever the guest asks, or it could write past the caches and defeat the scrub.
     pub const GUEST_RAM: Self =
         Self(Self::READ | Self::WRITE | Self::EXECUTE | Self::WRITE_BACK | Self::IGNORE_PAT);
+    /// The same without instruction fetches.
+    pub const GUEST_DATA: Self = Self(Self::GUEST_RAM.0 & !Self::EXECUTE);
 }
 
 /// Extended page tables with four levels.

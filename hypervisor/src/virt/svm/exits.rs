@@ -1,12 +1,11 @@
 //! What each exit means for the guest.
 
 use super::exit_code::ExitCode;
-use super::instructions::{R8, R9, R10, RAX, RBX, RCX, RDI, RDX, RSI};
 use super::intercepts::{ALIGNMENT_CHECK, DEBUG, GENERAL_PROTECTION, INVALID_OPCODE};
 use super::vcpu::SvmVcpu;
 use super::vmcb::bits::{Event, control_move_source, debug_move_source, memory_fault, port_access};
-use crate::virt::{Cause, Ending, Exit, GuestRead, Unexpected};
-use guest_abi::Arguments;
+use crate::virt::guest_registers::{RAX, RBX, RCX, RDX};
+use crate::virt::{Cause, Ending, Exit, GuestAccess, Unexpected};
 use memory::address::Gva;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
@@ -21,7 +20,7 @@ use x86::bits64::rflags::RFlags;
 const MSR_WRITE: u64 = 1;
 
 /// Deals with an exit. `None`: the guest goes on at once.
-pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Option<Exit> {
+pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Option<Exit> {
     match step(vcpu, exit, memory) {
         Ok(next) => next,
         Err(cause) => {
@@ -31,13 +30,7 @@ pub(super) fn handle(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestR
     }
 }
 
-impl From<Unexpected> for Cause {
-    fn from(what: Unexpected) -> Self {
-        Self::Unexpected(what)
-    }
-}
-
-fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestRead) -> Result<Option<Exit>, Cause> {
+fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Result<Option<Exit>, Cause> {
     if exit == ExitCode::Invalid {
         // The rest of the block need not mean anything.
         return Err(Unexpected::InvalidState.into());
@@ -132,7 +125,7 @@ struct Intercepted {
 fn decode_at_rip(
     vcpu: &mut SvmVcpu,
     expected: Expected,
-    memory: &mut dyn GuestRead,
+    memory: &mut dyn GuestAccess,
 ) -> Result<Intercepted, Cause> {
     let state = code_state(vcpu);
     let bytes = instruction_bytes(&state, &mut |gpa| memory.read_word(gpa)).map_err(Unexpected::Fetch)?;
@@ -144,7 +137,7 @@ fn decode_at_rip(
 }
 
 /// The RIP after the intercepted instruction: reported by the CPU, or by decoding.
-fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) -> Result<u64, Cause> {
+fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestAccess) -> Result<u64, Cause> {
     if vcpu.found.next_rip() {
         return Ok(vcpu.vmcb().control.next_rip);
     }
@@ -152,7 +145,7 @@ fn next_rip(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) 
 }
 
 /// Goes on after the intercepted instruction, whose effect is done.
-fn advance(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn advance(vcpu: &mut SvmVcpu, expected: Expected, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     let next = next_rip(vcpu, expected, memory)?;
     go_on_at(vcpu, next);
     Ok(())
@@ -175,23 +168,12 @@ fn is_privileged(vcpu: &mut SvmVcpu) -> bool {
     vcpu.vmcb().save.cpl == 0
 }
 
-fn hypercall(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<Exit, Cause> {
+fn hypercall(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<Exit, Cause> {
     advance(vcpu, Expected::Vmmcall, memory)?;
-    let registers = &vcpu.registers;
-    Ok(Exit::Hypercall {
-        number: registers.get(RAX),
-        arguments: Arguments {
-            rdi: registers.get(RDI),
-            rsi: registers.get(RSI),
-            rdx: registers.get(RDX),
-            r8: registers.get(R8),
-            r9: registers.get(R9),
-            r10: registers.get(R10),
-        },
-    })
+    Ok(vcpu.registers.hypercall())
 }
 
-fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     let next = next_rip(vcpu, Expected::Cpuid, memory)?;
     let view = GuestView {
         cr4: vcpu.vmcb().save.cr4,
@@ -209,12 +191,12 @@ fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Ca
     Ok(())
 }
 
-fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
     let msr = vcpu.registers.get(RCX) as u32;
-    let value = edx_eax(vcpu);
+    let value = vcpu.registers.edx_eax();
     let outcome = if write {
         let cr0 = vcpu.vmcb().save.cr0;
         vcpu.msrs.write(msr, value, cr0)
@@ -240,7 +222,7 @@ fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestRead) -> Re
     }
 }
 
-fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
@@ -286,7 +268,12 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestRead) -> Res
     }
 }
 
-fn write_debug(vcpu: &mut SvmVcpu, number: u8, info_1: u64, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn write_debug(
+    vcpu: &mut SvmVcpu,
+    number: u8,
+    info_1: u64,
+    memory: &mut dyn GuestAccess,
+) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
@@ -319,7 +306,7 @@ fn write_debug(vcpu: &mut SvmVcpu, number: u8, info_1: u64, memory: &mut dyn Gue
     Ok(())
 }
 
-fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause> {
+fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     let cr4 = vcpu.vmcb().save.cr4;
     if vcpu.vectors.xcr0_allowed() == 0 || cr4 & CR4_OSXSAVE == 0 {
         return raise(vcpu, Fault::InvalidOpcode);
@@ -329,7 +316,7 @@ fn set_xcr0(vcpu: &mut SvmVcpu, memory: &mut dyn GuestRead) -> Result<(), Cause>
         return raise(vcpu, Fault::GeneralProtection);
     }
     let next = next_rip(vcpu, Expected::Xsetbv, memory)?;
-    let value = edx_eax(vcpu);
+    let value = vcpu.registers.edx_eax();
     match vcpu.vectors.set_xcr0(value) {
         Ok(()) => {
             go_on_at(vcpu, next);
@@ -346,11 +333,6 @@ fn operand(vcpu: &mut SvmVcpu, source: Register) -> u64 {
         CodeSize::Bits64 => value,
         CodeSize::Bits32 | CodeSize::Bits16 => value & 0xffff_ffff,
     }
-}
-
-/// The 64-bit operand of WRMSR and XSETBV.
-fn edx_eax(vcpu: &SvmVcpu) -> u64 {
-    vcpu.registers.get(RDX) << 32 | vcpu.registers.get(RAX) & 0xffff_ffff
 }
 
 /// RAX is the one register that VMRUN loads from the control block.

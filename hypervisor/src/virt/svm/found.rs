@@ -53,6 +53,7 @@ impl SvmFound {
     pub(super) fn capabilities(&self) -> Capabilities {
         Capabilities {
             second_stage: "npt",
+            quirk: None,
             asids: self.asid_count.get(),
             nrip_save: self.next_rip,
             decode_assists: self.decode_assists,

@@ -2,9 +2,9 @@
 
 use crate::cpu::registers::{mask_interrupts, rdmsr, read_efer, wrmsr};
 use crate::virt::GuestModeHooks;
-use core::arch::{asm, naked_asm};
+use crate::virt::guest_registers::GuestRegisters;
+use core::arch::naked_asm;
 use memory::address::Hpa;
-use vcpu_policy::instruction::Register;
 use x86::msr::IA32_EFER;
 
 /// EFER.SVME: the SVM instructions are on (AMD APM vol. 2, 3.1.7).
@@ -37,47 +37,6 @@ pub unsafe fn enable(host_save_area: Hpa) {
     unsafe {
         wrmsr(IA32_EFER, read_efer() | EFER_SVME);
         wrmsr(VM_HSAVE_PA, host_save_area.get());
-    }
-}
-
-/// The guest's general registers by their number ([`Register::number`]). VMRUN swaps RAX and RSP itself: the slots are filled from the
-/// VMCB.
-///
-/// A value of this type on the stack is where a world switch leaves them: stack is memory that a CPU may touch before it flushes.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-pub struct GuestRegisters([u64; 16]);
-
-/// RAX.
-pub const RAX: Register = Register::from_low_bits(0);
-/// RCX.
-pub const RCX: Register = Register::from_low_bits(1);
-/// RDX.
-pub const RDX: Register = Register::from_low_bits(2);
-/// RBX.
-pub const RBX: Register = Register::from_low_bits(3);
-/// RSP.
-pub const RSP: Register = Register::from_low_bits(4);
-/// RSI.
-pub const RSI: Register = Register::from_low_bits(6);
-/// RDI.
-pub const RDI: Register = Register::from_low_bits(7);
-/// R8.
-pub const R8: Register = Register::from_low_bits(8);
-/// R9.
-pub const R9: Register = Register::from_low_bits(9);
-/// R10.
-pub const R10: Register = Register::from_low_bits(10);
-
-impl GuestRegisters {
-    /// Reads a register.
-    pub const fn get(&self, register: Register) -> u64 {
-        self.0[register.number() as usize & 15]
-    }
-
-    /// Writes a register.
-    pub const fn set(&mut self, register: Register, value: u64) {
-        self.0[register.number() as usize & 15] = value;
     }
 }
 
@@ -186,22 +145,4 @@ unsafe extern "sysv64" fn world_switch(guest: u64, registers: *mut GuestRegister
         "stgi",
         "ret",
     )
-}
-
-/// Lets a pending physical interrupt be handled, and masks them again. STI takes effect after the next instruction.
-///
-/// # Safety
-/// The descriptor tables must be loaded, and the caller must hold nothing that a handler needs.
-pub unsafe fn handle_pending_interrupt() {
-    // SAFETY: the caller vouches for the handlers. Their effects on memory are seen: no `nomem`.
-    unsafe { asm!("sti", "nop", "cli") };
-}
-
-/// Hands a machine check that hit the guest to the host's own handler: an intercepted one is not delivered (AMD APM vol. 2, 15.12.18).
-///
-/// # Safety
-/// The descriptor tables must be loaded.
-pub unsafe fn deliver_machine_check() {
-    // SAFETY: the vector has a handler, which takes no error code (AMD APM vol. 2, 8.2.18).
-    unsafe { asm!("int 18") };
 }

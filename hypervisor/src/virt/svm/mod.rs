@@ -19,7 +19,7 @@ mod vcpu;
 mod vmcb;
 
 use super::vector_state::VectorUnit;
-use super::{Backend, Capabilities, OutOfFrames, StartState, Unsupported};
+use super::{Backend, Capabilities, EnableError, OutOfFrames, StartState, Unsupported};
 use crate::frames::Frames;
 use memory::address::Hpa;
 use memory::guest::SecondStageKind;
@@ -46,7 +46,6 @@ pub struct SvmCpu {
 }
 
 impl Backend for Svm {
-    const SECOND_STAGE: SecondStageKind = SecondStageKind::Nested;
     type Found = SvmFound;
     type Cpu = SvmCpu;
     type Vcpu = SvmVcpu;
@@ -67,7 +66,11 @@ impl Backend for Svm {
         })
     }
 
-    fn enable(&self, index: u32) -> Result<SvmCpu, OutOfFrames> {
+    fn second_stage(&self) -> SecondStageKind {
+        SecondStageKind::Nested
+    }
+
+    fn enable(&self, index: u32) -> Result<SvmCpu, EnableError> {
         let host_save_area = frame()?;
         let host_state = frame()?;
         self.vectors.enable();

@@ -1,17 +1,17 @@
 //! A guest's CPU: its control block, what the control block does not hold, and the loop around the world switch.
 
 use super::exit_code::ExitCode;
-use super::instructions::{
-    GuestRegisters, RAX, RDI, RSP, deliver_machine_check, handle_pending_interrupt, run_guest,
-};
+use super::instructions::run_guest;
 use super::vmcb::Vmcb;
 use super::vmcb::bits::{Event, SegmentAttributes, VirtualInterruptControl};
 use super::vmcb::{SaveArea, Segment};
 use super::{Svm, SvmCpu, SvmFound, exits, frame, intercepts};
 use crate::frames::Frames;
 use crate::virt::debug_registers::DebugRegisters;
+use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
+use crate::virt::host_events::{deliver_machine_check, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
-use crate::virt::{Exit, GuestModeHooks, GuestRead, Loaded, OutOfFrames, StartState, Vcpu};
+use crate::virt::{Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu};
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
@@ -133,7 +133,7 @@ impl Vcpu for SvmVcpu {
     type Cpu = SvmCpu;
     type Loaded<'a> = LoadedSvm<'a>;
 
-    fn load<'a>(&'a mut self, cpu: &'a mut SvmCpu) -> LoadedSvm<'a> {
+    fn load<'a>(&'a mut self, cpu: &'a mut SvmCpu, _slice_ticks: u64) -> LoadedSvm<'a> {
         self.debug.load();
         self.vectors.load();
         LoadedSvm { vcpu: self, cpu }
@@ -151,7 +151,7 @@ impl Vcpu for SvmVcpu {
 }
 
 impl Loaded for LoadedSvm<'_> {
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestRead) -> Exit {
+    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
             let exit = self.vcpu.enter(self.cpu, hooks);
             match exit {
