@@ -90,6 +90,7 @@ struct Known {
 // SAFETY: the name is this project's own and defined once.
 #[unsafe(no_mangle)]
 extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
+    timer::mark_entry();
     console::init();
     println!("Lacuna {} ({})", env!("CARGO_PKG_VERSION"), env!("LACUNA_COMMIT"));
     let stacks = IstStacks {

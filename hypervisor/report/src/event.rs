@@ -221,6 +221,8 @@ pub struct Counters {
     pub ticks_map: u64,
     /// TSC ticks of teardown but for the zeroing.
     pub ticks_restore: u64,
+    /// TSC ticks from the hypervisor's first instructions to the first turn of the first guest; 0 when none had a turn.
+    pub ticks_to_first_guest: u64,
 }
 
 /// What giving and taking back private memory once did cost. Ticks are those of the TSC: instructions under QEMU's `-icount`.

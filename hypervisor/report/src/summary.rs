@@ -131,6 +131,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("scrubbing", counters.ticks_scrub),
                 ("mapping for guests", counters.ticks_map),
                 ("giving back", counters.ticks_restore),
+                ("boot to first guest", counters.ticks_to_first_guest),
             ],
         ),
     ];

@@ -185,6 +185,7 @@ fn summary_of_a_run() {
             ticks_scrub: 90_000_000_000,
             ticks_map: 31,
             ticks_restore: 700,
+            ticks_to_first_guest: 60_000_000,
         },
     };
     let mut text = String::new();
@@ -223,6 +224,7 @@ TSC ticks (instructions under -icount)
   scrubbing                           90000000000
   mapping for guests                           31
   giving back                                 700
+  boot to first guest                    60000000
 "
     );
 }

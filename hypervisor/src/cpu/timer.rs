@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::_rdtsc;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::apic::LocalApic;
 use super::registers::with_interrupts_masked;
@@ -65,6 +66,19 @@ impl fmt::Display for CalibrationError {
 pub fn tsc() -> u64 {
     // SAFETY: RDTSC only reads; CR4.TSD does not bind privilege level 0.
     unsafe { _rdtsc() }
+}
+
+/// The TSC at the first of our instructions in Rust.
+static ENTRY: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers this moment as the start of the hypervisor.
+pub fn mark_entry() {
+    ENTRY.store(tsc(), Ordering::Relaxed);
+}
+
+/// TSC ticks since [`mark_entry`].
+pub fn ticks_since_entry() -> u64 {
+    tsc().wrapping_sub(ENTRY.load(Ordering::Relaxed))
 }
 
 /// Measures both rates. Takes 30 ms, with interrupts masked.

@@ -114,6 +114,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
                 guest.alternations += 1;
             }
             self.last = Some(guest.instance);
+            reporter.turn_begins();
             let slice = self.run_slice(&mut guest, reporter);
             match slice {
                 Slice::GoesOn => self.alive.add(place, guest),

@@ -16,6 +16,7 @@ use report::{Counters, Event, Leaves, PhaseColumn, PhaseHeader, Picture, Summary
 
 use crate::checks::{Checks, Subject};
 use crate::console::{TextPort, pause};
+use crate::cpu::timer;
 use crate::frames::with_memory;
 use crate::println;
 
@@ -78,6 +79,8 @@ pub struct Reporter<'a> {
     most_at_once: u64,
     failures: u64,
     first_failure: Reason,
+    /// TSC ticks from the hypervisor's start to the first guest's first turn.
+    ticks_to_first_guest: Option<u64>,
 }
 
 impl<'a> Reporter<'a> {
@@ -93,6 +96,7 @@ impl<'a> Reporter<'a> {
             most_at_once: 0,
             failures: 0,
             first_failure: String::new(),
+            ticks_to_first_guest: None,
         }
     }
 
@@ -154,6 +158,12 @@ impl<'a> Reporter<'a> {
         if !self.config.quiet {
             println!("launched {who} with {} MiB", bytes >> 20);
         }
+    }
+
+    /// A guest is about to run. Only the first time counts.
+    pub fn turn_begins(&mut self) {
+        self.ticks_to_first_guest
+            .get_or_insert_with(timer::ticks_since_entry);
     }
 
     /// So many live.
@@ -261,7 +271,7 @@ impl<'a> Reporter<'a> {
                 detail: &detail,
             }));
         }
-        let counters = counters(windows);
+        let counters = counters(windows, self.ticks_to_first_guest.unwrap_or(0));
         json::event(&Event::Counters(counters));
         println!();
         let summary = Summary {
@@ -286,7 +296,7 @@ impl<'a> Reporter<'a> {
     }
 }
 
-fn counters(windows: &Windows) -> Counters {
+fn counters(windows: &Windows, ticks_to_first_guest: u64) -> Counters {
     let (stats, costs) = with_memory(|memory| (memory.stats(), memory.costs()));
     Counters {
         // Zero with guests: regions are hidden whole. Only the benchmark's comparison makes tables of 4K leaves.
@@ -305,5 +315,6 @@ fn counters(windows: &Windows) -> Counters {
         ticks_scrub: costs.scrub,
         ticks_map: costs.map,
         ticks_restore: costs.restore,
+        ticks_to_first_guest,
     }
 }
