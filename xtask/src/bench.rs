@@ -7,7 +7,7 @@
 pub mod goals;
 mod table;
 
-use std::io::Write;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::medium::Boot;
 use crate::run::explain;
 use crate::test::available_mib;
 use crate::verdict::Outcome;
-use crate::{Failure, cli, setup, workspace};
+use crate::{Failure, archive, cli, guests, setup, workspace};
 
 pub use table::Tables;
 
@@ -97,8 +97,16 @@ pub fn parse_policy(text: &str) -> Result<Policy, String> {
         .ok_or_else(|| format!("the policies are {}", policy_names().join(", ")))
 }
 
-/// The machine for one case: always the same but for the command line.
-fn machine(case: Case, image: PathBuf, json: PathBuf) -> Machine {
+/// The guest of the boot that measures how long it takes to the first guest.
+const GUEST: &str = "hello";
+
+/// The command line of that boot.
+fn guest_line() -> String {
+    format!("guest={GUEST},memory=16M seed={SEED}")
+}
+
+/// The machine for one boot: always the same but for command line and archive.
+fn machine(command_line: String, image: PathBuf, archive: Option<PathBuf>, json: PathBuf) -> Machine {
     Machine {
         kind: Kind::Tcg,
         boot: Boot::Direct,
@@ -108,9 +116,8 @@ fn machine(case: Case, image: PathBuf, json: PathBuf) -> Machine {
         counted: true,
         ram: Ram::Anonymous,
         image,
-        // No guest runs, so that the figures do not change when a guest does.
-        archive: None,
-        command_line: case.line(),
+        archive,
+        command_line,
         json,
         monitor: None,
         debugger: None,
@@ -122,7 +129,11 @@ fn machine(case: Case, image: PathBuf, json: PathBuf) -> Machine {
 /// # Errors
 /// The emulator can't be run.
 pub fn boot(case: Case, image: PathBuf, folder: &Folder) -> Result<Record> {
-    let machine = machine(case, image, folder.file(file::JSON));
+    // Without an archive: the figures must not change when a guest does.
+    watch(machine(case.line(), image, None, folder.file(file::JSON)), folder)
+}
+
+fn watch(machine: Machine, folder: &Folder) -> Result<Record> {
     let mut nothing = |_: &str, _: &mut _| Ok(());
     let watch = Watch {
         limit: Some(LIMIT),
@@ -151,6 +162,21 @@ pub fn measured(case: Case, record: &Record) -> Result<&Bench<String>, String> {
     }
 }
 
+/// Ticks from the hypervisor's start to the first guest, from a boot that passed; else why there are none.
+fn ticks_to_first_guest(record: &Record) -> Result<u64, String> {
+    if record.outcome != Outcome::Pass {
+        return Err(record.outcome.to_string());
+    }
+    let counters = record
+        .report
+        .counters()
+        .ok_or("the report has no `counters` line")?;
+    match counters.ticks_to_first_guest {
+        0 => Err("no guest had a turn".into()),
+        ticks => Ok(ticks),
+    }
+}
+
 /// Runs the benchmark and prints its tables. The outcome is that of the first boot that did not pass.
 ///
 /// # Errors
@@ -165,52 +191,106 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
     });
     if flags.dry_run {
         let image = workspace::outline()?.built.join(build::IMAGE);
-        let json = workspace::root().join(RUNS).join("dry-run").join(file::JSON);
-        cases.for_each(|case| println!("{}", machine(case, image.clone(), json.clone()).shell_line()));
+        let folder = workspace::root().join(RUNS).join("dry-run");
+        let (archive, json) = (folder.join(file::ARCHIVE), folder.join(file::JSON));
+        for case in cases {
+            println!(
+                "{}",
+                machine(case.line(), image.clone(), None, json.clone()).shell_line()
+            );
+        }
+        println!(
+            "{}",
+            machine(guest_line(), image, Some(archive), json).shell_line()
+        );
         return Ok(Outcome::Pass);
     }
     setup::everything()?;
     setup::machine(Kind::Tcg, Boot::Direct)?;
-    let image = build::build(Flavor::Plain)?.hypervisor;
+    let built = build::build(Flavor::Plain)?;
+    let mut boots = Boots {
+        image: built.hypervisor,
+        lines: Vec::new(),
+    };
     let mut tables = Tables::default();
-    let mut lines = Vec::new();
     for case in cases {
         let name = format!("{:<11} {:>5}", case.policy.name(), size(case.bytes));
-        eprint!("bench {name} ... ");
         if let Some(free) = available_mib()
             && free < case.host_mib()
         {
-            eprintln!(
-                "SKIP (needs {} MiB of RAM, this host has {free} to spare)",
-                case.host_mib()
-            );
+            let needed = case.host_mib();
+            eprintln!("bench {name} ... SKIP (needs {needed} MiB of RAM, this host has {free} to spare)");
             continue;
         }
-        let mut folder = Folder::create(&workspace::root())?;
-        let record = boot(case, image.clone(), &folder).inspect_err(|_| folder.keep())?;
-        match measured(case, &record) {
-            Ok(bench) => tables.add(size(case.bytes), bench.clone()),
-            Err(reason) => {
-                eprintln!("{reason}");
-                folder.keep();
-                explain(&record, &image, &folder);
-                return Ok(match record.outcome {
-                    Outcome::Pass => Outcome::NoVerdict(reason),
-                    outcome => outcome,
-                });
-            }
+        let figures = boots.one(
+            &name,
+            |image, folder| boot(case, image, folder),
+            |record| measured(case, record).cloned(),
+        )?;
+        match figures {
+            Ok(bench) => tables.add(size(case.bytes), bench),
+            Err(outcome) => return Ok(outcome),
         }
-        eprintln!("{:.1} s", record.took.as_secs_f64());
-        let report = std::fs::read(folder.file(file::JSON)).context("read the report again")?;
-        lines.extend_from_slice(&report);
+    }
+    let guest = guests::find(&built.guests, GUEST)?.clone();
+    let ticks = boots.one(
+        &format!("to the guest {GUEST}"),
+        |image, folder| {
+            let archive = folder.file(file::ARCHIVE);
+            archive::write(&archive, &[guest])?;
+            let json = folder.file(file::JSON);
+            watch(machine(guest_line(), image, Some(archive), json), folder)
+        },
+        ticks_to_first_guest,
+    )?;
+    match ticks {
+        Ok(ticks) => tables.ticks_to_first_guest = Some(ticks),
+        Err(outcome) => return Ok(outcome),
     }
     if let Some(path) = &flags.json {
-        std::fs::File::create(path)
-            .and_then(|mut file| file.write_all(&lines))
-            .with_context(|| format!("write the reports to {}", path.display()))?;
+        fs::write(path, &boots.lines).with_context(|| format!("write the reports to {}", path.display()))?;
     }
     println!("\n{tables}");
     Ok(Outcome::Pass)
+}
+
+/// The boots of one benchmark.
+struct Boots {
+    image: PathBuf,
+    /// The JSON lines of all boots so far.
+    lines: Vec<u8>,
+}
+
+impl Boots {
+    /// Does one boot, takes its figures, and keeps its JSON lines. The inner error is the outcome of a boot without figures, which was
+    /// explained.
+    fn one<T>(
+        &mut self,
+        name: &str,
+        boot: impl FnOnce(PathBuf, &Folder) -> Result<Record>,
+        figures: impl FnOnce(&Record) -> Result<T, String>,
+    ) -> Result<Result<T, Outcome>> {
+        eprint!("bench {name} ... ");
+        let mut folder = Folder::create(&workspace::root())?;
+        let record = boot(self.image.clone(), &folder).inspect_err(|_| folder.keep())?;
+        match figures(&record) {
+            Ok(figures) => {
+                eprintln!("{:.1} s", record.took.as_secs_f64());
+                let report = fs::read(folder.file(file::JSON)).context("read the report again")?;
+                self.lines.extend_from_slice(&report);
+                Ok(Ok(figures))
+            }
+            Err(reason) => {
+                eprintln!("{reason}");
+                folder.keep();
+                explain(&record, &self.image, &folder);
+                Ok(Err(match record.outcome {
+                    Outcome::Pass => Outcome::NoVerdict(reason),
+                    outcome => outcome,
+                }))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +307,7 @@ mod tests {
                 assert_eq!((config.policy, config.bench), (policy, Some(bytes)), "{line}");
             }
         }
+        assert!(Config::parse(&guest_line()).is_ok());
         assert_eq!(parse_size("16M"), Ok(16 << 20));
         assert!(parse_size("3M").unwrap_err().contains("multiple of 2M"));
         assert!(parse_size("16M quiet").is_err());
@@ -256,6 +337,21 @@ mod tests {
             (Outcome::Interrupted, vec![line(4096)]),
         ] {
             assert!(measured(case, &record(outcome, &lines)).is_err());
+        }
+        let turn = |ticks_to_first_guest| {
+            let counters = report::Counters {
+                ticks_to_first_guest,
+                ..report::Counters::default()
+            };
+            serde_json::to_string(&Event::<String>::Counters(counters)).unwrap()
+        };
+        assert_eq!(ticks_to_first_guest(&record(Outcome::Pass, &[turn(7)])), Ok(7));
+        for (outcome, lines) in [
+            (Outcome::Pass, vec![]),
+            (Outcome::Pass, vec![turn(0)]),
+            (Outcome::Interrupted, vec![turn(7)]),
+        ] {
+            assert!(ticks_to_first_guest(&record(outcome, &lines)).is_err());
         }
     }
 }

@@ -11,6 +11,8 @@ use super::goals::Lost;
 #[derive(Debug, Default)]
 pub struct Tables {
     rows: Vec<Row>,
+    /// Ticks from the hypervisor's start to the first guest, where that was measured.
+    pub ticks_to_first_guest: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -165,6 +167,12 @@ impl fmt::Display for Tables {
             }
             let flushes = Times(linux.bench.launch_flushes, ours.bench.launch_flushes);
             writeln!(f, " {flushes:>15}")?;
+        }
+        if let Some(ticks) = self.ticks_to_first_guest {
+            writeln!(
+                f,
+                "\nFrom the hypervisor's start to the first guest's first turn: {ticks} ticks."
+            )?;
         }
         f.write_str(NOTES)
     }
