@@ -1,6 +1,10 @@
 //! Where a stack is.
 
+use core::arch::asm;
+
 use memory::address::Hva;
+
+use super::descriptor::CpuTables;
 
 /// A mapped stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,5 +66,31 @@ impl<const BYTES: usize> StackMemory<BYTES> {
             low: Hva::new(low),
             top: Hva::new(low + BYTES as u64),
         }
+    }
+}
+
+/// Fills what is unused of this CPU's main stack, all below the caller's frame, with zeros: calls that have returned leave their values
+/// there, and some of those were a guest's.
+///
+/// Does nothing on any other stack.
+#[inline(never)]
+pub fn wipe_unused() {
+    let rsp: u64;
+    // SAFETY: reading RSP has no effect.
+    unsafe { asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    let Some(stack) = CpuTables::current().and_then(|tables| tables.stack_of(Hva::new(rsp), 8)) else {
+        return;
+    };
+    let words = rsp.saturating_sub(stack.low.get()) / 8;
+    // SAFETY: the range lies in a mapped stack and below RSP, where nothing lives: the target has no red zone, maskable interrupts may use
+    // it but are done when they return, and exceptions and NMIs have stacks of their own. The direction flag is clear, as the ABI wants.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rdi") rsp - words * 8 => _,
+            inout("rcx") words => _,
+            in("rax") 0_u64,
+            options(nostack, preserves_flags)
+        );
     }
 }

@@ -54,7 +54,7 @@ struct Node<'a, V> {
     next: Option<Place<'a, V>>,
 }
 
-impl<V> Place<'_, V> {
+impl<'a, V> Place<'a, V> {
     /// Takes the frames.
     ///
     /// # Errors
@@ -64,6 +64,16 @@ impl<V> Place<'_, V> {
             guest: None,
             next: None,
         })?))
+    }
+
+    /// The guest that lives here. It is used in place: its registers are a guest's secret, and every move would leave a copy.
+    pub fn guest_mut(&mut self) -> Option<&mut Live<'a, V>> {
+        self.0.guest.as_mut()
+    }
+
+    /// Takes the guest out and gives the place up.
+    pub fn into_guest(mut self) -> Option<Live<'a, V>> {
+        self.0.guest.take()
     }
 }
 
@@ -84,16 +94,21 @@ impl<'a, V> Population<'a, V> {
         self.len
     }
 
-    /// Adds a guest.
+    /// Adds a new guest.
     pub fn add(&mut self, mut place: Place<'a, V>, guest: Live<'a, V>) {
         place.0.guest = Some(guest);
+        self.put_back(place);
+    }
+
+    /// Puts a guest back that was taken out.
+    pub fn put_back(&mut self, mut place: Place<'a, V>) {
         place.0.next = self.first.take();
         self.first = Some(place);
         self.len += 1;
     }
 
-    /// Takes out the guest at a position below [`Self::len`], with its place.
-    pub fn take(&mut self, position: usize) -> Option<(Place<'a, V>, Live<'a, V>)> {
+    /// Takes out the guest at a position below [`Self::len`].
+    pub fn take(&mut self, position: usize) -> Option<Place<'a, V>> {
         let mut at = &mut self.first;
         for _ in 0..position {
             at = &mut at.as_mut()?.0.next;
@@ -101,8 +116,7 @@ impl<'a, V> Population<'a, V> {
         let mut place = at.take()?;
         *at = place.0.next.take();
         self.len -= 1;
-        let guest = place.0.guest.take()?;
-        Some((place, guest))
+        Some(place)
     }
 
     /// All of them.

@@ -5,16 +5,16 @@ use guest_abi::Hypercall;
 use guest_image::Archive;
 use memory::address::Gpa;
 use memory::frame::GuestId;
-use memory::guest::{GuestFlushed, GuestMemory};
+use memory::guest::GuestMemory;
 use memory::window::Windows;
 
 use super::launch::{self, Refusal};
-use super::live::{Label, Live, Population};
+use super::live::{Label, Live, Place, Population};
 use super::queue::{Order, Queue};
 use crate::checks::Checks;
 use crate::cpu::descriptor::CpuTables;
-use crate::cpu::registers;
 use crate::cpu::timer::{Clock, Timer};
+use crate::cpu::{registers, stack};
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
 use crate::println;
@@ -107,7 +107,10 @@ impl<'a, B: Backend> Scheduler<'a, B> {
                 break;
             }
             let position = self.random.rand_range(0..count) as usize;
-            let Some((place, mut guest)) = self.alive.take(position) else {
+            let Some(mut place) = self.alive.take(position) else {
+                break;
+            };
+            let Some(guest) = place.guest_mut() else {
                 break;
             };
             if self.last.is_some_and(|last| last != guest.instance) {
@@ -115,23 +118,22 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             }
             self.last = Some(guest.instance);
             reporter.turn_begins();
-            let slice = self.run_slice(&mut guest, reporter);
-            match slice {
-                Slice::GoesOn => self.alive.add(place, guest),
+            match self.run_slice(guest, reporter) {
+                Slice::GoesOn => self.alive.put_back(place),
                 Slice::Ended(ending, detail) => {
                     if !self.peak_seen {
                         self.peak_seen = true;
                         // The one that ended still has its memory: put it back for the look at everybody.
-                        self.alive.add(place, guest);
+                        self.alive.put_back(place);
                         reporter.moment(Moment::Guests, checks, self.memories());
-                        let Some((_, back)) = self.alive.take(0) else {
-                            break;
+                        place = match self.alive.take(0) {
+                            Some(back) => back,
+                            None => break,
                         };
-                        guest = back;
-                    } else {
-                        drop(place);
                     }
-                    self.bury(guest, ending, detail.as_ref(), reporter);
+                    self.bury(place, ending, detail.as_ref(), reporter);
+                    // The calls since it was launched have left its registers below.
+                    stack::wipe_unused();
                     checks.run(self.memories(), |subject, error| {
                         reporter.check_failed(subject, error)
                     });
@@ -216,7 +218,9 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             .find(|id| !self.alive.has(*id))
     }
 
-    /// Runs a guest until its slice is over, it gives the rest away, or it ends.
+    /// Runs a guest until its slice is over, it gives the rest away, or it ends. Not inlined: the copies of its registers that it makes
+    /// must lie below the caller's stack frame, where they are wiped.
+    #[inline(never)]
     fn run_slice(&mut self, guest: &mut Live<'a, B::Vcpu>, reporter: &mut Reporter<'_>) -> Slice {
         let Setup {
             config,
@@ -289,14 +293,19 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         result
     }
 
-    /// Takes a guest down: its vCPU first, so that nobody runs under its tag, then its memory.
+    /// Takes a guest down: its vCPU first, so that nobody runs under its tag, then its memory. Not inlined, for the same reason as
+    /// `run_slice`.
+    #[inline(never)]
     fn bury(
         &mut self,
-        mut guest: Live<'a, B::Vcpu>,
+        place: Place<'a, B::Vcpu>,
         ending: Ending,
         detail: Option<&crate::virt::Ending>,
         reporter: &mut Reporter<'_>,
     ) {
+        let Some(mut guest) = place.into_guest() else {
+            return;
+        };
         guest
             .output
             .finish(&Label(guest.file.name(), guest.instance), &mut |line| {
@@ -304,9 +313,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             });
         let memory_bytes = guest.memory.bytes();
         let exits = guest.vcpu.exits();
-        guest.vcpu.retire(&mut self.setup.cpu);
-        // Its tag comes back into use only with a flush, and no other CPU ever ran it.
-        let flushed = GuestFlushed::new(guest.memory.id());
+        let flushed = guest.vcpu.retire(&mut self.setup.cpu, guest.memory.id());
         launch::take_back(guest.memory, flushed, &mut self.setup.windows);
         self.crowded = false;
         reporter.guest(&GuestResult {

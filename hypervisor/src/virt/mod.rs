@@ -21,7 +21,8 @@ pub mod vmx;
 
 use guest_abi::Arguments;
 use memory::address::{Gpa, Gva, Hpa};
-use memory::guest::SecondStageKind;
+use memory::frame::GuestId;
+use memory::guest::{GuestFlushed, SecondStageKind};
 
 pub use ending::{Access, Cause, Ending, MemoryFault, PortAccess, Stage, Unexpected};
 pub use unsupported::{EnableError, OutOfFrames, Unsupported};
@@ -162,8 +163,9 @@ pub trait Vcpu {
     fn exits(&self) -> u64;
 
     /// Ends the vCPU and gives its translation tag back to the CPU it ran on. The translations themselves stay in that CPU's TLB
-    /// until the tag is used again, out of reach: nobody runs under it.
-    fn retire(self, cpu: &mut Self::Cpu);
+    /// until the tag is used again, out of reach: nobody runs under it. So the proof is that `guest`, whose only vCPU this is, is
+    /// flushed, or will be before anyone can notice that it is not.
+    fn retire(self, cpu: &mut Self::Cpu, guest: GuestId) -> GuestFlushed;
 }
 
 /// A vCPU whose registers are on this CPU.

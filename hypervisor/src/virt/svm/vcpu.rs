@@ -13,6 +13,8 @@ use crate::virt::host_events::{deliver_machine_check, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
 use crate::virt::{Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu};
 use memory::address::{Gva, Hpa};
+use memory::frame::GuestId;
+use memory::guest::GuestFlushed;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
 use vcpu_policy::cr0;
@@ -143,10 +145,11 @@ impl Vcpu for SvmVcpu {
         self.exits
     }
 
-    fn retire(mut self, cpu: &mut SvmCpu) {
+    fn retire(mut self, cpu: &mut SvmCpu, guest: GuestId) -> GuestFlushed {
         if let Some(lease) = self.lease.take() {
             cpu.asids.retire(lease);
         }
+        GuestFlushed::new(guest)
     }
 }
 

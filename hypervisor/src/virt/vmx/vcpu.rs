@@ -14,6 +14,8 @@ use crate::virt::{
     Cause, Ending, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Unexpected, Vcpu,
 };
 use memory::address::{Gva, Hpa};
+use memory::frame::GuestId;
+use memory::guest::GuestFlushed;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Assignment, Flush, Lease};
 use vcpu_policy::instruction::Register;
@@ -237,12 +239,13 @@ impl Vcpu for VmxVcpu {
         self.exits
     }
 
-    fn retire(mut self, cpu: &mut VmxCpu) {
+    fn retire(mut self, cpu: &mut VmxCpu, guest: GuestId) -> GuestFlushed {
         if let (Some(lease), Some(tags)) = (self.lease.take(), &mut cpu.tags) {
             tags.retire(lease);
         }
         // Other CPUs that it ran on flush before this pointer comes into use there again.
         cpu.flush_second_stage(self.flush_argument());
+        GuestFlushed::new(guest)
     }
 }
 
