@@ -3,7 +3,8 @@
 use report::{Bench, Leaves};
 
 /// Instructions a page that Linux 7.2 spends to hide one page of secret memory and flush, in a region that is split already, on one CPU:
-/// measured with QEMU 7.2 and the same `-icount` (docs/performance.md).
+/// measured with QEMU 7.2 and the same `-icount`. Our figure has the frame's allocation and the splits in it, Linux' has not;
+/// docs/performance.md takes both apart.
 pub const LINUX_HIDE: u64 = 610;
 
 type Held = Result<(), String>;
@@ -72,7 +73,7 @@ pub fn grouped(bench: &Bench<String>) -> Held {
     )
 }
 
-/// Linux' way on a fresh machine, for 256 MiB: as Linux was measured, or the comparison is worth nothing.
+/// Linux' way on a fresh machine, for 256 MiB: it flushes and splits as Linux does, and costs about what Linux' own hiding costs.
 ///
 /// # Errors
 /// What is not like Linux.

@@ -185,8 +185,8 @@ iteration of a `rep`. A flush of the whole TLB counts two of them (CR3 is read a
 they cost on a real CPU: that is why they are counted beside. What memory, caches and page walks take is not in the unit.
 Flushes, INVLPGs and splits are counted by the hypervisor; leaves by its independent page-table walker. `1G lost`: 1G leaves
 fewer than before. `2M lost`: 2M regions no longer in a leaf of 2M or more. `take+hide` has the frame allocator, frame records,
-table reserve, splits and flushes in it; zeroing stands apart. Of the linux policies only `take+hide`, flushes and splits are held
-against Linux itself; their map and restore are this project's. docs/performance.md says more.
+table reserve, splits and flushes in it; zeroing stands apart. The linux policies flush and split as Linux does, and `take+hide`
+lies near Linux' own 610, but of other parts; their map and restore were never held against Linux. docs/performance.md says more.
 ";
 
 #[cfg(test)]
