@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use report::{Event, Leaves, Outcome as Word, SCHEMA};
 
 use crate::emulator::Record;
+use crate::machine::Kind;
 use crate::report::Report;
 
 type Held = Result<(), String>;
@@ -131,6 +132,37 @@ pub fn cpus(record: &Record, count: u32) -> Held {
     let start = record.report.start().ok_or("no start")?;
     let found = (start.cpus_found, start.cpus_used);
     must(found == (count, 1), || format!("CPUs found and used: {found:?}"))
+}
+
+/// The second stage is that of the CPU which this kind of machine has: with another one the test is not what its name says.
+pub fn second_stage(report: &Report, kind: Kind) -> Held {
+    let start = report.start().ok_or("no start")?;
+    let found = start.machine.second_stage.as_str();
+    let right: &[&str] = match kind {
+        Kind::Tcg => &["npt"],
+        Kind::Bochs => &["ept"],
+        // That of the host.
+        Kind::Kvm => &["npt", "ept"],
+    };
+    must(right.contains(&found), || {
+        format!("the second stage is `{found}`, not one of {right:?}")
+    })
+}
+
+/// There were `instances` guests of this name, and together they took turns right after another guest at least `least` times: the
+/// hypervisor's count, whatever the guests say.
+pub fn alternations(report: &Report, name: &str, instances: usize, least: u64) -> Held {
+    let counts: Vec<_> = report
+        .guests()
+        .filter(|guest| guest.name == name)
+        .map(|guest| guest.alternations)
+        .collect();
+    must(counts.len() == instances, || {
+        format!("{} instances of `{name}`, not {instances}", counts.len())
+    })?;
+    must(counts.iter().sum::<u64>() >= least, || {
+        format!("`{name}` alternated {counts:?} times, together less than {least}")
+    })
 }
 
 /// Exactly a thousand instances of `hello`, with different numbers.

@@ -109,7 +109,7 @@ fn attempt(
     // As large as the machine, and of no use without it.
     let _ = fs::remove_file(&ram);
     let record = record?;
-    let judged = judge(row, &record).and_then(|()| {
+    let judged = judge(row, kind, &record).and_then(|()| {
         if row.outside {
             look.conclude(&record.report)
         } else {
@@ -120,7 +120,7 @@ fn attempt(
 }
 
 /// Whether the record is what the row wants; the error is the first thing that is not.
-fn judge(row: &Row, record: &Record) -> Result<(), String> {
+fn judge(row: &Row, kind: Kind, record: &Record) -> Result<(), String> {
     if record.outcome.word() != row.verdict {
         return Err(format!("{}, but {} was expected", record.outcome, row.verdict));
     }
@@ -135,6 +135,7 @@ fn judge(row: &Row, record: &Record) -> Result<(), String> {
     }
     if record.outcome == Outcome::Pass {
         checks::standing(record)?;
+        checks::second_stage(&record.report, kind)?;
     }
     checks::report_agrees(record)?;
     (row.check)(record)
@@ -244,22 +245,36 @@ mod tests {
         let row = Row::ending("REFUSED", says, "r", "", "sead=1");
         let verdict = r#"{"event":"verdict","verdict":"refused","reason":"x"}"#;
         let refused = |reason: &str| Outcome::Refused(reason.into());
-        assert!(judge(&row, &record(refused("did you mean `seed`?"), "", verdict)).is_ok());
-        assert!(judge(&row, &record(refused("no"), "did you mean `seed`?", verdict)).is_ok());
         assert!(
-            judge(&row, &record(refused("no"), "", verdict))
+            judge(
+                &row,
+                Kind::Tcg,
+                &record(refused("did you mean `seed`?"), "", verdict)
+            )
+            .is_ok()
+        );
+        assert!(
+            judge(
+                &row,
+                Kind::Tcg,
+                &record(refused("no"), "did you mean `seed`?", verdict)
+            )
+            .is_ok()
+        );
+        assert!(
+            judge(&row, Kind::Tcg, &record(refused("no"), "", verdict))
                 .unwrap_err()
                 .contains("nothing says")
         );
         assert!(
-            judge(&row, &record(Outcome::Pass, "", verdict))
+            judge(&row, Kind::Tcg, &record(Outcome::Pass, "", verdict))
                 .unwrap_err()
                 .contains("was expected")
         );
-        let error = judge(&row, &record(refused("did you mean `seed`?"), "", "")).unwrap_err();
+        let error = judge(&row, Kind::Tcg, &record(refused("did you mean `seed`?"), "", "")).unwrap_err();
         assert!(error.contains("the report ends with None"), "{error}");
         let passing = Row::passing("p", "", "{guests}");
-        assert!(judge(&passing, &record(Outcome::Pass, "", verdict)).is_err());
+        assert!(judge(&passing, Kind::Tcg, &record(Outcome::Pass, "", verdict)).is_err());
     }
 
     #[test]

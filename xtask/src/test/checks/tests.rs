@@ -273,3 +273,31 @@ fn values_refusals_and_verdicts() {
     assert!(no_guest_ran(&record(Outcome::Pass, vec![guest(1, "exit:0", true)])).is_err());
     assert!(no_guest_ran(&record(Outcome::Pass, vec![start()])).is_ok());
 }
+
+#[test]
+fn a_second_stage_of_another_machine_is_found() {
+    let report = record(Outcome::Pass, good()).report;
+    assert_eq!(second_stage(&report, Kind::Tcg), Ok(()));
+    assert_eq!(second_stage(&report, Kind::Kvm), Ok(()));
+    assert!(second_stage(&report, Kind::Bochs).unwrap_err().contains("`npt`"));
+}
+
+#[test]
+fn alternations_are_those_of_all_instances_together() {
+    // The guests of the good report alternate 7 times each.
+    let mut events = good();
+    events.insert(4, guest(2, "exit:0", true));
+    let report = record(Outcome::Pass, events).report;
+    assert_eq!(alternations(&report, "hello", 2, 14), Ok(()));
+    assert!(
+        alternations(&report, "hello", 2, 15)
+            .unwrap_err()
+            .contains("[7, 7]")
+    );
+    assert!(
+        alternations(&report, "hello", 1, 1)
+            .unwrap_err()
+            .contains("2 instances")
+    );
+    assert!(alternations(&report, "spin", 2, 0).is_err());
+}
