@@ -23,19 +23,17 @@ impl Machine for Hardware {
         unsafe { &*table }
     }
 
+    fn clear(&self, at: TableAt) {
+        let at = DIRECT_MAP_BASE.get() + at.pfn().hpa().get();
+        // SAFETY: only `memory` makes a `TableAt`, of a frame in the direct map that is, or is about to be, a table, and nobody uses
+        // this one yet.
+        unsafe { fill_with_zeros(at, PAGE_SIZE) };
+    }
+
     fn zero(&self, span: WindowSpan) {
-        // SAFETY: only an open window of this CPU makes a `WindowSpan`, so the bytes are mapped writable and nobody has a reference to
-        // them. It is made of whole pages, so of whole 8-byte words. The direction flag is clear, as the ABI wants: the entry
-        // code, every exit from a guest (which restores the host's RFLAGS) and every exception stub see to that.
-        unsafe {
-            asm!(
-                "rep stosq",
-                inout("rdi") span.start().get() => _,
-                inout("rcx") span.bytes() / 8 => _,
-                in("rax") 0_u64,
-                options(nostack, preserves_flags)
-            );
-        }
+        // SAFETY: only an open window of this CPU makes a `WindowSpan` (or `memory`, of a frame that it has just taken), so the bytes are
+        // mapped writable and nobody has a reference to them. It is made of whole pages.
+        unsafe { fill_with_zeros(span.start().get(), span.bytes() as u64) };
     }
 
     fn copy_in(&self, span: WindowSpan, data: &[u8]) {
@@ -90,5 +88,23 @@ impl PhysicalRead for WalkerView {
         // SAFETY: the walker reads words of tables only. If a damaged table leads it elsewhere, the address still lies in the
         // direct map's area: at worst a page fault, which is reported as such. A volatile read asks nothing of who writes there.
         Some(unsafe { word.read_volatile() })
+    }
+}
+
+/// Fills `bytes` bytes, a multiple of 8, with zeros.
+///
+/// # Safety
+/// They must be mapped writable, and nobody have a reference to them.
+unsafe fn fill_with_zeros(at: u64, bytes: u64) {
+    // SAFETY: the caller vouches for the bytes. The direction flag is clear, as the ABI wants: the entry code, every exit from a guest (which
+    // restores the host's RFLAGS) and every exception stub see to that.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rdi") at => _,
+            inout("rcx") bytes / 8 => _,
+            in("rax") 0_u64,
+            options(nostack, preserves_flags)
+        );
     }
 }

@@ -8,12 +8,12 @@ use core::fmt;
 
 use crate::address::{GIGABLOCK_ORDER, Hva, Level, Pfn, REGION_ORDER};
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Carved, Clean, RegionList, TableList};
+use crate::frame::list::{Carved, Clean, FreeRun, RegionList, TableList};
 use crate::frame::records::FrameTable;
 use crate::layout::direct;
 use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
-use crate::paging::format::{Attributes, Decoded, Format, LongMode};
+use crate::paging::format::{Attributes, Decoded, LongMode};
 use crate::stats::Stats;
 use crate::tlb::FlushBatch;
 
@@ -167,9 +167,11 @@ impl DirectMap {
                     else {
                         return Err(HideCause::NotALeaf(pfn));
                     };
+                    // Restore writes data leaves again: only what is one now may go.
+                    let start = Pfn::new(number << GIGABLOCK_ORDER);
                     let table = match slot.decode::<LongMode>() {
                         Decoded::Table(table) => Some(table),
-                        Decoded::Leaf(_, attributes) if is_data(attributes) => {
+                        Decoded::Leaf(..) if slot.says::<LongMode>(start, Attributes::DATA) => {
                             wanted += 1;
                             None
                         }
@@ -181,14 +183,14 @@ impl DirectMap {
             };
             if let Some(table) = table {
                 let slot = Slot::of(machine, table, address(pfn).index(2), Level::L2);
-                match slot.decode::<LongMode>() {
-                    Decoded::Leaf(found, attributes) if found == pfn && is_data(attributes) => {}
-                    _ => return Err(HideCause::NotALeaf(pfn)),
+                if !slot.says::<LongMode>(pfn, Attributes::DATA) {
+                    return Err(HideCause::NotALeaf(pfn));
                 }
             }
         }
+        // A split writes every entry, so these need no zeroing.
         frames
-            .reserve_tables(machine, wanted)
+            .reserve_frames(wanted, |_| {})
             .map_err(HideCause::OutOfMemory)
     }
 
@@ -250,12 +252,14 @@ impl DirectMap {
         };
         let mut filled = 0;
         let mut next = Some(first);
+        let mut run = FreeRun::default();
         while let Some(region) = next {
             fill(machine, table, region.pfn());
-            region.release(frames);
+            run.add(frames, region);
             filled += 1;
             next = regions.pop_in(frames, index);
         }
+        run.end(frames);
         if parked.is_some() {
             slot.link::<LongMode>(table);
         }
@@ -274,11 +278,6 @@ impl DirectMap {
         }
         true
     }
-}
-
-/// Whether a leaf says what [`fill`] will write again: restore brings back exactly what hide took away.
-fn is_data(attributes: Attributes) -> bool {
-    LongMode::join(attributes, Attributes::DATA).is_some()
 }
 
 /// Writes the leaf of a region over its hole.
@@ -311,14 +310,14 @@ impl FrameTable<'_> {
         machine: &M,
         count: u64,
     ) -> Result<TableList, OutOfMemory> {
+        self.reserve_frames(count, |pfn| machine.clear(TableAt::new(pfn)))
+    }
+
+    /// Takes `count` frames for tables, all or none, each prepared by `prepare`.
+    fn reserve_frames(&mut self, count: u64, prepare: impl Fn(Pfn)) -> Result<TableList, OutOfMemory> {
         let mut reserve = TableList::new();
         for _ in 0..count {
-            let zero = |pfn| {
-                for entry in machine.table(TableAt::new(pfn)) {
-                    entry.store(0, core::sync::atomic::Ordering::Relaxed);
-                }
-            };
-            match self.allocate_table(zero) {
+            match self.allocate_table(&prepare) {
                 Ok(table) => reserve.push(self, table),
                 Err(error) => {
                     while let Some(table) = reserve.pop(self) {

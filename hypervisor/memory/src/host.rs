@@ -58,6 +58,6 @@ impl<'m> HostMemory<'m> {
         windows.open(machine, region.pfn()).zero();
         self.stats.bytes_scrubbed += WINDOW_BYTES;
         self.costs.scrub += machine.now().wrapping_sub(start);
-        region.scrubbed(&mut self.frames)
+        region.scrubbed()
     }
 }

@@ -64,6 +64,9 @@ pub trait Machine {
     /// The table, through the direct map.
     fn table(&self, at: TableAt) -> &Table;
 
+    /// Fills a table that is not in use yet with zeros.
+    fn clear(&self, at: TableAt);
+
     /// Fills the bytes with zeros. The span is made of whole pages.
     fn zero(&self, span: WindowSpan);
 

@@ -76,20 +76,17 @@ impl<S: RegionState> Region<S> {
 
 impl Region<Dirty> {
     /// The region was overwritten with zeros.
-    pub(crate) fn scrubbed(self, frames: &mut FrameTable<'_>) -> Region<Clean> {
-        self.step(frames, FrameState::Hidden)
+    pub(crate) fn scrubbed(self) -> Region<Clean> {
+        // The record stays `Hidden`: it says nothing of the contents.
+        Region {
+            block: self.block,
+            pfn: self.pfn,
+            state: PhantomData,
+        }
     }
 }
 
 impl Region<Private> {
-    /// Whose it is and where, as its record says: the reverse map.
-    pub(crate) fn owner(&self, frames: &FrameTable<'_>) -> Option<(GuestId, crate::address::Gfn)> {
-        match frames.block(self.block).word.state() {
-            FrameState::Private { owner, gfn } => Some((owner, gfn)),
-            _ => None,
-        }
-    }
-
     /// The guest's translations to it are gone from its tables and from every CPU.
     pub(crate) fn revoked(self, frames: &mut FrameTable<'_>) -> Region<Dirty> {
         self.step(frames, FrameState::Hidden)
@@ -106,11 +103,41 @@ impl Region<Clean> {
     ) -> Region<Private> {
         self.step(frames, FrameState::Private { owner, gfn })
     }
+}
 
-    /// Makes the region free host memory. Its direct-map entry must be back: only `DirectMap::restore` calls this.
-    pub(crate) fn release(self, frames: &mut FrameTable<'_>) {
-        frames.block_mut(self.block).word = FrameWord::new(FrameState::Tail);
-        frames.release_block_run(self.block, 0);
+/// Regions on their way back to the allocator, as long as they are neighbours: one step of the buddy for many.
+#[derive(Debug, Default)]
+pub(crate) struct FreeRun(Option<(BlockIndex, u16)>);
+
+impl FreeRun {
+    /// Makes a region free host memory. Its direct-map entry must be back: only `DirectMap::restore` calls this.
+    pub(crate) fn add(&mut self, frames: &mut FrameTable<'_>, region: Region<Clean>) {
+        frames.block_mut(region.block).word = FrameWord::new(FrameState::Tail);
+        self.0 = match self.0.take() {
+            Some((first, length)) if first.unit() + length < 512 && first.plus(length) == region.block => {
+                Some((first, length + 1))
+            }
+            other => {
+                Self(other).end(frames);
+                Some((region.block, 1))
+            }
+        };
+    }
+
+    /// Frees what has been added.
+    pub(crate) fn end(self, frames: &mut FrameTable<'_>) {
+        let Some((mut first, mut left)) = self.0 else {
+            return;
+        };
+        while left > 0 {
+            // The largest aligned run that is left.
+            let run = (first.unit() | 512).trailing_zeros().min(left.ilog2());
+            frames.release_block_run(first, run as u8);
+            left -= 1 << run;
+            if left > 0 {
+                first = first.plus(1 << run);
+            }
+        }
     }
 }
 
@@ -222,6 +249,40 @@ impl<S: RegionState> RegionList<S> {
     }
 }
 
+/// A place in a list of private regions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor(Option<BlockIndex>);
+
+/// A private region, whose it is, and where: what its record, the reverse map, says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) pfn: Pfn,
+    pub(crate) owner: GuestId,
+    pub(crate) gfn: crate::address::Gfn,
+}
+
+impl RegionList<Private> {
+    /// The first region's place.
+    pub(crate) fn start(&self) -> Cursor {
+        Cursor(self.ends.map(|(first, _)| first))
+    }
+
+    /// The region at the cursor, which moves on.
+    pub(crate) fn next(&self, frames: &FrameTable<'_>, cursor: &mut Cursor) -> Option<Placed> {
+        let block = cursor.0?;
+        let record = frames.block(block);
+        cursor.0 = BlockIndex::from_link(record.next);
+        match record.word.state() {
+            FrameState::Private { owner, gfn } => Some(Placed {
+                pfn: frames.block_pfn(block),
+                owner,
+                gfn,
+            }),
+            _ => None,
+        }
+    }
+}
+
 impl RegionList<Carved> {
     /// All regions' direct-map entries are cleared, each by a call of `clear` with its first frame.
     pub(crate) fn unmapped(
@@ -268,7 +329,7 @@ impl<S: RegionState> Default for RegionList<S> {
     }
 }
 
-/// A frame for a translation table, owned; zeroed, not linked into any table.
+/// A frame for a translation table, owned; not linked into any table.
 #[derive(Debug)]
 #[must_use = "a table frame that is dropped is lost"]
 pub struct TableFrame(Pfn);

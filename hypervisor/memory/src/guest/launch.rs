@@ -5,7 +5,7 @@ use core::fmt;
 use crate::address::{Gfn, Level};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Clean, Dirty, RegionList};
+use crate::frame::list::{Cursor, Dirty, RegionList};
 use crate::frame::state::GuestId;
 use crate::host::HostMemory;
 use crate::machine::Machine;
@@ -57,54 +57,69 @@ impl fmt::Display for LaunchError {
 pub struct Launching {
     guest: GuestMemory,
     dirty: RegionList<Dirty>,
-    clean: RegionList<Clean>,
+    /// Where the next region that becomes the guest's goes.
     next: Gfn,
+    /// The next region to map, once all are the guest's.
+    to_map: Option<Cursor>,
 }
 
 impl Launching {
-    /// One step: scrubs a region, or, when all are clean, makes up to 512 of them the guest's and maps them, one second-stage table's
-    /// worth. False when nothing was left to do.
+    /// One step: scrubs a region and makes it the guest's, or, when all are, maps up to 512 of them, one second-stage table's worth.
+    /// False when nothing was left to do.
     pub fn step<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
-        if let Some(region) = self.dirty.pop(&memory.frames) {
-            let region = memory.scrub(machine, windows, region);
-            self.clean.push(&mut memory.frames, region);
-            return true;
-        }
-        if self.clean.is_empty() {
-            return false;
-        }
-        let start = machine.now();
-        self.map_table(memory, machine);
-        memory.costs.map += machine.now().wrapping_sub(start);
+        let (start, scrubbed) = (machine.now(), memory.costs.scrub);
+        let more = self.advance(memory, machine, windows);
+        memory.costs.map += machine.now().wrapping_sub(start) - (memory.costs.scrub - scrubbed);
+        more
+    }
+
+    fn advance<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> bool {
+        let Some(region) = self.dirty.pop(&memory.frames) else {
+            return self.map_table(memory, machine);
+        };
+        let region = memory.scrub(machine, windows, region);
+        let region = region.assign(&mut memory.frames, self.guest.id, self.next);
+        self.guest.regions.push(&mut memory.frames, region);
+        self.next = self.next.add(Level::L2.frames());
         true
     }
 
-    fn map_table<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) {
-        let (frames, guest) = (&mut memory.frames, &mut self.guest);
-        let Some(table) = guest.tables.table_at(machine, self.next) else {
+    fn map_table<M: Machine>(&mut self, memory: &HostMemory<'_>, machine: &M) -> bool {
+        let (frames, guest) = (&memory.frames, &self.guest);
+        let cursor = self.to_map.get_or_insert_with(|| guest.regions.start());
+        let Some(first) = guest.regions.next(frames, cursor) else {
+            return false;
+        };
+        let Some(table) = guest.tables.table_at(machine, first.gfn) else {
             panic!(
                 "broken invariant: a new guest has no table for its frame {}",
-                self.next
+                first.gfn
             )
         };
-        let end = self.next.get() / Level::L3.frames() + 1;
-        while self.next.get() / Level::L3.frames() < end
-            && let Some(region) = self.clean.pop(frames)
-        {
-            let region = region.assign(frames, guest.id, self.next);
-            let mapped = guest.tables.map(machine, frames, guest.id, table, &region);
+        let mut region = first;
+        loop {
+            let mapped = guest.tables.map(machine, guest.id, table, &region);
             assert!(
                 mapped,
                 "broken invariant: guest frame {} of a new guest is mapped already",
-                self.next
+                region.gfn
             );
-            guest.regions.push(frames, region);
-            self.next = self.next.add(Level::L2.frames());
+            // The next one begins another table where its frame is the first of a GiB.
+            let mut ahead = *cursor;
+            match guest.regions.next(frames, &mut ahead) {
+                Some(next) if !next.gfn.is_aligned(Level::L3.frames()) => (region, *cursor) = (next, ahead),
+                _ => return true,
+            }
         }
     }
 
@@ -185,8 +200,8 @@ impl HostMemory<'_> {
         Ok(Launching {
             guest,
             dirty,
-            clean: RegionList::new(),
             next: Gfn::default(),
+            to_map: None,
         })
     }
 }

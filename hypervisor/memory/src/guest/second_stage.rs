@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
-use crate::frame::list::{Private, Region, TableFrame, TableList};
+use crate::frame::list::{Placed, TableFrame, TableList};
 use crate::frame::records::FrameTable;
 use crate::frame::state::GuestId;
 use crate::machine::{Machine, TableAt};
@@ -110,25 +110,15 @@ impl SecondStage {
     /// `table` is the level-2 table for that address ([`Self::table_at`]). False, and nothing changed, when the region is not
     /// this guest's, or when something is mapped there.
     #[must_use]
-    pub(super) fn map<M: Machine>(
-        &self,
-        machine: &M,
-        frames: &FrameTable<'_>,
-        guest: GuestId,
-        table: Pfn,
-        region: &Region<Private>,
-    ) -> bool {
-        match region.owner(frames) {
-            Some((owner, gfn)) if owner == guest => {
-                let slot = Slot::of(machine, table, as_index(gfn.gpa()).index(2), Level::L2);
-                let pfn = region.pfn();
-                if self.kind.splits() {
-                    return slot.fill::<Ept>(pfn, EptAttributes::GUEST_DATA);
-                }
-                with_format!(self.kind, F => slot.fill::<F>(pfn, <F as SecondStageFormat>::GUEST_RAM))
-            }
-            _ => false,
+    pub(super) fn map<M: Machine>(&self, machine: &M, guest: GuestId, table: Pfn, region: &Placed) -> bool {
+        if region.owner != guest {
+            return false;
         }
+        let slot = Slot::of(machine, table, as_index(region.gfn.gpa()).index(2), Level::L2);
+        if self.kind.splits() {
+            return slot.fill::<Ept>(region.pfn, EptAttributes::GUEST_DATA);
+        }
+        with_format!(self.kind, F => slot.fill::<F>(region.pfn, <F as SecondStageFormat>::GUEST_RAM))
     }
 
     /// The level-2 table that translates a guest frame.
@@ -287,6 +277,7 @@ fn as_index(gpa: Gpa) -> Hva {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::list::RegionList;
     use crate::model::ModelMachine;
 
     /// Rule 2: the owner is checked before an entry is written.
@@ -311,13 +302,16 @@ mod tests {
             .flush(&cpu, &mut memory.frames, &mut memory.stats, batch);
         let region = dirty.pop(&memory.frames).unwrap();
         let region = memory.scrub(&cpu, &mut booted.windows[0], region);
+        let mut list = RegionList::new();
         let region = region.assign(&mut memory.frames, other, Gfn::new(512));
+        list.push(&mut memory.frames, region);
+        let region = list.next(&memory.frames, &mut list.start()).unwrap();
 
-        assert!(!tables.map(&cpu, &memory.frames, own, table, &region));
+        assert!(!tables.map(&cpu, own, table, &region));
         assert_eq!(tables.translate(&cpu, Gfn::new(512)), None);
-        assert!(tables.map(&cpu, &memory.frames, other, table, &region));
+        assert!(tables.map(&cpu, other, table, &region));
         // Nor twice at the same place.
-        assert!(!tables.map(&cpu, &memory.frames, other, table, &region));
-        assert_eq!(tables.translate(&cpu, Gfn::new(512)), Some(region.pfn()));
+        assert!(!tables.map(&cpu, other, table, &region));
+        assert_eq!(tables.translate(&cpu, Gfn::new(512)), Some(region.pfn));
     }
 }

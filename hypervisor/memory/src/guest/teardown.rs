@@ -30,6 +30,8 @@ impl GuestFlushed {
 #[must_use = "a guest's memory comes back only through its teardown"]
 pub struct Revoked {
     id: GuestId,
+    /// What cutting the second stage took; added to the costs at the end.
+    ticks: u64,
     tables: CutSecondStage,
     regions: RegionList<Private>,
 }
@@ -37,9 +39,12 @@ pub struct Revoked {
 impl GuestMemory {
     /// Cuts the second stage. The guest's vCPUs must not run again.
     pub fn revoke<M: Machine>(self, machine: &M) -> Revoked {
+        let start = machine.now();
+        let tables = self.tables.cut(machine);
         Revoked {
             id: self.id,
-            tables: self.tables.cut(machine),
+            ticks: machine.now().wrapping_sub(start),
+            tables,
             regions: self.regions,
         }
     }
@@ -56,6 +61,7 @@ impl Revoked {
             "broken invariant: the wrong guest was flushed"
         );
         Teardown {
+            ticks: self.ticks,
             tables: self.tables,
             regions: self.regions,
             clean: RegionList::new(),
@@ -68,6 +74,7 @@ impl Revoked {
 #[derive(Debug)]
 #[must_use = "a guest's memory comes back only through its teardown"]
 pub struct Teardown {
+    ticks: u64,
     tables: CutSecondStage,
     regions: RegionList<Private>,
     clean: RegionList<Clean>,
@@ -83,22 +90,31 @@ impl Teardown {
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
+        let (start, scrubbed) = (machine.now(), memory.costs.scrub);
+        let more = self.advance(memory, machine, windows);
+        memory.costs.restore += machine.now().wrapping_sub(start) - (memory.costs.scrub - scrubbed);
+        more
+    }
+
+    fn advance<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> bool {
         if let Some(region) = self.regions.pop(&memory.frames) {
             let region = region.revoked(&mut memory.frames);
             let region = memory.scrub(machine, windows, region);
             self.clean.push(&mut memory.frames, region);
             return true;
         }
-        let start = machine.now();
         let HostMemory {
             frames,
             direct_map,
             stats,
             ..
         } = memory;
-        let more = direct_map.restore(machine, frames, stats, &mut self.clean, &mut self.batch);
-        memory.costs.restore += machine.now().wrapping_sub(start);
-        more
+        direct_map.restore(machine, frames, stats, &mut self.clean, &mut self.batch)
     }
 
     /// Does what is left, and frees the tables: the guest's at once, the host's that were merged away after one flush.
@@ -110,6 +126,6 @@ impl Teardown {
             .flusher
             .flush(machine, &mut memory.frames, &mut memory.stats, self.batch);
         debug_assert!(hidden.is_empty());
-        memory.costs.restore += machine.now().wrapping_sub(start);
+        memory.costs.restore += self.ticks + machine.now().wrapping_sub(start);
     }
 }

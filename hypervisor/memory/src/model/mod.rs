@@ -206,6 +206,10 @@ impl Machine for ModelCpu<'_> {
         self.machine.ram.table(at.pfn())
     }
 
+    fn clear(&self, at: TableAt) {
+        self.machine.ram.clear(at.pfn());
+    }
+
     fn zero(&self, span: WindowSpan) {
         // Page by page: frames never touched are zero already and stay untouched.
         for page in (0..span.bytes()).step_by(4096) {

@@ -68,6 +68,12 @@ impl<'a> Slot<'a> {
         self.write(0);
     }
 
+    /// Whether the entry is this leaf, but for the accessed and dirty bits.
+    pub(crate) fn says<F: Format>(&self, pfn: Pfn, attributes: F::Attributes) -> bool {
+        let entry = self.entry.load(Ordering::Acquire);
+        F::leaf(self.level, pfn, attributes).is_some_and(|leaf| (entry ^ leaf) & !F::ACCESSED_DIRTY == 0)
+    }
+
     /// Writes a leaf over an absent entry; nothing to flush, absence is not cached (SDM vol. 3A, 4.10.2.3; APM vol. 2, 5.5.2).
     /// False, and nothing written, when the entry is not absent or the frame is not aligned to the level.
     #[must_use]
@@ -114,11 +120,9 @@ impl<'a> Slot<'a> {
     ) -> Option<Pfn> {
         let below = self.level.below()?;
         let (pfn, attributes) = leaf;
-        for (i, entry) in machine.table(TableAt::new(table.pfn())).iter().enumerate() {
-            entry.store(
-                F::leaf(below, pfn.add(i as u64 * below.frames()), attributes)?,
-                Ordering::Relaxed,
-            );
+        let first = F::leaf(below, pfn, attributes)?;
+        for (i, entry) in (0..).zip(machine.table(TableAt::new(table.pfn()))) {
+            entry.store(first + i * below.bytes(), Ordering::Relaxed);
         }
         let table = table.link(frames, ENTRIES as u16);
         self.write(F::table(table));
@@ -132,21 +136,22 @@ impl<'a> Slot<'a> {
         let Decoded::Table(table) = self.decode::<F>() else {
             return None;
         };
-        let mut whole: Option<(Pfn, F::Attributes)> = None;
-        for (i, entry) in machine.table(TableAt::new(table)).iter().enumerate() {
-            let Decoded::Leaf(pfn, attributes) = F::decode(below, entry.load(Ordering::Acquire)) else {
+        let entries = machine.table(TableAt::new(table));
+        let first = entries[0].load(Ordering::Acquire);
+        let Decoded::Leaf(pfn, attributes) = F::decode(below, first) else {
+            return None;
+        };
+        // The frame must be aligned to the large leaf, so the addresses of the others only fill bits that are zero in the first.
+        let leaf = F::leaf(self.level, pfn, attributes)?;
+        let mut accessed_dirty = 0;
+        for (i, entry) in (0..).zip(entries) {
+            let entry = entry.load(Ordering::Acquire);
+            if (entry ^ (first | (i * below.bytes()))) & !F::ACCESSED_DIRTY != 0 {
                 return None;
-            };
-            whole = Some(match whole {
-                None => (pfn, attributes),
-                Some((first, joined)) if pfn == first.add(i as u64 * below.frames()) => {
-                    (first, F::join(joined, attributes)?)
-                }
-                Some(_) => return None,
-            });
+            }
+            accessed_dirty |= entry & F::ACCESSED_DIRTY;
         }
-        let (pfn, attributes) = whole?;
-        self.write(F::leaf(self.level, pfn, attributes)?);
+        self.write(leaf | accessed_dirty);
         Some(TableFrame::unlinked(table))
     }
 }

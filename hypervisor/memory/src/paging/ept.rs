@@ -41,6 +41,8 @@ pub struct Ept;
 impl Format for Ept {
     type Attributes = EptAttributes;
 
+    const ACCESSED_DIRTY: u64 = EptAttributes::ACCESSED | EptAttributes::DIRTY;
+
     fn leaf(level: Level, pfn: Pfn, attributes: EptAttributes) -> Option<u64> {
         let size = match level {
             Level::L1 => 0,
@@ -73,11 +75,6 @@ impl Format for Ept {
         } else {
             Decoded::Table(pfn)
         }
-    }
-
-    fn join(one: EptAttributes, other: EptAttributes) -> Option<EptAttributes> {
-        let mask = EptAttributes::ACCESSED | EptAttributes::DIRTY;
-        (one.0 & !mask == other.0 & !mask).then_some(EptAttributes(one.0 | other.0 & mask))
     }
 }
 
@@ -138,15 +135,6 @@ mod tests {
                 let entry = Ept::leaf(level, pfn, attributes).unwrap();
                 prop_assert_eq!(Ept::decode(level, entry), Decoded::Leaf(pfn, attributes));
             }
-        }
-
-        #[test]
-        fn only_accessed_and_dirty_may_differ(one in any::<u64>(), other in any::<u64>()) {
-            let (one, other) = (EptAttributes(one & !ADDRESS), EptAttributes(other & !ADDRESS));
-            let flipped = EptAttributes(one.0 ^ EptAttributes::DIRTY);
-            prop_assert_eq!(Ept::join(one, flipped).unwrap().0, one.0 | EptAttributes::DIRTY);
-            let mask = EptAttributes::ACCESSED | EptAttributes::DIRTY;
-            prop_assert_eq!(Ept::join(one, other).is_some(), (one.0 ^ other.0) & !mask == 0);
         }
 
         /// A table's entry is a table's entry again, and nothing reserved is set in it.
