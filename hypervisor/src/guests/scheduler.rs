@@ -106,7 +106,12 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             if count == 0 {
                 break;
             }
-            let position = self.random.rand_range(0..count) as usize;
+            let mut position = self.random.rand_range(0..count) as usize;
+            // Not the one that has just had its turn, if there is another.
+            if self.last.is_some() && self.alive.iter().nth(position).map(|guest| guest.instance) == self.last
+            {
+                position = (position + 1) % count as usize;
+            }
             let Some(mut place) = self.alive.take(position) else {
                 break;
             };

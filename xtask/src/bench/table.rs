@@ -186,8 +186,8 @@ they cost on a real CPU: that is why they are counted beside. What memory, cache
 Flushes, INVLPGs and splits are counted by the hypervisor; leaves by its independent page-table walker. `1G lost`: 1G leaves
 fewer than before. `2M lost`: 2M regions no longer in a leaf of 2M or more. `take+hide` has the frame allocator, frame records,
 table reserve, splits and flushes in it; zeroing stands apart. The linux policies flush and split as Linux does, and `take+hide`
-lies near Linux' own 610, but of other parts; their map and restore were never held against Linux. Of grouped,
-the handling of regions around the zeroing is in no column. docs/performance.md says more.
+lies near Linux' own 610, but of other parts; their map and restore were never held against Linux. The lock for each
+step of grouped is in no column. docs/performance.md says more.
 ";
 
 #[cfg(test)]
