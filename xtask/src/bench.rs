@@ -25,7 +25,7 @@ use crate::test::available_mib;
 use crate::verdict::Outcome;
 use crate::{Failure, archive, cli, guests, setup, workspace};
 
-pub use table::Tables;
+pub use table::{FirstGuest, Tables};
 
 /// RAM of the machine: large enough for several whole gigablocks above 4 GiB. Only what is touched costs memory of the host.
 const MEMORY: u64 = 8 << 30;
@@ -162,8 +162,8 @@ pub fn measured(case: Case, record: &Record) -> Result<&Bench<String>, String> {
     }
 }
 
-/// Ticks from the hypervisor's start to the first guest, from a boot that passed; else why there are none.
-fn ticks_to_first_guest(record: &Record) -> Result<u64, String> {
+/// What a boot that ran a guest and passed says of it; else why it says nothing.
+fn first_guest(record: &Record) -> Result<FirstGuest, String> {
     if record.outcome != Outcome::Pass {
         return Err(record.outcome.to_string());
     }
@@ -173,7 +173,11 @@ fn ticks_to_first_guest(record: &Record) -> Result<u64, String> {
         .ok_or("the report has no `counters` line")?;
     match counters.ticks_to_first_guest {
         0 => Err("no guest had a turn".into()),
-        ticks => Ok(ticks),
+        boot => Ok(FirstGuest {
+            boot,
+            load: counters.ticks_load,
+            bytes: counters.bytes_loaded,
+        }),
     }
 }
 
@@ -233,7 +237,7 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
         }
     }
     let guest = guests::find(&built.guests, GUEST)?.clone();
-    let ticks = boots.one(
+    let seen = boots.one(
         &format!("to the guest {GUEST}"),
         |image, folder| {
             let archive = folder.file(file::ARCHIVE);
@@ -241,10 +245,10 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
             let json = folder.file(file::JSON);
             watch(machine(guest_line(), image, Some(archive), json), folder)
         },
-        ticks_to_first_guest,
+        first_guest,
     )?;
-    match ticks {
-        Ok(ticks) => tables.ticks_to_first_guest = Some(ticks),
+    match seen {
+        Ok(first_guest) => tables.first_guest = Some(first_guest),
         Err(outcome) => return Ok(outcome),
     }
     if let Some(path) = &flags.json {
@@ -341,17 +345,24 @@ mod tests {
         let turn = |ticks_to_first_guest| {
             let counters = report::Counters {
                 ticks_to_first_guest,
+                ticks_load: 5,
+                bytes_loaded: 6,
                 ..report::Counters::default()
             };
             serde_json::to_string(&Event::<String>::Counters(counters)).unwrap()
         };
-        assert_eq!(ticks_to_first_guest(&record(Outcome::Pass, &[turn(7)])), Ok(7));
+        let expected = FirstGuest {
+            boot: 7,
+            load: 5,
+            bytes: 6,
+        };
+        assert_eq!(first_guest(&record(Outcome::Pass, &[turn(7)])), Ok(expected));
         for (outcome, lines) in [
             (Outcome::Pass, vec![]),
             (Outcome::Pass, vec![turn(0)]),
             (Outcome::Interrupted, vec![turn(7)]),
         ] {
-            assert!(ticks_to_first_guest(&record(outcome, &lines)).is_err());
+            assert!(first_guest(&record(outcome, &lines)).is_err());
         }
     }
 }

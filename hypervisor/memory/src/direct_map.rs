@@ -250,6 +250,10 @@ impl DirectMap {
             (Some(table), _) | (None, Decoded::Table(table)) => table,
             _ => unreachable_shape(pfn),
         };
+        if parked.is_some() {
+            // First of all: nothing is freed that the direct map does not show yet.
+            slot.link::<LongMode>(table);
+        }
         let mut filled = 0;
         let mut next = Some(first);
         let mut run = FreeRun::default();
@@ -260,9 +264,6 @@ impl DirectMap {
             next = regions.pop_in(frames, index);
         }
         run.end(frames);
-        if parked.is_some() {
-            slot.link::<LongMode>(table);
-        }
         stats.regions_restored += u64::from(filled);
         let gigablock = frames.gigablock_mut(index);
         gigablock.holes -= filled;

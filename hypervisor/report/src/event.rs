@@ -221,6 +221,10 @@ pub struct Counters {
     pub ticks_map: u64,
     /// TSC ticks of teardown but for the zeroing.
     pub ticks_restore: u64,
+    /// TSC ticks of writing images and launch areas into guests, through windows.
+    pub ticks_load: u64,
+    /// Bytes written then.
+    pub bytes_loaded: u64,
     /// TSC ticks from the hypervisor's first instructions to the first turn of the first guest; 0 when none had a turn.
     pub ticks_to_first_guest: u64,
 }

@@ -122,6 +122,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("regions restored", counters.regions_restored),
                 ("2M leaves of guests split", counters.second_stage_splits),
                 ("bytes scrubbed", counters.bytes_scrubbed),
+                ("bytes loaded", counters.bytes_loaded),
             ],
         ),
         (
@@ -131,6 +132,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("scrubbing", counters.ticks_scrub),
                 ("mapping for guests", counters.ticks_map),
                 ("giving back", counters.ticks_restore),
+                ("loading images", counters.ticks_load),
                 ("boot to first guest", counters.ticks_to_first_guest),
             ],
         ),

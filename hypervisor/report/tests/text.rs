@@ -185,6 +185,8 @@ fn summary_of_a_run() {
             ticks_scrub: 90_000_000_000,
             ticks_map: 31,
             ticks_restore: 700,
+            ticks_load: 44,
+            bytes_loaded: 12_345,
             ticks_to_first_guest: 60_000_000,
         },
     };
@@ -219,11 +221,13 @@ Private memory
   regions restored                            383
   2M leaves of guests split                     7
   bytes scrubbed               18446744073709551615
+  bytes loaded                              12345
 TSC ticks (instructions under -icount)
   taking and hiding                       1000001
   scrubbing                           90000000000
   mapping for guests                           31
   giving back                                 700
+  loading images                               44
   boot to first guest                    60000000
 "
     );

@@ -9,8 +9,9 @@ use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGu
 use memory::window::Windows;
 use report::GuestText;
 
-use super::live::{Live, Newborn, Place};
+use super::live::{Live, Loading, Newborn, Place};
 use super::queue::Order;
+use crate::cpu::timer;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
 use crate::virt::{Backend, OutOfFrames, StartState};
@@ -76,7 +77,7 @@ pub fn launch<'a, B: Backend>(
     let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
-        .and_then(|()| {
+        .and_then(|loading| {
             let start = area.start_state();
             let start = StartState {
                 rip: start.rip,
@@ -86,18 +87,18 @@ pub fn launch<'a, B: Backend>(
                 gdt_base: start.gdt_base,
                 gdt_limit: start.gdt_limit,
             };
-            backend
-                .new_vcpu(&start, memory.second_stage())
-                .map_err(Refusal::Vcpu)
+            let vcpu = backend.new_vcpu(&start, memory.second_stage());
+            Ok((loading, vcpu.map_err(Refusal::Vcpu)?))
         });
     match made {
-        Ok(vcpu) => {
+        Ok((loading, vcpu)) => {
             let guest = Live {
                 file: order.file,
                 instance,
                 launch: order.launch,
                 memory,
                 vcpu,
+                loading,
                 output: GuestText::default(),
                 used_us: 0,
                 hypercalls: 0,
@@ -133,8 +134,11 @@ fn load(
     windows: &mut Windows,
     image: &Image<'_>,
     area: &Launch,
-) -> Result<(), NotGuestMemory> {
+) -> Result<Loading, NotGuestMemory> {
+    let start = timer::tsc();
+    let mut written = 0;
     let mut write = |at: Gpa, bytes: &[u8]| {
+        written += bytes.len() as u64;
         with_memory(|memory| guest.write(&Hardware, &memory.frames, windows, at, bytes))
     };
     for segment in image.segments() {
@@ -145,7 +149,11 @@ fn load(
             at += piece.len() as u64;
         }
     }
-    area.for_each_write(write)
+    area.for_each_write(write)?;
+    Ok(Loading {
+        ticks: timer::tsc() - start,
+        bytes: written,
+    })
 }
 
 /// Takes a guest's memory back, one region at a time under the lock.

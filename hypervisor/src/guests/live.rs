@@ -10,6 +10,15 @@ use report::GuestText;
 
 use crate::frames::FrameBox;
 
+/// Writing a guest's image and launch area into its memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Loading {
+    /// TSC ticks that it took.
+    pub ticks: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
 /// A guest.
 pub struct Live<'a, V> {
     /// Its program.
@@ -22,6 +31,8 @@ pub struct Live<'a, V> {
     pub memory: GuestMemory,
     /// Its CPU.
     pub vcpu: V,
+    /// What its image cost to load.
+    pub loading: Loading,
     /// What it prints.
     pub output: GuestText,
     /// CPU time used, microseconds.

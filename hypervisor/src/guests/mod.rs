@@ -9,5 +9,5 @@ mod live;
 mod queue;
 mod scheduler;
 
-pub use live::Label;
+pub use live::{Label, Loading};
 pub use scheduler::{Scheduler, Setup};

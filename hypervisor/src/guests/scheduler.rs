@@ -181,7 +181,11 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             );
             match launched {
                 Ok((place, guest)) => {
-                    reporter.launched(&Label(order.file.name(), instance), guest.memory.bytes());
+                    reporter.launched(
+                        &Label(order.file.name(), instance),
+                        guest.memory.bytes(),
+                        guest.loading,
+                    );
                     self.alive.add(place, guest);
                     reporter.most_at_once(self.alive.len() as u64);
                 }

@@ -18,6 +18,7 @@ use crate::checks::{Checks, Subject};
 use crate::console::{TextPort, pause};
 use crate::cpu::timer;
 use crate::frames::with_memory;
+use crate::guests::Loading;
 use crate::println;
 
 /// A moment that is looked at.
@@ -81,6 +82,7 @@ pub struct Reporter<'a> {
     first_failure: Reason,
     /// TSC ticks from the hypervisor's start to the first guest's first turn.
     ticks_to_first_guest: Option<u64>,
+    loading: Loading,
 }
 
 impl<'a> Reporter<'a> {
@@ -97,6 +99,7 @@ impl<'a> Reporter<'a> {
             failures: 0,
             first_failure: String::new(),
             ticks_to_first_guest: None,
+            loading: Loading::default(),
         }
     }
 
@@ -154,7 +157,9 @@ impl<'a> Reporter<'a> {
     }
 
     /// A guest was launched.
-    pub fn launched(&self, who: &dyn fmt::Display, bytes: u64) {
+    pub fn launched(&mut self, who: &dyn fmt::Display, bytes: u64, loading: Loading) {
+        self.loading.ticks += loading.ticks;
+        self.loading.bytes += loading.bytes;
         if !self.config.quiet {
             println!("launched {who} with {} MiB", bytes >> 20);
         }
@@ -172,7 +177,7 @@ impl<'a> Reporter<'a> {
     }
 
     /// A guest reported a value.
-    pub fn value(&self, who: &super::guests::Label<'_>, name: &str, value: u64) {
+    pub fn value(&self, who: &crate::guests::Label<'_>, name: &str, value: u64) {
         json::event(&Event::ReportValue(report::ReportValue {
             guest: who.0,
             instance: who.1,
@@ -271,7 +276,7 @@ impl<'a> Reporter<'a> {
                 detail: &detail,
             }));
         }
-        let counters = counters(windows, self.ticks_to_first_guest.unwrap_or(0));
+        let counters = counters(windows, self.ticks_to_first_guest.unwrap_or(0), self.loading);
         json::event(&Event::Counters(counters));
         println!();
         let summary = Summary {
@@ -296,7 +301,7 @@ impl<'a> Reporter<'a> {
     }
 }
 
-fn counters(windows: &Windows, ticks_to_first_guest: u64) -> Counters {
+fn counters(windows: &Windows, ticks_to_first_guest: u64, loading: Loading) -> Counters {
     let (stats, costs) = with_memory(|memory| (memory.stats(), memory.costs()));
     Counters {
         // Zero with guests: regions are hidden whole. Only the benchmark's comparison makes tables of 4K leaves.
@@ -315,6 +320,8 @@ fn counters(windows: &Windows, ticks_to_first_guest: u64) -> Counters {
         ticks_scrub: costs.scrub,
         ticks_map: costs.map,
         ticks_restore: costs.restore,
+        ticks_load: loading.ticks,
+        bytes_loaded: loading.bytes,
         ticks_to_first_guest,
     }
 }
