@@ -17,6 +17,8 @@ pub fn choose(bundled: &[Guest], names: &[String], own: &[String]) -> Result<Vec
     let mut chosen = Vec::new();
     if names.is_empty() && own.is_empty() {
         chosen.extend_from_slice(bundled);
+        // Those that wait for all others come last, so that as many as possible live side by side.
+        chosen.sort_by_key(|guest| guest.launch.after);
     }
     for name in names {
         chosen.push(find(bundled, name)?.clone());
