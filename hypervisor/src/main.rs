@@ -3,7 +3,7 @@
 //! 1. On the early tables ([`rust_entry`]): console, descriptor tables, CPU features, what the loader and the firmware say.
 //! 2. [`bring_up`]: RAM, page tables of our own, a stack with a guard page.
 //! 3. On our own tables ([`on_own_tables`]): frame records, timer, virtualization, the independent walker's record of the boot.
-//! 4. [`guests`]: launch, run, take down; [`checks`] at every step; the report ([`reporting`]); the verdict.
+//! 4. [`guests`]: launch, run, take down; [`checks`] at every step; the report ([`reporting`]); the verdict. Or the benchmark (`bench`) instead.
 #![no_std]
 #![no_main]
 

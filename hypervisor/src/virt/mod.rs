@@ -2,8 +2,8 @@
 //!
 //! A run, in order: [`Backend::detect`] asks the CPU, [`Backend::new`] takes what all guests share, [`Backend::enable`] switches it on
 //! for one CPU, [`Backend::new_vcpu`] makes a guest's CPU from a [`StartState`]. The scheduler then [`Vcpu::load`]s it, which puts the
-//! guest's vector and debug registers on the CPU, [`Loaded::run`]s it until an [`Exit`], and drops the loaded state, which takes
-//! these registers off again and leaves none of their contents.
+//! registers that no entry swaps on the CPU, [`Loaded::run`]s it until an [`Exit`], and drops the loaded state, which takes
+//! these registers off again and leaves none of their contents. [`Vcpu::retire`] ends it and gives the proof that a teardown wants.
 //!
 //! - `ending`: why a guest ended. `unsupported`: why no guest can run here.
 //! - `guest_registers`, `vector_state`, `debug_registers`: what the hardware's world switch does not swap.

@@ -5,8 +5,8 @@
 //! block uses its frames' own words, so a whole region changes hands by one write and the words of most RAM are never touched.
 //!
 //! [`records`] lays the records out over the memory map, `buddy` is the one buddy algorithm that serves both levels,
-//! [`allocator`] hands out ordinary memory of 4 KiB to 1 GiB, and [`list`] threads lists through the records, so that no
-//! list needs memory of its own.
+//! [`allocator`] hands out ordinary memory of 4 KiB to 1 GiB, and [`list`] has the states of a region and threads lists through the
+//! records, so that no list needs memory of its own.
 
 pub mod allocator;
 mod buddy;

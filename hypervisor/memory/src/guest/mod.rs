@@ -1,8 +1,9 @@
 //! A guest's memory, from launch to teardown.
 //!
-//! `launch` carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first. While the guest lives,
-//! [`GuestMemory`] is the only way to its bytes, through windows. `teardown` goes the other way, one region a step, and
-//! cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free.
+//! `launch` carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first. `second_stage` has the tables that
+//! lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through windows. `teardown` goes the other
+//! way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go in steps: scrubbing takes one
+//! region a step, mapping a table's worth, restoring those of one gigablock.
 
 mod launch;
 mod second_stage;
