@@ -9,6 +9,7 @@ use x86::irq::{MACHINE_CHECK_VECTOR, NONMASKABLE_INTERRUPT_VECTOR};
 use super::descriptor::CpuTables;
 use super::{fault_report, tlb};
 use crate::console;
+use crate::virt::vmx;
 
 /// Vectors that belong to the CPU itself (SDM vol. 3A, 6.2).
 pub const EXCEPTIONS: u8 = 32;
@@ -183,9 +184,15 @@ extern "C" fn interrupt_dispatch(frame: &Frame) {
 fn nmi(frame: &Frame) {
     let Some(cpu) = CpuTables::current() else { return };
     cpu.count_nmi();
-    console::print_urgent(format_args!(
-        "unexpected NMI, number {} on this CPU; going on\n{}",
-        cpu.nmis(),
-        fault_report::Registers::now(frame)
-    ));
+    let number = cpu.nmis();
+    if vmx::in_world_switch(Hva::new(frame.rip)) {
+        console::print_urgent(format_args!(
+            "unexpected NMI, number {number} on this CPU, in the switch to or from a guest: its registers are not shown; going on\n"
+        ));
+    } else {
+        console::print_urgent(format_args!(
+            "unexpected NMI, number {number} on this CPU; going on\n{}",
+            fault_report::Registers::now(frame)
+        ));
+    }
 }

@@ -116,7 +116,7 @@ pub fn launch<'a, B: Backend>(
     }
 }
 
-/// Hides memory for a guest and hands it over, one region at a time under the lock.
+/// Hides memory for a guest and hands it over, step by step, each under the lock.
 fn private_memory(
     kind: SecondStageKind,
     windows: &mut Windows,
@@ -156,7 +156,7 @@ fn load(
     })
 }
 
-/// Takes a guest's memory back, one region at a time under the lock.
+/// Takes a guest's memory back, step by step, each under the lock.
 pub fn take_back(memory: GuestMemory, flushed: GuestFlushed, windows: &mut Windows) {
     let mut teardown = memory.revoke(&Hardware).reclaim(flushed);
     while with_memory(|memory| teardown.step(memory, &Hardware, windows)) {}

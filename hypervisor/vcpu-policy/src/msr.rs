@@ -1,6 +1,7 @@
 //! What a guest's RDMSR and WRMSR do.
 //!
-//! Three kinds: registers that VMLOAD and VMSAVE swap are the guest's own and are passed through; EFER and PAT are kept as
+//! Three kinds: registers that are swapped with the guest (under SVM by VMLOAD and VMSAVE, under VMX by the VMCS or by software) are its own and
+//! are passed through; EFER and PAT are kept as
 //! values; any other access ends the guest, because a register that we do not know is one that could leak or do harm.
 
 use crate::Fault;

@@ -5,7 +5,7 @@ use crate::cpu::registers::mask_interrupts;
 use crate::virt::GuestModeHooks;
 use crate::virt::guest_registers::GuestRegisters;
 use core::arch::{asm, naked_asm};
-use memory::address::Hpa;
+use memory::address::{Hpa, Hva};
 use x86::vmx::vmcs::host;
 
 /// Switches VMX operation on. False when the CPU refuses.
@@ -164,7 +164,8 @@ pub unsafe fn run_guest(
 /// Host to guest and back; 0 after an exit, 1 when the entry was refused.
 ///
 /// An exit leaves RFLAGS with interrupts masked (SDM vol. 3C, 28.5.3). Where the exit leads is written anew for each entry: it is this
-/// stack. An NMI between here and the entry, or after the exit, runs on a stack of its own and flushes first.
+/// stack. An NMI between here and the entry, or after the exit, runs on a stack of its own, flushes first, and does not report registers
+/// ([`in_world_switch`]).
 ///
 /// # Safety
 /// As [`run_guest`]; `registers` must be on the stack.
@@ -250,7 +251,22 @@ unsafe extern "sysv64" fn world_switch(registers: *mut GuestRegisters, launched:
         "pop rbx",
         "pop rbp",
         "ret",
+        ".globl vmx_world_switch_end",
+        "vmx_world_switch_end:",
         host_rsp = const host::RSP,
         host_rip = const host::RIP,
     )
+}
+
+// SAFETY: `world_switch` defines the symbol; only its address is used.
+unsafe extern "C" {
+    static vmx_world_switch_end: core::ffi::c_void;
+}
+
+/// Whether code at `rip` may have a guest's general registers on the CPU: it lies in the world switch. VMX holds no NMI back there; under
+/// SVM the global interrupt flag does.
+pub fn in_world_switch(rip: Hva) -> bool {
+    let start = (world_switch as *const ()).addr() as u64;
+    let end = (&raw const vmx_world_switch_end).addr() as u64;
+    (start..end).contains(&rip.get())
 }
