@@ -186,7 +186,7 @@ impl Running<'_> {
                     eprintln!("paused at `{phase}`");
                 }
                 (watch.visitor)(&phase, qmp).with_context(|| format!("look at the machine at `{phase}`"))?;
-                qmp.execute("cont", json!({}))?;
+                qmp.resume()?;
             }
         }
     }

@@ -136,6 +136,18 @@ impl Qmp {
         }
     }
 
+    /// Lets a paused machine go on. It may come to its end, and the emulator be gone, before the answer is out: that is no error here, what the
+    /// machine said decides.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub fn resume(&mut self) -> Result<()> {
+        match self.execute("cont", json!({})) {
+            Err(error) if error.downcast_ref() != Some(&RecvTimeoutError::Disconnected) => Err(error),
+            Err(_) | Ok(_) => Ok(()),
+        }
+    }
+
     /// Runs a command of the monitor for people, such as `info registers`.
     ///
     /// # Errors
@@ -185,6 +197,33 @@ mod tests {
         assert_eq!(register(text, "RAX"), Some(1));
         assert_eq!(register(text, "AX"), None);
         assert_eq!(register(text, "DR7"), None);
+    }
+
+    /// A machine that ends at once when it goes on takes the emulator with it.
+    #[test]
+    fn an_emulator_that_ends_instead_of_answering_has_gone_on() {
+        for answers in [0, 1] {
+            let listener = Listener::bind().unwrap();
+            let path = listener.path();
+            let emulator = thread::spawn(move || {
+                let mut stream = UnixStream::connect(path).unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                stream.write_all(b"{\"QMP\": {}}\n").unwrap();
+                lines.next().unwrap().unwrap();
+                stream.write_all(b"{\"return\": {}}\n").unwrap();
+                assert!(lines.next().unwrap().unwrap().contains("cont"));
+                for _ in 0..answers {
+                    stream.write_all(b"{\"error\": {\"desc\": \"no\"}}\n").unwrap();
+                }
+            });
+            let mut qmp = loop {
+                if let Some(qmp) = listener.accept().unwrap() {
+                    break qmp;
+                }
+            };
+            assert_eq!(qmp.resume().is_ok(), answers == 0);
+            emulator.join().unwrap();
+        }
     }
 
     /// A made-up emulator: speaks the protocol on the other end of the socket.
