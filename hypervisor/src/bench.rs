@@ -21,8 +21,8 @@ use crate::hardware::Hardware;
 use crate::println;
 use crate::reporting::json;
 
-/// Linux' figure for memory among unmovable neighbours: 3.4 times the minimum of leaves split (measured on Linux 6.12 and 7.2
-/// under churn; the project's baseline). So one frame in 3.4 is free.
+/// Linux' figure for memory among unmovable neighbours: 3.4 times the minimum of leaves split (measured under churn with
+/// neighbours that cannot move; docs/performance.md). So one frame in 3.4 is free.
 const AGED_FREE: (u64, u64) = (10, 34);
 /// Frames left free beside the guest's in the scattered case: for tables, one for each 2M leaf that is split.
 const SCATTERED_SPARE: u64 = 4096;

@@ -411,6 +411,37 @@ fn refused_launches_change_nothing() {
     assert_eq!(booted.memory.stats(), Default::default());
 }
 
+/// Restore writes data leaves, so what is anything else must not be hidden: it would not come back as it was.
+#[test]
+fn memory_that_is_not_ordinary_data_is_not_hidden() {
+    for largest in [Level::L2, Level::L3] {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, largest);
+        let cpu = machine.cpu(0);
+        let root = machine.shared_root().hpa().get();
+        let below =
+            |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index)) & 0x000f_ffff_ffff_f000;
+        let third = below(root, 256);
+        // Read-only: the one 1G leaf, or every 2M leaf.
+        let entries: Vec<u64> = match largest {
+            Level::L3 => vec![third],
+            _ => (0..512).map(|index| below(third, 0) + 8 * index).collect(),
+        };
+        for entry in entries {
+            let entry = Hpa::new(entry);
+            machine.ram().store(entry, machine.ram().load(entry) & !2);
+        }
+        let (before, free) = (leaves(machine), booted.memory.frames.free_frames());
+        let refused = booted
+            .memory
+            .launch(&cpu, SecondStageKind::Nested, id(1), 4 * MIB);
+        assert!(matches!(refused, Err(LaunchError::Hide(_))), "{largest:?}");
+        assert_eq!(
+            (leaves(machine), booted.memory.frames.free_frames()),
+            (before, free)
+        );
+    }
+}
+
 #[test]
 fn a_launch_that_fails_at_any_allocation_changes_nothing() {
     let mut outcomes = Vec::new();

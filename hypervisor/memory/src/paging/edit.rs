@@ -179,9 +179,11 @@ mod tests {
     fn entries_that_agree_merge_and_their_accessed_and_dirty_bits_are_kept() {
         let (machine, upper, lower) = full_table();
         let cpu = machine.cpu(0);
-        // Only one entry is accessed and dirty.
-        for entry in machine.ram().table(lower).iter().skip(1) {
-            entry.fetch_and(!0x60, Ordering::Relaxed);
+        // Only one entry is accessed and dirty, and not the first.
+        for (index, entry) in machine.ram().table(lower).iter().enumerate() {
+            if index != 7 {
+                entry.fetch_and(!0x60, Ordering::Relaxed);
+            }
         }
         let slot = Slot::of(&cpu, upper, 5, Level::L3);
         assert_eq!(
