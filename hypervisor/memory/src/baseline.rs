@@ -152,8 +152,7 @@ impl DirectMap {
                 continue;
             };
             let table = frames.reserve_tables(machine, 1)?.pop(frames);
-            let split = table
-                .and_then(|table| slot.split::<LongMode, M>(machine, frames, (start, attributes), table));
+            let split = table.and_then(|table| slot.split::<LongMode>(frames, (start, attributes), table));
             assert!(
                 split.is_some(),
                 "broken invariant: the leaf around {} cannot be split",
@@ -204,7 +203,7 @@ fn zero<M: Machine>(machine: &M, pfn: Pfn) {
     machine.zero(WindowSpan::new(page_address(pfn), PAGE_SIZE as usize));
 }
 
-fn slot_of<M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Slot<'_>> {
+fn slot_of<M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Slot<'_, M>> {
     match find::<LongMode, M>(machine, root, Hva::new(gfn.gpa().get()), Level::L1) {
         Found::Slot(slot) => Some(slot),
         Found::Leaf | Found::Absent => None,
@@ -217,7 +216,7 @@ fn make_slot<'a, M: Machine>(
     frames: &mut FrameTable<'_>,
     root: Pfn,
     gfn: Gfn,
-) -> Result<Slot<'a>, OutOfMemory> {
+) -> Result<Slot<'a, M>, OutOfMemory> {
     let at = Hva::new(gfn.gpa().get());
     for level in [Level::L4, Level::L3, Level::L2] {
         if let Found::Slot(slot) = find::<LongMode, M>(machine, root, at, level)

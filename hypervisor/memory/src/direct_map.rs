@@ -56,18 +56,18 @@ pub struct DirectMap {
 }
 
 /// A gigablock with a table, while entries of it are being cleared.
-struct Open<'a> {
+struct Open<'a, M: Machine> {
     number: u64,
     /// Its third-level entry.
-    slot: Slot<'a>,
+    slot: Slot<'a, M>,
     /// Its level-2 table.
     table: Pfn,
     /// Entries cleared so far.
     cleared: u16,
 }
 
-impl Open<'_> {
-    fn clear<M: Machine>(&mut self, machine: &M, pfn: Pfn) {
+impl<M: Machine> Open<'_, M> {
+    fn clear(&mut self, machine: &M, pfn: Pfn) {
         Slot::of(machine, self.table, address(pfn).index(2), Level::L2).clear();
         self.cleared += 1;
     }
@@ -127,7 +127,7 @@ impl DirectMap {
         };
         // From here on nothing can fail: each region was seen to be a leaf, each 1G leaf has a table in the reserve.
         let mut batch = FlushBatch::new();
-        let mut open: Option<Open<'_>> = None;
+        let mut open: Option<Open<'_, M>> = None;
         let unmapped = regions.unmapped(frames, |frames, pfn| {
             let gigablock = match open.take() {
                 Some(same) if same.number == pfn.gigablock_number() => open.insert(same),
@@ -202,7 +202,7 @@ impl DirectMap {
         stats: &mut Stats,
         reserve: &mut TableList,
         pfn: Pfn,
-    ) -> Open<'a> {
+    ) -> Open<'a, M> {
         let Found::Slot(slot) = find::<LongMode, M>(machine, self.root, address(pfn), Level::L3) else {
             unreachable_shape(pfn)
         };
@@ -212,7 +212,7 @@ impl DirectMap {
                 stats.level3_splits += 1;
                 let table = reserve
                     .pop(frames)
-                    .and_then(|table| slot.split::<LongMode, M>(machine, frames, (start, attributes), table));
+                    .and_then(|table| slot.split::<LongMode>(frames, (start, attributes), table));
                 match table {
                     Some(table) => table,
                     None => unreachable_shape(pfn),
@@ -269,7 +269,7 @@ impl DirectMap {
         gigablock.holes -= filled;
         gigablock.set_parked(None);
         if gigablock.whole_at_boot() && frames.add_canonical(table, i32::from(filled)) == 512 {
-            match slot.merge::<LongMode, M>(machine) {
+            match slot.merge::<LongMode>() {
                 Some(table) => {
                     batch.push_table(frames, table);
                     stats.level3_collapses += 1;

@@ -3,7 +3,7 @@
 //! The hypervisor implements this with real instructions, tests with the model machine. Nothing else in this crate
 //! depends on where it runs.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::{ENTRIES, Hva, Pfn};
 
@@ -63,6 +63,13 @@ pub enum Acknowledged {
 pub trait Machine {
     /// The table, through the direct map.
     fn table(&self, at: TableAt) -> &Table;
+
+    /// Writes one entry of a table; the index is below [`ENTRIES`]. Every entry that this crate writes is written here, so that a
+    /// machine for tests sees each state that hardware may see. Release: hardware, and other CPUs, see a table's contents
+    /// before they see the entry that leads to it.
+    fn write_entry(&self, at: TableAt, index: usize, value: u64) {
+        self.table(at)[index % ENTRIES].store(value, Ordering::Release);
+    }
 
     /// Fills a table that is not in use yet with zeros.
     fn clear(&self, at: TableAt);

@@ -160,7 +160,7 @@ impl SecondStage {
         let table = self
             .spare
             .pop(frames)
-            .and_then(|table| slot.split::<Ept, M>(machine, frames, (pfn, attributes), table));
+            .and_then(|table| slot.split::<Ept>(frames, (pfn, attributes), table));
         let Some(table) = table else {
             panic!("broken invariant: too few tables were reserved to split a guest's leaves")
         };

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use crate::address::{Hva, Level, Pfn};
+use crate::address::{ENTRIES, Hva, Level, Pfn};
 use crate::machine::{Machine, TableAt};
 use crate::memory_map::FrameRange;
 
@@ -77,11 +77,11 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
                 .ok_or(BuildError::BadAddress(at))?;
             let entry = LongMode::leaf(level, pfn, attributes).ok_or(BuildError::BadAddress(at))?;
             let table = self.table_for(at, level)?;
-            let slot = &self.machine.table(TableAt::new(table))[at.index(level as u8)];
-            if slot.load(Ordering::Relaxed) != 0 {
+            let (table, index) = (TableAt::new(table), at.index(level as u8));
+            if self.machine.table(table)[index].load(Ordering::Relaxed) != 0 {
                 return Err(BuildError::AlreadyMapped(at));
             }
-            slot.store(entry, Ordering::Relaxed);
+            self.machine.write_entry(table, index, entry);
             pfn = pfn.add(level.frames());
             at = at.checked_add(level.bytes()).ok_or(BuildError::BadAddress(at))?;
         }
@@ -96,13 +96,14 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
         let mut table = self.root;
         let mut current = Level::L4;
         while current > level {
-            let slot = &self.machine.table(TableAt::new(table))[at.index(current as u8)];
-            table = match LongMode::decode(current, slot.load(Ordering::Relaxed)) {
+            let (above, index) = (TableAt::new(table), at.index(current as u8));
+            let entry = self.machine.table(above)[index].load(Ordering::Relaxed);
+            table = match LongMode::decode(current, entry) {
                 Decoded::Table(below) => below,
                 Decoded::Leaf(..) => return Err(BuildError::AlreadyMapped(at)),
                 Decoded::Absent => {
                     let below = self.new_table()?;
-                    slot.store(LongMode::table(below), Ordering::Relaxed);
+                    self.machine.write_entry(above, index, LongMode::table(below));
                     below
                 }
             };
@@ -122,21 +123,17 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
     /// When a frame is missing.
     pub fn copy_root(&mut self) -> Result<Pfn, BuildError> {
         let copy = self.new_table()?;
-        for (to, from) in self
-            .machine
-            .table(TableAt::new(copy))
-            .iter()
-            .zip(self.machine.table(TableAt::new(self.root)))
-        {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        for (index, from) in self.machine.table(TableAt::new(self.root)).iter().enumerate() {
+            self.machine
+                .write_entry(TableAt::new(copy), index, from.load(Ordering::Relaxed));
         }
         Ok(copy)
     }
 
     fn new_table(&mut self) -> Result<Pfn, BuildError> {
         let pfn = (self.allocate)().ok_or(BuildError::NoTableFrame)?;
-        for entry in self.machine.table(TableAt::new(pfn)) {
-            entry.store(0, Ordering::Relaxed);
+        for index in 0..ENTRIES {
+            self.machine.write_entry(TableAt::new(pfn), index, 0);
         }
         Ok(pfn)
     }

@@ -1,6 +1,6 @@
 //! Changing live tables: the single place where their entries are written.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Hva, Level, Pfn};
 use crate::frame::list::TableFrame;
@@ -10,15 +10,17 @@ use crate::machine::{Machine, TableAt};
 use super::format::{Decoded, Format};
 
 /// One entry of a live table.
-pub(crate) struct Slot<'a> {
-    entry: &'a AtomicU64,
+pub(crate) struct Slot<'a, M: Machine> {
+    machine: &'a M,
+    table: TableAt,
+    index: usize,
     level: Level,
 }
 
 /// Where a walk ended.
-pub(crate) enum Found<'a> {
+pub(crate) enum Found<'a, M: Machine> {
     /// At the entry of the level that was asked for.
-    Slot(Slot<'a>),
+    Slot(Slot<'a, M>),
     /// At a larger leaf above it.
     Leaf,
     /// At an absent entry above it.
@@ -26,13 +28,15 @@ pub(crate) enum Found<'a> {
 }
 
 /// Walks from `root` (level 4) towards the entry of level `level` that translates `at`.
-pub(crate) fn find<'a, F: Format, M: Machine>(machine: &'a M, root: Pfn, at: Hva, level: Level) -> Found<'a> {
+pub(crate) fn find<'a, F: Format, M: Machine>(
+    machine: &'a M,
+    root: Pfn,
+    at: Hva,
+    level: Level,
+) -> Found<'a, M> {
     let (mut table, mut current) = (root, Level::L4);
     loop {
-        let slot = Slot {
-            entry: &machine.table(TableAt::new(table))[at.index(current as u8)],
-            level: current,
-        };
+        let slot = Slot::of(machine, table, at.index(current as u8), current);
         let Some(below) = current.below().filter(|_| current > level) else {
             return Found::Slot(slot);
         };
@@ -44,23 +48,30 @@ pub(crate) fn find<'a, F: Format, M: Machine>(machine: &'a M, root: Pfn, at: Hva
     }
 }
 
-impl<'a> Slot<'a> {
+impl<'a, M: Machine> Slot<'a, M> {
     /// An entry of a table that the caller knows.
-    pub(crate) fn of<M: Machine>(machine: &'a M, table: Pfn, index: usize, level: Level) -> Self {
+    pub(crate) fn of(machine: &'a M, table: Pfn, index: usize, level: Level) -> Self {
         Self {
-            entry: &machine.table(TableAt::new(table))[index % ENTRIES],
+            machine,
+            table: TableAt::new(table),
+            index: index % ENTRIES,
             level,
         }
     }
 
-    /// What the entry says.
-    pub(crate) fn decode<F: Format>(&self) -> Decoded<F::Attributes> {
-        F::decode(self.level, self.entry.load(Ordering::Acquire))
+    /// Reads the entry.
+    fn read(&self) -> u64 {
+        self.machine.table(self.table)[self.index].load(Ordering::Acquire)
     }
 
-    /// Writes the entry. Release: hardware, and other CPUs, see a table's contents before they see the entry that leads to it.
+    /// What the entry says.
+    pub(crate) fn decode<F: Format>(&self) -> Decoded<F::Attributes> {
+        F::decode(self.level, self.read())
+    }
+
+    /// Writes the entry.
     fn write(&self, value: u64) {
-        self.entry.store(value, Ordering::Release);
+        self.machine.write_entry(self.table, self.index, value);
     }
 
     /// Removes a translation or a table. The caller owes a flush before what it led to is used for anything else.
@@ -70,7 +81,7 @@ impl<'a> Slot<'a> {
 
     /// Whether the entry is this leaf, but for the accessed and dirty bits.
     pub(crate) fn says<F: Format>(&self, pfn: Pfn, attributes: F::Attributes) -> bool {
-        let entry = self.entry.load(Ordering::Acquire);
+        let entry = self.read();
         F::leaf(self.level, pfn, attributes).is_some_and(|leaf| (entry ^ leaf) & !F::ACCESSED_DIRTY == 0)
     }
 
@@ -111,9 +122,8 @@ impl<'a> Slot<'a> {
 
     /// Replaces a leaf by a table of 512 leaves that say the same. Only the page size changes, so translations cached before stay right
     /// and nothing has to be flushed for it. Returns the table.
-    pub(crate) fn split<F: Format, M: Machine>(
+    pub(crate) fn split<F: Format>(
         &self,
-        machine: &M,
         frames: &mut FrameTable<'_>,
         leaf: (Pfn, F::Attributes),
         table: TableFrame,
@@ -121,8 +131,9 @@ impl<'a> Slot<'a> {
         let below = self.level.below()?;
         let (pfn, attributes) = leaf;
         let first = F::leaf(below, pfn, attributes)?;
-        for (i, entry) in (0..).zip(machine.table(TableAt::new(table.pfn()))) {
-            entry.store(first + i * below.bytes(), Ordering::Relaxed);
+        for (i, index) in (0..).zip(0..ENTRIES) {
+            self.machine
+                .write_entry(TableAt::new(table.pfn()), index, first + i * below.bytes());
         }
         let table = table.link(frames, ENTRIES as u16);
         self.write(F::table(table));
@@ -131,12 +142,12 @@ impl<'a> Slot<'a> {
 
     /// Replaces a table by one leaf if its 512 entries agree in everything but the accessed and dirty bits, which are or-ed together.
     /// The table is returned; CPUs may still walk it until the next flush. `None`, and nothing changed, when they disagree.
-    pub(crate) fn merge<F: Format, M: Machine>(&self, machine: &M) -> Option<TableFrame> {
+    pub(crate) fn merge<F: Format>(&self) -> Option<TableFrame> {
         let below = self.level.below()?;
         let Decoded::Table(table) = self.decode::<F>() else {
             return None;
         };
-        let entries = machine.table(TableAt::new(table));
+        let entries = self.machine.table(TableAt::new(table));
         let first = entries[0].load(Ordering::Acquire);
         let Decoded::Leaf(pfn, attributes) = F::decode(below, first) else {
             return None;
@@ -186,10 +197,7 @@ mod tests {
             }
         }
         let slot = Slot::of(&cpu, upper, 5, Level::L3);
-        assert_eq!(
-            slot.merge::<LongMode, _>(&cpu).map(|table| table.pfn()),
-            Some(lower)
-        );
+        assert_eq!(slot.merge::<LongMode>().map(|table| table.pfn()), Some(lower));
         assert_eq!(
             slot.decode::<LongMode>(),
             Decoded::Leaf(Pfn::new(1 << 18), Attributes::DATA)
@@ -212,7 +220,7 @@ mod tests {
                 let entry = &machine.ram().table(lower)[index];
                 entry.store(harm(entry.load(Ordering::Relaxed)), Ordering::Relaxed);
                 let slot = Slot::of(&cpu, upper, 5, Level::L3);
-                assert!(slot.merge::<LongMode, _>(&cpu).is_none());
+                assert!(slot.merge::<LongMode>().is_none());
                 assert_eq!(
                     slot.decode::<LongMode>(),
                     Decoded::Table(lower),
@@ -228,9 +236,9 @@ mod tests {
         let cpu = machine.cpu(0);
         for (table, level) in [(lower, Level::L2), (upper, Level::L3)] {
             let slot = Slot::of(&cpu, table, 5, level);
-            let before = slot.entry.load(Ordering::Relaxed);
+            let before = slot.read();
             assert!(!slot.fill::<LongMode>(Pfn::new(0), Attributes::DATA));
-            assert_eq!(slot.entry.load(Ordering::Relaxed), before);
+            assert_eq!(slot.read(), before);
             slot.clear();
             assert!(slot.fill::<LongMode>(Pfn::new(0), Attributes::DATA));
         }
