@@ -84,16 +84,17 @@ pub fn run(
     let before = read(windows, checks)?;
     let (peak, after) = match config.policy {
         Policy::Grouped => {
-            let launching =
-                with_memory(|memory| memory.launch(&Hardware, SecondStageKind::Nested, id, bytes));
-            let mut launching = launching.map_err(BenchError::Launch)?;
+            let hiding = with_memory(|memory| memory.launch(&Hardware, SecondStageKind::Nested, id, bytes));
+            let mut launching = hiding.map_err(BenchError::Launch)?.wait(&Hardware);
             while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
             let guest = with_memory(|memory| launching.finish(memory, &Hardware, windows));
             let peak = read(windows, checks);
             // No CPU ever ran under these tables.
             let mut teardown = guest.revoke(&Hardware).reclaim(GuestFlushed::new(id));
             while with_memory(|memory| teardown.step(memory, &Hardware, windows)) {}
-            with_memory(|memory| teardown.finish(memory, &Hardware, windows));
+            let restored = with_memory(|memory| teardown.finish(memory, &Hardware, windows));
+            let flushed = restored.wait(&Hardware);
+            with_memory(|memory| flushed.release(memory, &Hardware));
             (peak?, read(windows, checks)?)
         }
         Policy::LinuxFresh | Policy::LinuxAged | Policy::Scattered => {

@@ -5,9 +5,42 @@ use core::arch::asm;
 use audit::{Pa, PhysicalRead};
 use memory::address::{Hva, PAGE_SIZE, Pfn};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
-use memory::machine::{Acknowledged, Machine, Table, TableAt, WindowSpan};
+use memory::machine::{Machine, Table, TableAt, WindowSpan};
+use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
 
 use crate::cpu::tlb;
+use crate::println;
+use crate::virt::GuestModeHooks;
+
+/// The boot CPU in the shootdown protocol.
+const BOOT_CPU: CpuIndex = CpuIndex::new(0);
+/// Polls after which an acknowledgement that is outstanding is reported for the first time: a choice, some tenths of a second (PAUSE takes
+/// 40 to 140 cycles; Intel's Optimization Reference Manual, 2.7.4). Each report after it takes twice as many.
+const FIRST_REPORT: u64 = 1 << 23;
+
+/// The CPUs' lines. Image, so their mapping never changes.
+static LINES: [CpuLine; 1] = [const { CpuLine::new() }; 1];
+static SHOOTDOWN: Shootdown<'static> = Shootdown::new(&LINES);
+
+/// Lets the boot CPU take part in shootdowns, once it is on the tables that it stays on.
+pub fn join() {
+    let cpu = Hardware.cpu();
+    let joined = cpu.announce() && cpu.join(&Hardware).is_ok();
+    assert!(joined, "broken invariant: the boot CPU has joined already");
+}
+
+/// This CPU's mode as others see it, around guest mode.
+pub struct Presence;
+
+impl GuestModeHooks for Presence {
+    fn before_guest_mode(&self) {
+        Hardware.cpu().enter_guest();
+    }
+
+    fn after_guest_mode(&self) {
+        Hardware.cpu().back(&Hardware);
+    }
+}
 
 /// This machine, from the CPU that asks.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +89,29 @@ impl Machine for Hardware {
         crate::cpu::timer::tsc()
     }
 
-    fn shootdown(&self) -> Acknowledged {
-        // Only the boot CPU has been started, so this CPU is every CPU that has translations.
+    fn cpu(&self) -> Cpu<'_> {
+        // Only the boot CPU has been started, so this CPU is that one.
+        match SHOOTDOWN.cpu(BOOT_CPU) {
+            Some(cpu) => cpu,
+            None => panic!("broken invariant: the boot CPU has no line"),
+        }
+    }
+}
+
+impl Processor for Hardware {
+    fn flush(&self) {
         tlb::flush();
-        Acknowledged::Flushed
+    }
+
+    fn interrupt(&self, cpu: CpuIndex) {
+        panic!("broken invariant: {cpu} was to be interrupted, but only {BOOT_CPU} runs")
+    }
+
+    fn pause(&self, outstanding: &Outstanding) {
+        core::hint::spin_loop();
+        if outstanding.polls >= FIRST_REPORT && outstanding.polls.is_power_of_two() {
+            println!("{outstanding}");
+        }
     }
 }
 

@@ -186,6 +186,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     cpu.set_main_stack(unsafe { area.main_stack() });
     set_address_describer(describe::address);
 
+    hardware::join();
     // SAFETY: our own tables are in use since `rust_entry`, and this runs once.
     match unsafe { records::make(&mut ram, shared_root) } {
         Ok(memory) => frames::install(memory),

@@ -185,9 +185,10 @@ impl DirectMap {
     }
 }
 
-/// One shootdown, counted. All CPUs must answer with a flush: the page goes on at once.
+/// One shootdown, counted. The lock of the memory subsystem is held meanwhile, as Linux holds its own.
 fn flush<M: Machine>(machine: &M, stats: &mut Stats) {
-    machine.shootdown();
+    let cpu = machine.cpu();
+    cpu.wait(machine, cpu.request());
     stats.flushes += 1;
 }
 

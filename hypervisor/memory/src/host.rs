@@ -3,10 +3,10 @@
 use crate::address::Pfn;
 use crate::direct_map::DirectMap;
 use crate::frame::FrameTable;
-use crate::frame::list::{Clean, Dirty, Region};
+use crate::frame::list::{Clean, Dirty, Region, RegionList};
 use crate::machine::Machine;
 use crate::stats::{Costs, Stats};
-use crate::tlb::Flusher;
+use crate::tlb::{FlushBatch, Flusher, Posted, Receipt};
 use crate::window::{WINDOW_BYTES, Windows};
 
 /// The frames, the direct map over them, and what waits for a flush.
@@ -45,6 +45,18 @@ impl<'m> HostMemory<'m> {
     /// Table frames that wait for a flush by every CPU.
     pub fn waiting_tables(&self) -> u64 {
         self.flusher.waiting()
+    }
+
+    /// Asks for the flush of a batch.
+    pub(crate) fn post<M: Machine>(&mut self, machine: &M, batch: FlushBatch) -> Posted {
+        self.flusher
+            .post(machine.cpu(), &mut self.frames, &mut self.stats, batch)
+    }
+
+    /// Opens a batch after its flush.
+    pub(crate) fn complete<M: Machine>(&mut self, machine: &M, receipt: Receipt) -> RegionList<Dirty> {
+        self.flusher
+            .complete(machine.cpu(), &mut self.frames, &mut self.stats, receipt)
     }
 
     /// Overwrites a hidden region with zeros, through a window.

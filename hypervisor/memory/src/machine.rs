@@ -6,6 +6,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::{ENTRIES, Hva, Pfn};
+use crate::tlb::shootdown::{Cpu, Processor};
 
 /// A 4 KiB frame as a translation table: 512 entries that hardware may read, and mark accessed and dirty, at any time.
 pub type Table = [AtomicU64; ENTRIES];
@@ -49,18 +50,8 @@ impl WindowSpan {
     }
 }
 
-/// How far a shootdown got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledged {
-    /// Every CPU has dropped its translations and its copies of table entries.
-    Flushed,
-    /// Every CPU has either flushed or has been flagged while it runs a guest or sleeps: it can't use a host translation before it
-    /// flushes, but may still walk old tables on speculation.
-    Flagged,
-}
-
 /// The machine as seen by the CPU that calls.
-pub trait Machine {
+pub trait Machine: Processor {
     /// The table, through the direct map.
     fn table(&self, at: TableAt) -> &Table;
 
@@ -91,6 +82,6 @@ pub trait Machine {
     /// on two CPUs.
     fn now(&self) -> u64;
 
-    /// Makes every CPU stop using host translations and table entries that were changed before the call.
-    fn shootdown(&self) -> Acknowledged;
+    /// This CPU in the shootdown protocol, which it has joined.
+    fn cpu(&self) -> Cpu<'_>;
 }

@@ -18,6 +18,12 @@ pub struct Stats {
     pub regions_restored: u64,
     /// Host shootdowns asked for: rounds, whatever the number of CPUs.
     pub flushes: u64,
+    /// CPUs interrupted for them: they were in the host.
+    pub cpus_interrupted: u64,
+    /// CPUs that were in a guest or asleep, so that a flag stood for their flush.
+    pub cpus_flagged: u64,
+    /// Other CPUs that needed neither: they had flushed already, had an interrupt on its way, or were not started.
+    pub cpus_spared: u64,
     /// Bytes of guest memory overwritten with zeros, before a guest or after it.
     pub bytes_scrubbed: u64,
     /// 2M leaves of guests' tables replaced by 4K leaves, because the guest executed from there on a CPU with the erratum iTLB multihit.

@@ -7,7 +7,6 @@ use memory::address::{Gpa, Hpa, Hva, Level, Pfn};
 use memory::frame::GuestId;
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError, SecondStageKind};
 use memory::layout::direct;
-use memory::machine::{Acknowledged, Machine};
 use memory::model::{Booted, ModelCpu, ModelMachine};
 use proptest::prelude::*;
 
@@ -28,17 +27,20 @@ fn kind(number: u16) -> SecondStageKind {
 }
 
 fn launch(cpu: ModelCpu<'_>, booted: &mut Booted, number: u16, bytes: u64) -> GuestMemory {
-    let launching = booted
+    let hiding = booted
         .memory
         .launch(&cpu, kind(number), id(number), bytes)
         .unwrap();
-    launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0])
+    hiding
+        .wait(&cpu)
+        .finish(&mut booted.memory, &cpu, &mut booted.windows[0])
 }
 
 fn teardown(cpu: ModelCpu<'_>, booted: &mut Booted, guest: GuestMemory) {
     let id = guest.id();
     let teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id));
-    teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+    let restored = teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+    restored.wait(&cpu).release(&mut booted.memory, &cpu);
 }
 
 /// Every leaf of the direct map, read by a walk of this test's own: (virtual address, entry without accessed and dirty, level).
@@ -130,7 +132,11 @@ fn a_guest_s_tables_are_of_the_kind_that_was_asked_for() {
         let (machine, mut booted) = ModelMachine::boot(&[(0, 2 * GIB)], 1, Level::L3);
         let cpu = machine.cpu(0);
         let free = booted.memory.frames.free_frames();
-        let launching = booted.memory.launch(&cpu, kind, id(1), GIB + 4 * MIB).unwrap();
+        let launching = booted
+            .memory
+            .launch(&cpu, kind, id(1), GIB + 4 * MIB)
+            .unwrap()
+            .wait(&cpu);
         let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
         let entry = |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index));
         let below = |table: u64, index: u64| {
@@ -169,7 +175,11 @@ fn a_fetch_from_a_large_leaf_splits_it_and_no_other() {
     let cpu = machine.cpu(0);
     let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
     let kind = SecondStageKind::ExtendedSplit;
-    let launching = booted.memory.launch(&cpu, kind, id(1), 8 * MIB).unwrap();
+    let launching = booted
+        .memory
+        .launch(&cpu, kind, id(1), 8 * MIB)
+        .unwrap()
+        .wait(&cpu);
     let mut guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
     // Eight MiB, three tables, and one for each of four regions.
     assert_eq!(booted.memory.frames.free_frames(), free - 4 * 512 - 3 - 4);
@@ -220,7 +230,11 @@ fn large_leaves_that_may_be_executed_are_never_split() {
     let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
     let cpu = machine.cpu(0);
     for kind in [SecondStageKind::Nested, SecondStageKind::Extended] {
-        let launching = booted.memory.launch(&cpu, kind, id(1), 4 * MIB).unwrap();
+        let launching = booted
+            .memory
+            .launch(&cpu, kind, id(1), 4 * MIB)
+            .unwrap()
+            .wait(&cpu);
         let mut guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
         assert!(!guest.allow_fetch(&mut booted.memory, &cpu, Gpa::new(0)));
         teardown(cpu, &mut booted, guest);
@@ -264,8 +278,7 @@ fn a_cpu_in_guest_mode_is_flagged_and_keeps_table_frames_waiting() {
     );
     assert_eq!(booted.memory.frames.free_frames(), free - 1);
     other.leave_guest();
-    assert_eq!(cpu.shootdown(), Acknowledged::Flushed);
-    // The next flush that every CPU answers releases it.
+    // The next flush finds that every CPU has flushed, and releases it.
     let guest = launch(cpu, &mut booted, 2, 2 * MIB);
     assert_eq!(booted.memory.waiting_tables(), 0);
     teardown(cpu, &mut booted, guest);
@@ -312,6 +325,7 @@ fn nothing_of_a_guest_stays_in_ram_and_a_new_one_reads_zeros() {
     let guest = memory
         .launch(&cpu, kind(2), id(2), all)
         .unwrap()
+        .wait(&cpu)
         .finish(memory, &cpu, &mut windows[0]);
     assert!(
         !machine.ram().contains(secret),
@@ -466,8 +480,10 @@ fn a_launch_that_fails_at_any_allocation_changes_nothing() {
             .memory
             .launch(&cpu, kind(left as u16 % 2), id(1), 600 * 2 * MIB)
         {
-            Ok(launching) => {
-                let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+            Ok(hiding) => {
+                let guest = hiding
+                    .wait(&cpu)
+                    .finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
                 teardown(cpu, &mut booted, guest);
                 outcomes.push(true);
             }
@@ -513,7 +529,8 @@ fn revoking_cuts_the_second_stage_at_its_root() {
     let revoked = guest.revoke(&cpu);
     assert_eq!(machine.ram().load(root), 0);
     let teardown = revoked.reclaim(GuestFlushed::new(id(1)));
-    teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+    let restored = teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+    restored.wait(&cpu).release(&mut booted.memory, &cpu);
 }
 
 #[test]
@@ -548,7 +565,7 @@ fn regions_are_recorded_as_hidden_once_the_flush_is_acknowledged() {
     use memory::frame::FrameState;
     let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
     let cpu = machine.cpu(0);
-    let launching = booted
+    let hiding = booted
         .memory
         .launch(&cpu, SecondStageKind::Nested, id(1), 8 * MIB)
         .unwrap();
@@ -557,6 +574,10 @@ fn regions_are_recorded_as_hidden_once_the_flush_is_acknowledged() {
             .filter(|block| booted.memory.frames.state(Pfn::new(block << 9)) == wanted)
             .count()
     };
+    assert_eq!(count(&booted, FrameState::Hidden), 0);
+    assert_eq!(count(&booted, FrameState::Unmapped), 4);
+    let mut launching = hiding.wait(&cpu);
+    assert!(launching.step(&mut booted.memory, &cpu, &mut booted.windows[0]));
     assert_eq!(count(&booted, FrameState::Hidden), 4);
     assert_eq!(count(&booted, FrameState::Unmapped), 0);
     let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
@@ -653,7 +674,7 @@ proptest! {
                 teardown(cpu, &mut booted, guest);
             } else if regions <= booted.memory.frames.free_regions() {
                 match booted.memory.launch(&cpu, kind(number as u16), id(number as u16 + 1), regions * 2 * MIB) {
-                    Ok(launching) => alive.push(launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0])),
+                    Ok(hiding) => alive.push(hiding.wait(&cpu).finish(&mut booted.memory, &cpu, &mut booted.windows[0])),
                     Err(LaunchError::OutOfMemory(_)) => {}
                     Err(error) => panic!("{error}"),
                 }

@@ -116,14 +116,15 @@ pub fn launch<'a, B: Backend>(
     }
 }
 
-/// Hides memory for a guest and hands it over, step by step, each under the lock.
+/// Hides memory for a guest and hands it over, step by step, each under the lock; the flush is waited for without it.
 fn private_memory(
     kind: SecondStageKind,
     windows: &mut Windows,
     id: GuestId,
     bytes: u64,
 ) -> Result<GuestMemory, MemoryError> {
-    let mut launching = with_memory(|memory| memory.launch(&Hardware, kind, id, bytes))?;
+    let hiding = with_memory(|memory| memory.launch(&Hardware, kind, id, bytes))?;
+    let mut launching = hiding.wait(&Hardware);
     while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
     Ok(with_memory(|memory| launching.finish(memory, &Hardware, windows)))
 }
@@ -156,9 +157,11 @@ fn load(
     })
 }
 
-/// Takes a guest's memory back, step by step, each under the lock.
+/// Takes a guest's memory back, step by step, each under the lock; the flush is waited for without it.
 pub fn take_back(memory: GuestMemory, flushed: GuestFlushed, windows: &mut Windows) {
     let mut teardown = memory.revoke(&Hardware).reclaim(flushed);
     while with_memory(|memory| teardown.step(memory, &Hardware, windows)) {}
-    with_memory(|memory| teardown.finish(memory, &Hardware, windows));
+    let restored = with_memory(|memory| teardown.finish(memory, &Hardware, windows));
+    let flushed = restored.wait(&Hardware);
+    with_memory(|memory| flushed.release(memory, &Hardware));
 }

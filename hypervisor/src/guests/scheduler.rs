@@ -16,10 +16,10 @@ use crate::cpu::descriptor::CpuTables;
 use crate::cpu::timer::{Clock, Timer};
 use crate::cpu::{registers, stack};
 use crate::frames::with_memory;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, Presence};
 use crate::println;
 use crate::reporting::{GuestResult, Moment, Reporter};
-use crate::virt::{Backend, Cause, Exit, GuestAccess, GuestModeHooks, Loaded, Vcpu};
+use crate::virt::{Backend, Cause, Exit, GuestAccess, Loaded, Vcpu};
 
 /// Time that a guest gets at a stretch: a choice. A twentieth of the shortest time limit among the guests that come along (`spin`,
 /// 200 ms), so that limits are kept about that closely.
@@ -255,7 +255,7 @@ impl<'a, B: Backend> Scheduler<'a, B> {
         let label = Label(guest.file.name(), guest.instance);
         let mut loaded = guest.vcpu.load(cpu, clock.ticks(slice_us));
         let mut result = loop {
-            let exit = loaded.run(&OneCpu, &mut reader);
+            let exit = loaded.run(&Presence, &mut reader);
             match exit {
                 Exit::Ended(ending) => break Slice::Ended(kind(&ending.cause), Some(ending)),
                 Exit::Interrupted if tables.ticks() != ticks => break Slice::GoesOn,
@@ -370,13 +370,4 @@ impl GuestAccess for Reader<'_> {
     fn allow_fetch(&mut self, gpa: Gpa) -> bool {
         with_memory(|memory| self.guest.allow_fetch(memory, &Hardware, gpa))
     }
-}
-
-/// The flags of design rule 1, on a machine of which one CPU runs: nobody can be flagged, since whoever asks for a shootdown is this CPU, in
-/// host mode.
-struct OneCpu;
-
-impl GuestModeHooks for OneCpu {
-    fn before_guest_mode(&self) {}
-    fn after_guest_mode(&self) {}
 }

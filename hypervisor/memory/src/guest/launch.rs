@@ -9,6 +9,7 @@ use crate::frame::list::{Cursor, Dirty, RegionList};
 use crate::frame::state::GuestId;
 use crate::host::HostMemory;
 use crate::machine::Machine;
+use crate::tlb::{Posted, Receipt};
 use crate::window::Windows;
 
 use super::GuestMemory;
@@ -50,12 +51,35 @@ impl fmt::Display for LaunchError {
     }
 }
 
+/// A launch whose memory is out of the direct map, and for which a flush was asked. Nothing from here on can fail.
+#[derive(Debug)]
+#[must_use = "unmapped memory comes back only through the guest that it is meant for"]
+pub struct Hiding {
+    guest: GuestMemory,
+    posted: Posted,
+}
+
+impl Hiding {
+    /// Waits for the flush, without the lock of the memory subsystem.
+    pub fn wait<M: Machine>(self, machine: &M) -> Launching {
+        Launching {
+            guest: self.guest,
+            receipt: Some(self.posted.wait(machine)),
+            dirty: RegionList::new(),
+            next: Gfn::default(),
+            to_map: None,
+        }
+    }
+}
+
 /// A launch on its way: all memory is hidden, none of it is the guest's yet. It goes on in steps, so that whoever drives it holds no lock
-/// for longer than the zeroing of 2 MiB takes. Nothing from here on can fail.
+/// for longer than the zeroing of 2 MiB takes.
 #[derive(Debug)]
 #[must_use = "hidden memory comes back only through the guest that it is meant for"]
 pub struct Launching {
     guest: GuestMemory,
+    /// Until the first step has opened it.
+    receipt: Option<Receipt>,
     dirty: RegionList<Dirty>,
     /// Where the next region that becomes the guest's goes.
     next: Gfn,
@@ -64,7 +88,7 @@ pub struct Launching {
 }
 
 impl Launching {
-    /// One step: scrubs a region and makes it the guest's, or, when all are, maps up to 512 of them, one second-stage table's worth.
+    /// One step: opens the batch, then scrubs a region and makes it the guest's, or, when all are, maps up to 512 of them, one second-stage table's worth.
     /// False when nothing was left to do.
     pub fn step<M: Machine>(
         &mut self,
@@ -72,6 +96,13 @@ impl Launching {
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
+        if let Some(receipt) = self.receipt.take() {
+            let start = machine.now();
+            let waited = receipt.ticks();
+            self.dirty = memory.complete(machine, receipt);
+            memory.costs.hide += waited + machine.now().wrapping_sub(start);
+            return true;
+        }
         let (start, scrubbed) = (machine.now(), memory.costs.scrub);
         let more = self.advance(memory, machine, windows);
         memory.costs.map += machine.now().wrapping_sub(start) - (memory.costs.scrub - scrubbed);
@@ -136,7 +167,7 @@ impl Launching {
 }
 
 impl HostMemory<'_> {
-    /// Takes `bytes` bytes of memory for a guest and hides them from every CPU of the host by one flush. This is one piece of work: about
+    /// Takes `bytes` bytes of memory for a guest, takes them out of the direct map, and asks for the one flush that hides them. This is one piece of work: about
     /// 200 instructions a region (measured on TCG), so that 2 GiB take less than the zeroing of 2 MiB. `kind` is the layout of the
     /// tables that will lead the guest to it.
     ///
@@ -148,7 +179,7 @@ impl HostMemory<'_> {
         kind: SecondStageKind,
         id: GuestId,
         bytes: u64,
-    ) -> Result<Launching, LaunchError> {
+    ) -> Result<Hiding, LaunchError> {
         if bytes == 0 || !bytes.is_multiple_of(Level::L2.bytes()) {
             return Err(LaunchError::BadSize(bytes));
         }
@@ -182,9 +213,7 @@ impl HostMemory<'_> {
             }
         };
         // From here on nothing can fail.
-        let dirty = self
-            .flusher
-            .flush(machine, &mut self.frames, &mut self.stats, batch);
+        let posted = self.post(machine, batch);
         let hidden = machine.now();
         self.costs.hide += hidden.wrapping_sub(start);
         let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, reserve, bytes) else {
@@ -197,11 +226,6 @@ impl HostMemory<'_> {
             regions: RegionList::new(),
         };
         self.costs.map += machine.now().wrapping_sub(hidden);
-        Ok(Launching {
-            guest,
-            dirty,
-            next: Gfn::default(),
-            to_map: None,
-        })
+        Ok(Hiding { guest, posted })
     }
 }

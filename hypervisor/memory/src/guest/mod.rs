@@ -3,15 +3,15 @@
 //! `launch` carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first. `second_stage` has the tables that
 //! lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through windows. `teardown` goes the other
 //! way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go in steps: scrubbing takes one
-//! region a step, mapping a table's worth, restoring those of one gigablock.
+//! region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
 
 mod launch;
 mod second_stage;
 mod teardown;
 
-pub use launch::{LaunchError, Launching};
+pub use launch::{Hiding, LaunchError, Launching};
 pub use second_stage::SecondStageKind;
-pub use teardown::{GuestFlushed, Revoked, Teardown};
+pub use teardown::{Flushed, GuestFlushed, Restored, Revoked, Teardown};
 
 use core::fmt;
 

@@ -297,9 +297,8 @@ mod tests {
             .direct_map
             .hide(&cpu, &mut memory.frames, &mut memory.stats, regions)
             .unwrap();
-        let mut dirty = memory
-            .flusher
-            .flush(&cpu, &mut memory.frames, &mut memory.stats, batch);
+        let receipt = memory.post(&cpu, batch).wait(&cpu);
+        let mut dirty = memory.complete(&cpu, receipt);
         let region = dirty.pop(&memory.frames).unwrap();
         let region = memory.scrub(&cpu, &mut booted.windows[0], region);
         let mut list = RegionList::new();

@@ -1,10 +1,11 @@
 //! Taking a guest's memory back: revoke, flush, scrub, restore, merge, free. Nothing here can fail, allocates, or splits.
+//! [`Revoked`], [`Teardown`], [`Restored`], [`Flushed`] are the steps; nothing is locked while the flush is waited for.
 
 use crate::frame::list::{Clean, Private, RegionList};
 use crate::frame::state::GuestId;
 use crate::host::HostMemory;
 use crate::machine::Machine;
-use crate::tlb::FlushBatch;
+use crate::tlb::{FlushBatch, Posted, Receipt};
 use crate::window::Windows;
 
 use super::GuestMemory;
@@ -117,15 +118,53 @@ impl Teardown {
         direct_map.restore(machine, frames, stats, &mut self.clean, &mut self.batch)
     }
 
-    /// Does what is left, and frees the tables: the guest's at once, the host's that were merged away after one flush.
-    pub fn finish<M: Machine>(mut self, memory: &mut HostMemory<'_>, machine: &M, windows: &mut Windows) {
+    /// Does what is left, frees the guest's tables, and asks for the one flush after which the host's tables that were merged away
+    /// are freed.
+    pub fn finish<M: Machine>(
+        mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> Restored {
         while self.step(memory, machine, windows) {}
         let start = machine.now();
         self.tables.free(machine, &mut memory.frames);
-        let hidden = memory
-            .flusher
-            .flush(machine, &mut memory.frames, &mut memory.stats, self.batch);
-        debug_assert!(hidden.is_empty());
+        let posted = memory.post(machine, self.batch);
         memory.costs.restore += self.ticks + machine.now().wrapping_sub(start);
+        Restored { posted }
+    }
+}
+
+/// A guest's memory is the host's again; the flush after it was asked for.
+#[derive(Debug)]
+#[must_use = "the flush is to be waited for"]
+pub struct Restored {
+    posted: Posted,
+}
+
+impl Restored {
+    /// Waits for the flush, without the lock of the memory subsystem.
+    pub fn wait<M: Machine>(self, machine: &M) -> Flushed {
+        Flushed {
+            receipt: self.posted.wait(machine),
+        }
+    }
+}
+
+/// The flush of a teardown was acknowledged.
+#[derive(Debug)]
+#[must_use = "tables are freed by its last step"]
+pub struct Flushed {
+    receipt: Receipt,
+}
+
+impl Flushed {
+    /// Frees the tables of the host that were merged away, as soon as every CPU has really flushed.
+    pub fn release<M: Machine>(self, memory: &mut HostMemory<'_>, machine: &M) {
+        let start = machine.now();
+        let waited = self.receipt.ticks();
+        let hidden = memory.complete(machine, self.receipt);
+        debug_assert!(hidden.is_empty());
+        memory.costs.restore += waited + machine.now().wrapping_sub(start);
     }
 }

@@ -37,7 +37,6 @@ pub(super) struct Caches {
     /// Tables by (start of the range that the table translates, log2 of that range): the paging-structure caches.
     tables: BTreeMap<(u64, u32), u64>,
     pub(super) in_guest: bool,
-    pub(super) flagged: bool,
 }
 
 fn start(at: Hva, shift: u32) -> u64 {
@@ -51,7 +50,6 @@ impl Caches {
             pages: BTreeMap::new(),
             tables: BTreeMap::new(),
             in_guest: false,
-            flagged: false,
         }
     }
 

@@ -18,9 +18,10 @@ use crate::frame::FrameTable;
 use crate::frame::records::RecordsLayout;
 use crate::host::HostMemory;
 use crate::layout::direct;
-use crate::machine::{Acknowledged, Machine, Table, TableAt, WindowSpan};
+use crate::machine::{Machine, Table, TableAt, WindowSpan};
 use crate::memory_map::{FrameRange, MemoryMap, RawEntry};
 use crate::paging::{Attributes, TableBuilder};
+use crate::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
 use crate::window::Windows;
 use cpu::{Caches, Fault};
 use ram::Ram;
@@ -29,6 +30,7 @@ use ram::Ram;
 pub struct ModelMachine {
     ram: Ram,
     cpus: Vec<Mutex<Caches>>,
+    shootdown: Shootdown<'static>,
     shared_root: Pfn,
 }
 
@@ -73,6 +75,7 @@ impl ModelMachine {
         let unborn = Self {
             ram: ram.clone(),
             cpus: Vec::new(),
+            shootdown: Shootdown::new(&[]),
             shared_root: first,
         };
         let boot_cpu = unborn.cpu(0);
@@ -102,15 +105,22 @@ impl ModelMachine {
             roots.push(root);
             windows.push(window);
         }
-        let cpus = roots
+        let cpus: Vec<_> = roots
             .into_iter()
             .map(|root| Mutex::new(Caches::new(root)))
             .collect();
+        let lines: Vec<CpuLine> = cpus.iter().map(|_| CpuLine::new()).collect();
         let machine: &'static Self = Box::leak(Box::new(Self {
             ram,
             cpus,
+            shootdown: Shootdown::new(Box::leak(lines.into_boxed_slice())),
             shared_root,
         }));
+        for index in 0..machine.cpus.len() {
+            let cpu = machine.cpu(index);
+            let joined = cpu.cpu().announce().then(|| cpu.cpu().join(&cpu));
+            assert_eq!(joined, Some(Ok(())), "the model's CPU {index}");
+        }
         let storage = Box::leak(std::vec![0; RecordsLayout::new(&map).storage_words()].into_boxed_slice());
         let in_use = FrameRange {
             start: first,
@@ -168,16 +178,14 @@ impl ModelCpu<'_> {
 
     /// Starts running a guest: from now on a shootdown flags this CPU instead of flushing it.
     pub fn enter_guest(&self) {
+        self.cpu().enter_guest();
         self.caches().in_guest = true;
     }
 
     /// Back from the guest: flushes first if the CPU was flagged.
     pub fn leave_guest(&self) {
-        let mut caches = self.caches();
-        caches.in_guest = false;
-        if core::mem::take(&mut caches.flagged) {
-            caches.flush();
-        }
+        self.caches().in_guest = false;
+        self.cpu().back(self);
     }
 
     /// Visits the words of RAM that a span touches: where each is, and which of its bytes are which bytes of the span.
@@ -244,20 +252,29 @@ impl Machine for ModelCpu<'_> {
         0
     }
 
-    fn shootdown(&self) -> Acknowledged {
-        let mut answer = Acknowledged::Flushed;
-        for cpu in &self.machine.cpus {
-            let mut caches = match cpu.lock() {
-                Ok(caches) => caches,
-                Err(poisoned) => poisoned.into_inner(),
-            };
-            if caches.in_guest {
-                caches.flagged = true;
-                answer = Acknowledged::Flagged;
-            } else {
-                caches.flush();
-            }
+    fn cpu(&self) -> Cpu<'_> {
+        match u32::try_from(self.index)
+            .ok()
+            .and_then(|index| self.machine.shootdown.cpu(CpuIndex::new(index)))
+        {
+            Some(cpu) => cpu,
+            None => panic!("the model has no CPU {}", self.index),
         }
-        answer
+    }
+}
+
+impl Processor for ModelCpu<'_> {
+    fn flush(&self) {
+        self.caches().flush();
+    }
+
+    /// Taken at once.
+    fn interrupt(&self, cpu: CpuIndex) {
+        let other = self.machine.cpu(cpu.get() as usize);
+        other.cpu().answer(&other);
+    }
+
+    fn pause(&self, outstanding: &Outstanding) {
+        panic!("nobody else runs, so it would never come: {outstanding}")
     }
 }
