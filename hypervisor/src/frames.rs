@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use memory::HostMemory;
-use memory::address::{Hpa, PAGE_SIZE};
+use memory::address::{Hpa, PAGE_SIZE, Pfn};
 use memory::frame::{HostFrames, OutOfMemory};
 use memory::layout::DIRECT_MAP_BASE;
 
@@ -123,6 +123,15 @@ impl<T> FrameBox<T> {
     }
 }
 
+impl<T> FrameBox<T> {
+    /// Gives the value up to whoever may use it for ever.
+    pub fn leak(self) -> &'static mut T {
+        let mut value = core::mem::ManuallyDrop::new(self).value;
+        // SAFETY: the value lives in frames that were ours and that nobody frees any more.
+        unsafe { value.as_mut() }
+    }
+}
+
 impl<T> Drop for FrameBox<T> {
     fn drop(&mut self) {
         // SAFETY: the value was written by `new` and is dropped once; the frames are freed after it.
@@ -150,6 +159,26 @@ impl<T: fmt::Display> fmt::Display for FrameBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
+}
+
+/// Takes a frame for good, with any contents.
+///
+/// # Errors
+/// When there is none.
+pub fn leak_frame() -> Result<Pfn, OutOfMemory> {
+    with_memory(|memory| memory.frames.allocate(0)).map(|frames| frames.pfn())
+}
+
+/// Gives a frame to the allocator that was in use since before there was one.
+///
+/// # Safety
+/// It must have been the caller's, and nobody may use it any more.
+pub unsafe fn give(pfn: Pfn) {
+    with_memory(|memory| {
+        if let Some(frames) = memory.frames.adopt(pfn) {
+            memory.frames.free(frames);
+        }
+    });
 }
 
 /// Takes memory for `count` values for good, each a copy of `fill`.

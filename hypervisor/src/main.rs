@@ -23,9 +23,9 @@ mod lock;
 mod reporting;
 mod virt;
 
-use boot_config::Config;
+use boot_config::{Config, Hook};
 use guest_image::{Archive, File};
-use memory::address::{Hpa, Level, PAGE_SIZE, Pfn};
+use memory::address::{Hpa, Hva, Level, PAGE_SIZE, Pfn};
 use memory::layout::direct;
 use memory::window::Windows;
 use report::Event;
@@ -35,6 +35,8 @@ use boot::acpi::Platform;
 use boot::info::BootInfo;
 use boot::{acpi, image};
 use bring_up::cpu_area::CpuArea;
+use bring_up::newcomer::{Common, Control};
+use bring_up::other_cpus::Starter;
 use bring_up::ram::Ram;
 use bring_up::tables::BootTables;
 use bring_up::{records, switch, tables};
@@ -44,9 +46,11 @@ use cpu::apic::LocalApic;
 use cpu::descriptor::CpuTables;
 use cpu::fault_report::set_address_describer;
 use cpu::features::{Features, Vendor};
+use cpu::mtrr::Caching;
 use cpu::stack::{IstStacks, Stack, StackMemory};
 use cpu::timer::{self, Calibration, Clock, Timer};
 use cpu::{apic as local_apic, mtrr, pic, registers};
+use frames::FrameBox;
 use guests::{Scheduler, Setup};
 use reporting::{Moment, Reporter};
 use virt::Backend;
@@ -59,7 +63,7 @@ const IST_STACK_BYTES: usize = 16 * 1024;
 /// Number of the boot CPU.
 const BOOT_CPU: u32 = 0;
 
-static TABLES: Mutex<CpuTables> = Mutex::new(CpuTables::new());
+static TABLES: Mutex<CpuTables> = Mutex::new(CpuTables::new(BOOT_CPU));
 static STACKS: [Mutex<StackMemory<IST_STACK_BYTES>>; 4] = [const { Mutex::new(StackMemory::new()) }; 4];
 
 /// Takes a static value for good. Each is taken once, at the start.
@@ -82,6 +86,8 @@ struct Known {
     features: Features,
     platform: Option<Platform>,
     ram: Ram,
+    /// A frame for the trampoline, where there are other CPUs.
+    trampoline: Option<Pfn>,
     tables: BootTables,
     area: CpuArea,
 }
@@ -135,6 +141,13 @@ extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
         Ok(ram) => ram,
         Err(error) => refuse!("{error}"),
     };
+    let trampoline = if cpus_found(platform.as_ref()) > 1 {
+        ram.take_trampoline()
+            .map_err(|error| println!("{error}; going on with the boot CPU alone"))
+            .ok()
+    } else {
+        None
+    };
     let largest = if features.gigabyte_pages {
         Level::L3
     } else {
@@ -156,6 +169,7 @@ extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
         features,
         platform,
         ram,
+        trampoline,
         tables,
         area,
     };
@@ -171,6 +185,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         features,
         platform,
         mut ram,
+        trampoline,
         tables,
         area,
     } = unsafe { known.read() };
@@ -178,7 +193,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         shared_root,
         cpu_root,
         windows,
-        apic,
+        apic: apic_registers,
     } = tables;
     // SAFETY: the area is mapped for good, and this is the only use of its exception stacks and tables.
     let cpu = unsafe { area.make_tables().load(area.exception_stacks()) };
@@ -199,7 +214,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
 
     pic::mask();
     // SAFETY: the page is mapped uncacheable and writable for good, and this is the only `LocalApic` of this CPU.
-    cpu.set_apic(unsafe { LocalApic::enable(&features, apic) });
+    cpu.set_apic(unsafe { LocalApic::enable(&features, apic_registers) });
     let Some(apic) = cpu.apic() else {
         refuse!("the local APIC could not be set up")
     };
@@ -213,9 +228,12 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
         features,
         platform,
         ram,
+        trampoline,
         config,
+        shared_root,
         cpu_root,
         windows,
+        apic_registers,
         tables: cpu,
         apic,
         calibration,
@@ -232,24 +250,30 @@ struct Ready<'a> {
     features: Features,
     platform: Option<Platform>,
     ram: Ram,
+    trampoline: Option<Pfn>,
     config: Config<'a>,
+    shared_root: Pfn,
     cpu_root: Pfn,
     windows: Windows,
+    apic_registers: Hva,
     tables: &'static CpuTables,
     apic: &'static LocalApic,
     calibration: Calibration,
 }
 
-/// Switches this CPU's virtualization on and runs everything that was asked for.
+/// Switches virtualization on, on every CPU, and runs everything that was asked for.
 fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
     let Ready {
         info,
         features,
         platform,
         ram,
+        trampoline,
         config,
+        shared_root,
         cpu_root,
         windows,
+        apic_registers,
         tables,
         apic,
         calibration,
@@ -259,7 +283,6 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         Err(error) => refuse!("{error}"),
     };
     let capabilities = B::capabilities(&found);
-    start_report(info, &features, platform.as_ref(), &ram, &config, &capabilities);
     let backend = match B::new(found) {
         Ok(backend) => backend,
         Err(error) => refuse!("{error}"),
@@ -268,6 +291,36 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         Ok(virtual_cpu) => virtual_cpu,
         Err(error) => refuse!("{error}"),
     };
+    let clock = Clock::new(calibration);
+    let common = FrameBox::new(Common {
+        caching: Caching::read(&features),
+        control: Control::read(),
+        apic: apic_registers,
+        features,
+        backend,
+    });
+    let common: &'static Common<B> = match common {
+        Ok(common) => common.leak(),
+        Err(error) => refuse!("{error}"),
+    };
+    let (features, backend) = (&common.features, &common.backend);
+    let cpus_used = match (platform.as_ref(), trampoline) {
+        (Some(platform), Some(page)) => {
+            let starter = Starter {
+                page,
+                shared_root,
+                common,
+                apic,
+                clock: &clock,
+                forget_last: cfg!(feature = "test-hooks") && config.test == Some(Hook::SilentCpu),
+            };
+            // SAFETY: this is the boot CPU, the page was taken for this, and it happens once.
+            unsafe { starter.start(platform) }
+        }
+        _ => 1,
+    };
+    let cpus = (cpus_found(platform.as_ref()), cpus_used);
+    start_report(info, features, cpus, &ram, &config, &capabilities);
     let kind = backend.second_stage();
     let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, kind) {
         Ok(checks) => checks,
@@ -287,12 +340,12 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
     let setup = Setup {
         config: &config,
         archive: &archive,
-        backend: &backend,
+        backend,
         cpu: virtual_cpu,
         windows,
         tables,
         timer: Timer::new(apic, calibration),
-        clock: Clock::new(calibration),
+        clock,
     };
     let mut scheduler = match Scheduler::new(setup) {
         Ok(scheduler) => scheduler,
@@ -371,18 +424,22 @@ fn ram_mib(ram: &Ram) -> u64 {
     (ram.map.frames() * PAGE_SIZE) >> 20
 }
 
-/// Says what runs and on what.
+/// CPUs that the firmware lists as usable.
+fn cpus_found(platform: Option<&Platform>) -> u32 {
+    platform.map_or(1, |platform| {
+        platform.cpus.iter().filter(|cpu| cpu.enabled).count() + platform.more_cpus
+    }) as u32
+}
+
+/// Says what runs and on what. `cpus` are those found and those used.
 fn start_report(
     info: &BootInfo,
     features: &Features,
-    platform: Option<&Platform>,
+    (cpus_found, cpus_used): (u32, u32),
     ram: &Ram,
     config: &Config<'_>,
     capabilities: &virt::Capabilities,
 ) {
-    let cpus_found = platform.map_or(1, |platform| {
-        platform.cpus.iter().filter(|cpu| cpu.enabled).count() + platform.more_cpus
-    }) as u32;
     println!(
         "{}, {} MiB of RAM, loaded by {}",
         features.brand,
@@ -390,7 +447,7 @@ fn start_report(
         info.loader
     );
     println!(
-        "1G leaves: {}; second stage: {}; CPUs: {cpus_found} found, 1 used; seed {:#x}",
+        "1G leaves: {}; second stage: {}; CPUs: {cpus_found} found, {cpus_used} used; seed {:#x}",
         if features.gigabyte_pages {
             "yes"
         } else {
@@ -425,7 +482,7 @@ fn start_report(
         },
         memory_mib: ram_mib(ram),
         cpus_found,
-        cpus_used: 1,
+        cpus_used,
         seed: config.seed,
         command_line: &info.command_line,
     }));

@@ -129,11 +129,18 @@ pub enum Hook {
     WriteText,
     /// Recurse until the stack meets its guard page.
     StackOverflow,
+    /// Do not call the last CPU when the others are started.
+    SilentCpu,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 3] = [Self::ReadHole, Self::WriteText, Self::StackOverflow];
+    pub const ALL: [Self; 4] = [
+        Self::ReadHole,
+        Self::WriteText,
+        Self::StackOverflow,
+        Self::SilentCpu,
+    ];
 
     /// The word for the hook on the command line.
     pub const fn name(self) -> &'static str {
@@ -141,6 +148,7 @@ impl Hook {
             Self::ReadHole => "read-hole",
             Self::WriteText => "write-text",
             Self::StackOverflow => "stack-overflow",
+            Self::SilentCpu => "silent-cpu",
         }
     }
 }

@@ -108,6 +108,32 @@ fn frames_in_use_and_frames_that_are_not_ram_are_never_handed_out() {
 }
 
 #[test]
+fn a_frame_that_was_in_use_at_boot_can_be_given_up_later() {
+    let map = map(&[(0, 640 << 10), (MIB, 31 * MIB)]);
+    let mut storage = storage(&map);
+    let used = [FrameRange {
+        start: Pfn::new(0x9f),
+        end: Pfn::new(0xa0),
+    }];
+    let mut table = FrameTable::new(&map, &used, &mut storage).unwrap();
+    let free = table.free_frames();
+    // Neither what is free nor what is no RAM can be taken over.
+    assert!(table.adopt(Pfn::new(0x9e)).is_none());
+    assert!(table.adopt(Pfn::new(0xa0)).is_none());
+    assert!(table.adopt(Pfn::new(1 << 30)).is_none());
+    let frames = table.adopt(Pfn::new(0x9f)).unwrap();
+    assert!(table.adopt(Pfn::new(0x9f)).is_none(), "adopted twice");
+    assert_eq!(table.free_frames(), free);
+    table.free(frames);
+    assert_eq!(table.free_frames(), free + 1);
+    // It joined its neighbours: all 160 frames below 640 KiB are one run of 128 and one of 32.
+    let seven = table.allocate(7).unwrap();
+    assert_eq!(seven.pfn(), Pfn::new(0));
+    let five = table.allocate(5).unwrap();
+    assert_eq!(five.pfn(), Pfn::new(0x80));
+}
+
+#[test]
 fn small_extents_share_a_block_and_leave_the_others_whole() {
     let map = map(&[(0, GIB)]);
     let mut storage = storage(&map);

@@ -45,6 +45,7 @@ core::arch::global_asm!(
 
     .section .bss.early_tables, "aw", @nobits
     .balign 4096
+    .globl early_level4
     early_level4:      .skip 4096
     early_level3_low:  .skip 4096
     early_level3_high: .skip 4096
@@ -64,10 +65,12 @@ core::arch::global_asm!(
     .quad 0
     .quad 0x00af9b000000ffff   /* 0x08: 64-bit code, accessed, so the CPU never writes to it */
     .quad 0x00cf93000000ffff   /* 0x10: data, accessed */
+    .quad 0x00cf9b000000ffff   /* 0x18: 32-bit code, accessed; for `trampoline` */
     boot_gdt_end:
     boot_gdt_pointer_low:
     .word boot_gdt_end - boot_gdt - 1
     .long boot_gdt - IMAGE
+    .globl boot_gdt_pointer
     boot_gdt_pointer:
     .word boot_gdt_end - boot_gdt - 1
     .quad boot_gdt

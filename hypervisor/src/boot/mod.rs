@@ -8,6 +8,7 @@
 //! - `pvh`: `hvm_start_info` becomes a `BootInfo`. It comes from QEMU's `-kernel`, or from our boot disk (package `disk-boot`).
 //! - `multiboot2`: a multiboot2 loader's information becomes a `BootInfo`. It comes from GRUB.
 //! - `info`: `BootInfo`, the same for every loader, and the firmware's memory map.
+//! - `trampoline`: the first instructions of every other CPU, and the hand-over to it.
 //! - `acpi`: the RSDP leads to the MADT, and that to a `Platform`: the CPUs and the local APIC.
 
 pub mod acpi;
@@ -17,6 +18,7 @@ pub mod image;
 pub mod info;
 mod multiboot2;
 mod pvh;
+pub mod trampoline;
 
 use memory::address::Hpa;
 

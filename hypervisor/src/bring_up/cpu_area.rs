@@ -126,7 +126,7 @@ impl CpuArea {
             core::ptr::with_exposed_provenance_mut::<CpuTables>(self.part(TABLES).start.get() as usize);
         // SAFETY: the part is mapped for ever, aligned, large enough, and nobody else's: the caller calls once.
         unsafe {
-            place.write(CpuTables::new());
+            place.write(CpuTables::new(self.cpu as u32));
             &mut *place
         }
     }

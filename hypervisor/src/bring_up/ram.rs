@@ -13,7 +13,7 @@ use crate::println;
 
 /// Least RAM: 128 MiB, less what QEMU and firmware keep of it (measured: of `-m 128M` on q35 127 MiB are left, rounded down).
 const LEAST_RAM: u64 = 120 << 20;
-/// Ranges in use: image, what the loader gave (8), page 0, the pool, the records.
+/// Ranges in use: image (4 sections), what the loader gave (8), page 0, the trampoline, the pool, the records.
 const IN_USE: usize = 16;
 /// Frames that the early tables show: the first 4 GiB.
 const EARLY: FrameRange = FrameRange {
@@ -135,6 +135,19 @@ impl Ram {
             end: EARLY.end,
         };
         self.take(what, frames, above_1m, SearchFrom::Low)
+    }
+
+    /// Takes a frame below 640 KiB, where a CPU that starts can begin (SDM vol. 3A, 8.4.4.2: the vectors A0H to BFH are reserved).
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn take_trampoline(&mut self) -> Result<Pfn, RamError> {
+        let below_640k = FrameRange {
+            start: Pfn::new(1),
+            end: Pfn::new(0xa0),
+        };
+        self.take("trampoline", 1, below_640k, SearchFrom::High)
+            .map(|range| range.start)
     }
 
     /// Takes `frames` contiguous frames, the highest there are.

@@ -4,7 +4,7 @@
 
 use memory::address::{Hpa, Hva};
 use x86::apic::xapic::{
-    XAPIC_EOI, XAPIC_LVT_CMCI, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1, XAPIC_LVT_PMI,
+    XAPIC_EOI, XAPIC_ID, XAPIC_LVT_CMCI, XAPIC_LVT_ERROR, XAPIC_LVT_LINT0, XAPIC_LVT_LINT1, XAPIC_LVT_PMI,
     XAPIC_LVT_THERMAL, XAPIC_LVT_TIMER, XAPIC_SVR, XAPIC_TIMER_CURRENT_COUNT, XAPIC_TIMER_DIV_CONF,
     XAPIC_TIMER_INIT_COUNT, XAPIC_TPR, XAPIC_VERSION,
 };
@@ -32,7 +32,7 @@ const DIVIDE_BY_16: u32 = 0b0011;
 
 /// How the registers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     Memory(Hva),
     Msr,
 }
@@ -98,6 +98,19 @@ impl LocalApic {
         apic
     }
 
+    /// This CPU's id: 8 bits in xAPIC mode (SDM vol. 3A, 10.4.6), 32 in x2APIC mode (10.12.5.1).
+    pub fn id(&self) -> u32 {
+        let id = self.read(XAPIC_ID);
+        match self.access {
+            Access::Memory(_) => id >> 24,
+            Access::Msr => id,
+        }
+    }
+
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
     /// Ends the interrupt in service.
     pub fn end_of_interrupt(&self) {
         self.write(XAPIC_EOI, 0);
@@ -125,7 +138,7 @@ impl LocalApic {
         self.read(XAPIC_TIMER_CURRENT_COUNT)
     }
 
-    fn read(&self, register: u32) -> u32 {
+    pub(super) fn read(&self, register: u32) -> u32 {
         match self.access {
             Access::Memory(base) => {
                 let pointer =
@@ -138,7 +151,7 @@ impl LocalApic {
         }
     }
 
-    fn write(&self, register: u32, value: u32) {
+    pub(super) fn write(&self, register: u32, value: u32) {
         match self.access {
             Access::Memory(base) => {
                 let pointer =

@@ -49,6 +49,7 @@ pub struct CpuTables {
     tss: TaskStateSegment,
     idt: [Descriptor64; 256],
     ist: Option<IstStacks>,
+    number: u32,
     main: Once<Stack>,
     apic: Once<LocalApic>,
     ticks: AtomicU64,
@@ -68,12 +69,14 @@ pub struct TableBases {
 
 impl CpuTables {
     /// Tables that nothing is in yet.
-    pub const fn new() -> Self {
+    /// `number` is the CPU's; the boot CPU's is 0.
+    pub const fn new(number: u32) -> Self {
         Self {
             gdt: [0; 5],
             tss: TaskStateSegment::new(),
             idt: [Descriptor64::NULL; 256],
             ist: None,
+            number,
             main: Once::new(),
             apic: Once::new(),
             ticks: AtomicU64::new(0),
@@ -162,6 +165,11 @@ impl CpuTables {
     /// The local APIC, once it was given.
     pub fn apic(&self) -> Option<&LocalApic> {
         self.apic.get()
+    }
+
+    /// The CPU's number.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Timer interrupts so far.

@@ -184,14 +184,14 @@ extern "C" fn interrupt_dispatch(frame: &Frame) {
 fn nmi(frame: &Frame) {
     let Some(cpu) = CpuTables::current() else { return };
     cpu.count_nmi();
-    let number = cpu.nmis();
+    let (number, cpu) = (cpu.nmis(), cpu.number());
     if vmx::in_world_switch(Hva::new(frame.rip)) {
         console::print_urgent(format_args!(
-            "unexpected NMI, number {number} on this CPU, in the switch to or from a guest: its registers are not shown; going on\n"
+            "unexpected NMI, number {number} on CPU {cpu}, in the switch to or from a guest: its registers are not shown; going on\n"
         ));
     } else {
         console::print_urgent(format_args!(
-            "unexpected NMI, number {number} on this CPU; going on\n{}",
+            "unexpected NMI, number {number} on CPU {cpu}; going on\n{}",
             fault_report::Registers::now(frame)
         ));
     }

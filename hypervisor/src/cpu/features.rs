@@ -40,6 +40,27 @@ pub struct Features {
 }
 
 impl Features {
+    /// What this CPU has otherwise than `boot`, the boot CPU, in the names of CPUID; `None` when they agree. The brand may differ: it is only
+    /// printed.
+    pub fn difference(&self, boot: &Self) -> Option<&'static str> {
+        [
+            (self.vendor != boot.vendor, "vendor"),
+            (self.gigabyte_pages != boot.gigabyte_pages, "Page1GB"),
+            (self.nx != boot.nx, "NX"),
+            (self.smep != boot.smep, "SMEP"),
+            (self.smap != boot.smap, "SMAP"),
+            (self.x2apic != boot.x2apic, "x2APIC"),
+            (self.mtrrs != boot.mtrrs, "MTRR"),
+            (self.machine_check != boot.machine_check, "MCE"),
+            (
+                self.physical_address_bits != boot.physical_address_bits,
+                "physical address width",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(differs, name)| differs.then_some(name))
+    }
+
     /// Asks this CPU.
     pub fn detect() -> Self {
         let cpuid = CpuId::new();

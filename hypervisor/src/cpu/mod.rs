@@ -8,6 +8,7 @@
 //! - `stack`: a stack's range. `descriptor`: GDT, TSS and IDT in `CpuTables`, one for each CPU.
 //! - `exception`: the 256 entry stubs and what each vector leads to; `fault_report` prints a fatal one, `backtrace` its callers.
 //! - `apic`, `pic`, `timer`: the local APIC, the legacy controllers it replaces, its timer and the TSC as a clock.
+//! - `ipi`: interrupts from one CPU to another.
 
 pub mod apic;
 pub mod backtrace;
@@ -15,6 +16,7 @@ pub mod descriptor;
 pub mod exception;
 pub mod fault_report;
 pub mod features;
+pub mod ipi;
 pub mod mtrr;
 pub mod pic;
 pub mod registers;

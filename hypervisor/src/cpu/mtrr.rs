@@ -1,15 +1,24 @@
-//! Reading the MTRRs. What their values mean is in the crate `memory-types`.
+//! What decides how a CPU caches memory: reading the MTRRs, and giving a further CPU the boot CPU's settings. What the values of MTRRs mean
+//! is in the crate `memory-types`.
+
+use core::arch::asm;
 
 use memory::address::Hpa;
 use memory_types::{FIXED, MAX_VARIABLE, Registers, Variable};
 
+use x86::controlregs::Cr0;
+use x86::msr::IA32_PAT;
+
 use super::features::{Features, Vendor};
-use super::registers::rdmsr;
+use super::registers::{rdmsr, read_cr0, with_interrupts_masked, write_cr0, wrmsr};
+use super::tlb;
 
 /// IA32_MTRRCAP: number of variable ranges (bits 7:0), fixed ranges (bit 8); IA32_MTRR_DEF_TYPE (SDM vol. 3A, 11.11.1, 11.11.2).
 const CAPABILITIES: u32 = 0xfe;
 const HAS_FIXED: u64 = 1 << 8;
 const DEFAULT: u32 = 0x2ff;
+/// IA32_MTRR_DEF_TYPE: MTRRs are on (SDM vol. 3A, 11.11.2.1).
+const MTRRS_ON: u64 = 1 << 11;
 /// The first pair; each has two registers.
 const FIRST_PAIR: u32 = 0x200;
 /// The fixed ranges in ascending order (SDM vol. 3A, table 11-9).
@@ -52,6 +61,76 @@ pub fn read(features: &Features) -> Option<Registers> {
         top_of_memory: top_of_memory(features),
         physical_bits: features.physical_address_bits,
     })
+}
+
+/// A CPU's MTRRs and its page attribute table. They must be equal on all CPUs (SDM vol. 3A, 11.11.8 and 11.12.4; APM vol. 2, 7.7.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caching {
+    mtrrs: Option<Registers>,
+    pat: u64,
+}
+
+impl Caching {
+    /// This CPU's.
+    pub fn read(features: &Features) -> Self {
+        Self {
+            mtrrs: read(features),
+            // SAFETY: every CPU with long mode has the register.
+            pat: unsafe { rdmsr(IA32_PAT) },
+        }
+    }
+
+    /// Gives this CPU these values, if it has others. False when it did not take them.
+    ///
+    /// The order is the manual's for one CPU of several (SDM vol. 3A, 11.11.7.2 and 11.11.8): caches off and empty, translations dropped, MTRRs
+    /// off, the values, all of it on again. The other CPUs may go on: only this one's own caching changes, and it is the one
+    /// whose values were different.
+    pub fn adopt(&self, features: &Features) -> bool {
+        if *self == Self::read(features) {
+            return true;
+        }
+        with_interrupts_masked(|| {
+            let cr0 = read_cr0();
+            let off =
+                (cr0 | Cr0::CR0_CACHE_DISABLE.bits() as u64) & !(Cr0::CR0_NOT_WRITE_THROUGH.bits() as u64);
+            // SAFETY: a CPU may run without caches for a while. The values are those that the boot CPU, which has the same features, runs with.
+            unsafe {
+                write_cr0(off);
+                asm!("wbinvd", options(nostack, preserves_flags));
+                tlb::flush();
+                if let Some(mtrrs) = &self.mtrrs {
+                    write(mtrrs);
+                }
+                wrmsr(IA32_PAT, self.pat);
+                asm!("wbinvd", options(nostack, preserves_flags));
+                tlb::flush();
+                write_cr0(cr0);
+            }
+        });
+        *self == Self::read(features)
+    }
+}
+
+/// Writes the values of another CPU's MTRRs.
+///
+/// # Safety
+/// This CPU must have the same MTRRs as that one, and caches and translations must be empty, with CR0.CD set.
+unsafe fn write(values: &Registers) {
+    // SAFETY: the caller vouches for the registers. What AMD's top of memory says is the chipset's; a CPU that differs there is refused.
+    unsafe {
+        wrmsr(DEFAULT, values.default & !MTRRS_ON);
+        if let Some(fixed) = &values.fixed {
+            for (number, value) in FIXED_REGISTERS.into_iter().zip(fixed) {
+                wrmsr(number, *value);
+            }
+        }
+        let pairs = (rdmsr(CAPABILITIES) & 0xff) as usize;
+        for (pair, number) in values.variable.iter().take(pairs).zip((FIRST_PAIR..).step_by(2)) {
+            wrmsr(number, pair.base);
+            wrmsr(number + 1, pair.mask);
+        }
+        wrmsr(DEFAULT, values.default);
+    }
 }
 
 /// The end of the RAM that AMD CPUs cache write-back without a range for it.

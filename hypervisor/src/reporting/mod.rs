@@ -144,8 +144,8 @@ impl<'a> Reporter<'a> {
         #[cfg(feature = "test-hooks")]
         if moment == Moment::Guests
             && let Some(hook) = self.config.test
+            && crate::hooks::commit(hook, guests.clone())
         {
-            crate::hooks::commit(hook, guests.clone());
             self.fail(format_args!("the deliberate fault {hook} was not caught"));
         }
         if self.config.pauses.contains(moment.phase()) {

@@ -104,7 +104,7 @@ pub struct Capabilities {
 }
 
 /// One kind of hardware virtualization.
-pub trait Backend: Sized {
+pub trait Backend: Sized + Sync + 'static {
     /// What was found on the CPU.
     type Found;
     /// What one CPU has for running guests.
@@ -129,6 +129,9 @@ pub trait Backend: Sized {
     /// # Errors
     /// [`OutOfFrames`].
     fn new(found: Self::Found) -> Result<Self, OutOfFrames>;
+
+    /// Whether the CPU that this runs on offers what the one did that was asked.
+    fn fits(&self) -> bool;
 
     /// Switches virtualization on for the CPU that this runs on; `index` is its number, different for each CPU.
     ///

@@ -127,11 +127,13 @@ pub fn no_gigabyte_leaves(record: &Record) -> Held {
     must(boot.m2 > 0, || format!("no 2M leaf at boot: {boot:?}"))
 }
 
-/// The firmware's list has this many CPUs, and one of them is used.
-pub fn cpus(record: &Record, count: u32) -> Held {
+/// The firmware's list has this many CPUs, and so many of them are used.
+pub fn cpus(record: &Record, found: u32, used: u32) -> Held {
     let start = record.report.start().ok_or("no start")?;
-    let found = (start.cpus_found, start.cpus_used);
-    must(found == (count, 1), || format!("CPUs found and used: {found:?}"))
+    let there = (start.cpus_found, start.cpus_used);
+    must(there == (found, used), || {
+        format!("CPUs found and used: {there:?}, not {:?}", (found, used))
+    })
 }
 
 /// The second stage is that of the CPU which this kind of machine has: with another one the test is not what its name says.

@@ -53,12 +53,19 @@ fn together() -> Vec<Row> {
         },
         Row {
             smp: 4,
-            check: |record| checks::cpus(record, 4),
+            check: |record| checks::cpus(record, 4, 4),
             ..Row::passing(
                 "four-cpus",
-                "the firmware's list of CPUs is read, and one of them is used",
+                "every CPU of the firmware's list is started",
                 "{two-at-once}",
             )
+        },
+        Row {
+            // Bochs can't have so many, and KVM's host may have few.
+            kinds: &[Kind::Tcg],
+            smp: 64,
+            check: |record| checks::cpus(record, 64, 64),
+            ..Row::passing("64-cpus", "64 CPUs are started", "{two-at-once}")
         },
         Row {
             check: checks::thousand,
@@ -78,14 +85,14 @@ fn sizes() -> Vec<Row> {
     let main_job = |name: &str, memory_mib, host_mib| Row {
         memory_mib,
         host_mib,
-        check: |record| checks::cpus(record, 1),
+        check: |record| checks::cpus(record, 1, 1),
         ..Row::passing(name, "the main job: every bundled guest", "{guests}")
     };
     let with_two_cpus = |name: &str, row: Row| Row {
         name: name.into(),
         about: "the main job on a machine with two CPUs",
         smp: 2,
-        check: |record| checks::cpus(record, 2),
+        check: |record| checks::cpus(record, 2, 2),
         ..row
     };
     let (little, some, much) = (
@@ -393,5 +400,16 @@ fn deliberate_mistakes() -> Vec<Row> {
             &["guard page"],
             "a stack overflow meets its guard page",
         ),
+        Row {
+            flavor: Flavor::TestHooks,
+            smp: 4,
+            says: &["CPU 3 (APIC id 3) is left out: it did not answer"],
+            check: |record| checks::cpus(record, 4, 3),
+            ..Row::passing(
+                "silent-cpu",
+                "a CPU that does not come is reported and left out",
+                "{two-at-once} test=silent-cpu",
+            )
+        },
     ]
 }

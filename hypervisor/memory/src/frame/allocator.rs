@@ -120,6 +120,17 @@ impl FrameTable<'_> {
         }
     }
 
+    /// Takes over a frame that was in use when the records were made, so that [`FrameTable::free`] can take it. The caller must be who
+    /// had it. `None` when it was not in use then, or is not any more, or lies in a block all of which is.
+    pub fn adopt(&mut self, pfn: Pfn) -> Option<HostFrames> {
+        let index = self.block_of(pfn)?;
+        if self.block(index).word.state() != FrameState::Mixed || self.state(pfn) != FrameState::Reserved {
+            return None;
+        }
+        self.set_frame(pfn, FrameState::Host { order: 0 });
+        Some(HostFrames { pfn, order: 0 })
+    }
+
     /// The error for a request of `frames` frames.
     pub(crate) fn out_of_memory(&self, frames: u64) -> OutOfMemory {
         OutOfMemory {

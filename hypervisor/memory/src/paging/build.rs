@@ -1,4 +1,4 @@
-//! Making the host's tables at boot, before there is an allocator and before they are in use.
+//! Making the host's tables at boot: before there is an allocator and before they are in use, and once more for each further CPU.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -52,6 +52,16 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
         };
         builder.root = builder.new_table()?;
         Ok(builder)
+    }
+
+    /// Goes on with the tree under `root`, which may be in use: only absent entries are written. Otherwise as [`TableBuilder::new`].
+    pub fn resume(machine: &'a M, root: Pfn, largest: Level, allocate: A) -> Self {
+        Self {
+            machine,
+            root,
+            largest,
+            allocate,
+        }
     }
 
     /// The top-level table.

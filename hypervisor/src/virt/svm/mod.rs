@@ -70,6 +70,10 @@ impl Backend for Svm {
         SecondStageKind::Nested
     }
 
+    fn fits(&self) -> bool {
+        SvmFound::detect() == Ok(self.found) && VectorUnit::detect() == self.vectors
+    }
+
     fn enable(&self, index: u32) -> Result<SvmCpu, EnableError> {
         let host_save_area = frame()?;
         let host_state = frame()?;

@@ -86,6 +86,10 @@ impl Backend for Vmx {
         self.found.second_stage()
     }
 
+    fn fits(&self) -> bool {
+        VmxFound::detect() == Ok(self.found) && VectorUnit::detect() == self.vectors
+    }
+
     fn enable(&self, index: u32) -> Result<VmxCpu, EnableError> {
         let capabilities = self.found.capabilities();
         let region = Region::new(capabilities.revision)?;

@@ -216,8 +216,9 @@ fn leaves_of_1g() {
 
 #[test]
 fn cpus_are_counted() {
-    assert!(cpus(&record(Outcome::Pass, good()), 1).is_ok());
-    assert!(cpus(&record(Outcome::Pass, good()), 4).is_err());
+    assert!(cpus(&record(Outcome::Pass, good()), 1, 1).is_ok());
+    assert!(cpus(&record(Outcome::Pass, good()), 4, 1).is_err());
+    assert!(cpus(&record(Outcome::Pass, good()), 1, 0).is_err());
 }
 
 #[test]
