@@ -172,6 +172,22 @@ impl Format {
         }
     }
 
+    /// What one entry of a level-`level` table says by itself, whatever stands above it. `va` is the first address that it translates.
+    pub const fn decode(self, level: u8, va: Va, entry: u64) -> Entry {
+        if !self.is_present(entry) {
+            return Entry::Absent;
+        }
+        let reserved = self.reserved(level, entry);
+        if reserved != 0 {
+            return Entry::Malformed { reserved };
+        }
+        if self.is_leaf(level, entry) {
+            let rights = self.through(Rights::ALL, entry);
+            return Entry::Leaf(Leaf::new(self, va, level, entry, rights));
+        }
+        Entry::Table(Pa::new(entry & bit::ADDRESS))
+    }
+
     /// The bits set in `entry` that must be zero at this level.
     ///
     /// APM volume 2 figures 5-17 to 5-29, SDM volume 3A section 4.5.5. In level 4 and 5 entries the SDM ignores bit 8 and the APM
@@ -199,6 +215,22 @@ impl Format {
         }
         entry & mask
     }
+}
+
+/// What one entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It leads nowhere.
+    Absent,
+    /// It is present and has bits set that must be zero: these.
+    Malformed {
+        /// The bits.
+        reserved: u64,
+    },
+    /// It leads to a table of the level below.
+    Table(Pa),
+    /// It maps memory, with the rights that it gives itself.
+    Leaf(Leaf),
 }
 
 /// The size of a leaf.

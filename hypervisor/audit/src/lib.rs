@@ -27,7 +27,7 @@ pub mod walk;
 pub use address::{Pa, Va};
 pub use boot_record::{BootCheck, BootRecord, BootViolation, CaptureError};
 pub use direct_map::{DirectMap, Extent, LayoutError, Region, RegionState, ScanError};
-pub use entry::{Attributes, Format, Leaf, LeafSize};
+pub use entry::{Attributes, Entry, Format, Leaf, LeafSize};
 pub use private::{
     PrivateExtent, PrivateSet, PrivateViolation, Reach, SecondStageViolation, SetError, check_second_stage,
     check_unreachable,

@@ -4,7 +4,7 @@ use core::fmt;
 use core::iter::FusedIterator;
 
 use crate::address::{K4, Pa, Va};
-use crate::entry::{Format, Leaf, LeafSize, Rights, bit};
+use crate::entry::{Entry, Format, Leaf, LeafSize, Rights};
 
 /// How the walker sees physical memory.
 pub trait PhysicalRead {
@@ -355,24 +355,23 @@ impl<'m, M: PhysicalRead + ?Sized> Walk<'m, M> {
                     at,
                 }));
             };
-            if !format.is_present(entry) {
-                continue;
-            }
-            let reserved = format.reserved(level, entry);
-            if reserved != 0 {
-                return Some(Err(WalkError::ReservedBits {
-                    va,
-                    level,
-                    at,
-                    entry,
-                    reserved,
-                }));
-            }
             let rights = format.through(rights, entry);
-            if format.is_leaf(level, entry) {
-                return Some(Ok(Visit::Leaf(Leaf::new(format, va, level, entry, rights))));
-            }
-            let child = Pa::new(entry & bit::ADDRESS);
+            let child = match format.decode(level, va, entry) {
+                Entry::Absent => continue,
+                Entry::Malformed { reserved } => {
+                    return Some(Err(WalkError::ReservedBits {
+                        va,
+                        level,
+                        at,
+                        entry,
+                        reserved,
+                    }));
+                }
+                Entry::Leaf(_) => {
+                    return Some(Ok(Visit::Leaf(Leaf::new(format, va, level, entry, rights))));
+                }
+                Entry::Table(child) => child,
+            };
             if self.path[..self.depth].iter().any(|cursor| cursor.table == child) {
                 return Some(Err(WalkError::Loop {
                     va,

@@ -3,7 +3,8 @@
 //! Data flows one way: the firmware's map ([`memory_map`]) becomes frames ([`frame`]) and, at boot, page tables
 //! ([`paging`]); the direct map ([`direct_map`]) loses and regains regions ([`region`]) in batches ([`tlb`]); a guest's memory
 //! ([`guest`]) is made of regions that the host reaches only through windows ([`window`]). [`host`] holds it all together,
-//! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, `model` in tests.
+//! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, the crate
+//! `model-machine` in tests.
 //!
 //! For comparison, [`baseline`] hides memory the way Linux does, page by page.
 //!
@@ -11,20 +12,20 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(any(test, feature = "model"))]
+#[cfg(test)]
 extern crate std;
 
 pub mod address;
 pub mod baseline;
 pub mod direct_map;
+#[cfg(test)]
+mod fake;
 pub mod frame;
 pub mod guest;
 pub mod host;
 pub mod layout;
 pub mod machine;
 pub mod memory_map;
-#[cfg(any(test, feature = "model"))]
-pub mod model;
 pub mod paging;
 pub mod region;
 pub mod stats;

@@ -5,11 +5,11 @@
 use memory::address::{Level, Pfn};
 use memory::frame::GuestId;
 use memory::layout::direct;
-use memory::model::{Booted, ModelMachine};
+use model_machine::{Booted, ModelMachine};
 
 const GIB: u64 = 1 << 30;
 
-fn boot() -> (&'static ModelMachine, Booted) {
+fn boot() -> (&'static ModelMachine, Booted<'static>) {
     ModelMachine::boot(&[(0, 3 * GIB)], 2, Level::L3)
 }
 

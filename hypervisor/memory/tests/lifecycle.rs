@@ -7,7 +7,7 @@ use memory::address::{Gpa, Hpa, Hva, Level, Pfn};
 use memory::frame::GuestId;
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError, SecondStageKind};
 use memory::layout::direct;
-use memory::model::{Booted, ModelCpu, ModelMachine};
+use model_machine::{Booted, ModelCpu, ModelMachine};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;

@@ -334,6 +334,13 @@ impl<'m> FrameTable<'m> {
         }
     }
 
+    /// Whether the frames of the 2 MiB block around a frame have states of their own. If not, what holds for one holds for all of them (a
+    /// guest's region counts its guest addresses up).
+    pub fn frames_differ(&self, pfn: Pfn) -> bool {
+        self.block_of(pfn)
+            .is_some_and(|index| self.block(index).word.state() == FrameState::Mixed)
+    }
+
     /// Replaces the word of a single frame in a mixed block.
     pub(crate) fn set_frame(&mut self, pfn: Pfn, state: FrameState) {
         if let Some(index) = self.block_of(pfn) {

@@ -277,40 +277,38 @@ fn as_index(gpa: Gpa) -> Hva {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::Fake;
     use crate::frame::list::RegionList;
-    use crate::model::ModelMachine;
 
     /// Rule 2: the owner is checked before an entry is written.
     #[test]
     fn a_region_of_another_guest_is_not_mapped() {
-        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
-        let cpu = machine.cpu(0);
-        let memory = &mut booted.memory;
+        let (machine, mut memory, mut windows) = Fake::boot();
         let (own, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
-        let reserve = memory.frames.reserve_tables(&cpu, 3).unwrap();
+        let reserve = memory.frames.reserve_tables(machine, 3).unwrap();
         let kind = SecondStageKind::Nested;
-        let tables = SecondStage::new(&cpu, kind, &mut memory.frames, reserve, 4 << 20).unwrap();
-        let table = tables.table_at(&cpu, Gfn::new(512)).unwrap();
+        let tables = SecondStage::new(machine, kind, &mut memory.frames, reserve, 4 << 20).unwrap();
+        let table = tables.table_at(machine, Gfn::new(512)).unwrap();
 
         let regions = memory.frames.carve(1).unwrap();
         let batch = memory
             .direct_map
-            .hide(&cpu, &mut memory.frames, &mut memory.stats, regions)
+            .hide(machine, &mut memory.frames, &mut memory.stats, regions)
             .unwrap();
-        let receipt = memory.post(&cpu, batch).wait(&cpu);
-        let mut dirty = memory.complete(&cpu, receipt);
+        let receipt = memory.post(machine, batch).wait(machine);
+        let mut dirty = memory.complete(machine, receipt);
         let region = dirty.pop(&memory.frames).unwrap();
-        let region = memory.scrub(&cpu, &mut booted.windows[0], region);
+        let region = memory.scrub(machine, &mut windows, region);
         let mut list = RegionList::new();
         let region = region.assign(&mut memory.frames, other, Gfn::new(512));
         list.push(&mut memory.frames, region);
         let region = list.next(&memory.frames, &mut list.start()).unwrap();
 
-        assert!(!tables.map(&cpu, own, table, &region));
-        assert_eq!(tables.translate(&cpu, Gfn::new(512)), None);
-        assert!(tables.map(&cpu, other, table, &region));
+        assert!(!tables.map(machine, own, table, &region));
+        assert_eq!(tables.translate(machine, Gfn::new(512)), None);
+        assert!(tables.map(machine, other, table, &region));
         // Nor twice at the same place.
-        assert!(!tables.map(&cpu, other, table, &region));
-        assert_eq!(tables.translate(&cpu, Gfn::new(512)), Some(region.pfn));
+        assert!(!tables.map(machine, other, table, &region));
+        assert_eq!(tables.translate(machine, Gfn::new(512)), Some(region.pfn));
     }
 }

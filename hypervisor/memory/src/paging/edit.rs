@@ -170,33 +170,31 @@ impl<'a, M: Machine> Slot<'a, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ModelMachine;
+    use crate::fake::Fake;
     use crate::paging::format::{Attributes, LongMode};
 
     /// A machine, a table that leads to a full table of 2M leaves at gigablock 1, and that table.
-    fn full_table() -> (&'static ModelMachine, Pfn, Pfn) {
-        let (machine, _) = ModelMachine::boot(&[(0, 1 << 26)], 1, Level::L3);
+    fn full_table() -> (&'static Fake, Pfn, Pfn) {
+        let (machine, ..) = Fake::boot();
         let (upper, lower) = (Pfn::new(0x2000), Pfn::new(0x2001));
-        let cpu = machine.cpu(0);
         for index in 0..ENTRIES {
-            let slot = Slot::of(&cpu, lower, index, Level::L2);
+            let slot = Slot::of(machine, lower, index, Level::L2);
             assert!(slot.fill::<LongMode>(Pfn::new((1 << 18) + (index as u64) * 512), Attributes::DATA));
         }
-        Slot::of(&cpu, upper, 5, Level::L3).link::<LongMode>(lower);
+        Slot::of(machine, upper, 5, Level::L3).link::<LongMode>(lower);
         (machine, upper, lower)
     }
 
     #[test]
     fn entries_that_agree_merge_and_their_accessed_and_dirty_bits_are_kept() {
         let (machine, upper, lower) = full_table();
-        let cpu = machine.cpu(0);
         // Only one entry is accessed and dirty, and not the first.
-        for (index, entry) in machine.ram().table(lower).iter().enumerate() {
+        for (index, entry) in machine.frame(lower).iter().enumerate() {
             if index != 7 {
                 entry.fetch_and(!0x60, Ordering::Relaxed);
             }
         }
-        let slot = Slot::of(&cpu, upper, 5, Level::L3);
+        let slot = Slot::of(machine, upper, 5, Level::L3);
         assert_eq!(slot.merge::<LongMode>().map(|table| table.pfn()), Some(lower));
         assert_eq!(
             slot.decode::<LongMode>(),
@@ -216,10 +214,9 @@ mod tests {
         for harm in damage {
             for index in [0, 1, 511] {
                 let (machine, upper, lower) = full_table();
-                let cpu = machine.cpu(0);
-                let entry = &machine.ram().table(lower)[index];
+                let entry = &machine.frame(lower)[index];
                 entry.store(harm(entry.load(Ordering::Relaxed)), Ordering::Relaxed);
-                let slot = Slot::of(&cpu, upper, 5, Level::L3);
+                let slot = Slot::of(machine, upper, 5, Level::L3);
                 assert!(slot.merge::<LongMode>().is_none());
                 assert_eq!(
                     slot.decode::<LongMode>(),
@@ -233,9 +230,8 @@ mod tests {
     #[test]
     fn a_leaf_is_written_over_an_absent_entry_only() {
         let (machine, upper, lower) = full_table();
-        let cpu = machine.cpu(0);
         for (table, level) in [(lower, Level::L2), (upper, Level::L3)] {
-            let slot = Slot::of(&cpu, table, 5, level);
+            let slot = Slot::of(machine, table, 5, level);
             let before = slot.read();
             assert!(!slot.fill::<LongMode>(Pfn::new(0), Attributes::DATA));
             assert_eq!(slot.read(), before);

@@ -216,19 +216,18 @@ impl Flusher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Level;
-    use crate::model::ModelMachine;
+    use crate::fake::Fake;
+    use crate::host::HostMemory;
 
     /// A batch with one region in it, on a machine with one CPU.
-    fn batch() -> (&'static ModelMachine, crate::model::Booted, FlushBatch) {
-        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
-        let memory = &mut booted.memory;
+    fn batch() -> (&'static Fake, HostMemory<'static>, FlushBatch) {
+        let (machine, mut memory, _) = Fake::boot();
         let regions = memory.frames.carve(1).unwrap();
         let batch = memory
             .direct_map
-            .hide(&machine.cpu(0), &mut memory.frames, &mut memory.stats, regions)
+            .hide(machine, &mut memory.frames, &mut memory.stats, regions)
             .unwrap();
-        (machine, booted, batch)
+        (machine, memory, batch)
     }
 
     #[test]
@@ -241,43 +240,37 @@ mod tests {
     #[test]
     #[should_panic(expected = "a flush batch was dropped before its flush")]
     fn a_posted_batch_cannot_be_ignored() {
-        let (machine, mut booted, batch) = batch();
-        let memory = &mut booted.memory;
-        let cpu = machine.cpu(0);
+        let (machine, mut memory, batch) = batch();
         drop(
             memory
                 .flusher
-                .post(cpu.cpu(), &mut memory.frames, &mut memory.stats, batch),
+                .post(machine.cpu(), &mut memory.frames, &mut memory.stats, batch),
         );
     }
 
     #[test]
     #[should_panic(expected = "a flush batch was dropped before its flush")]
     fn a_receipt_cannot_be_ignored() {
-        let (machine, mut booted, batch) = batch();
-        let memory = &mut booted.memory;
-        let cpu = machine.cpu(0);
+        let (machine, mut memory, batch) = batch();
         let posted = memory
             .flusher
-            .post(cpu.cpu(), &mut memory.frames, &mut memory.stats, batch);
-        drop(posted.wait(&cpu));
+            .post(machine.cpu(), &mut memory.frames, &mut memory.stats, batch);
+        drop(posted.wait(machine));
     }
 
     #[test]
     fn an_empty_batch_costs_no_flush() {
-        let (machine, mut booted) = ModelMachine::boot(&[(0, 1 << 30)], 1, Level::L3);
-        let memory = &mut booted.memory;
-        let cpu = machine.cpu(0);
+        let (machine, mut memory, _) = Fake::boot();
         let posted = memory.flusher.post(
-            cpu.cpu(),
+            machine.cpu(),
             &mut memory.frames,
             &mut memory.stats,
             FlushBatch::new(),
         );
-        let receipt = posted.wait(&cpu);
+        let receipt = posted.wait(machine);
         let hidden = memory
             .flusher
-            .complete(cpu.cpu(), &mut memory.frames, &mut memory.stats, receipt);
+            .complete(machine.cpu(), &mut memory.frames, &mut memory.stats, receipt);
         assert!(hidden.is_empty());
         assert_eq!(memory.stats.flushes, 0);
     }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::super::atomics::{Ordering, fence};
-use super::{Cpu, Mode, Processor};
+use super::{Cpu, Generation, Mode, Processor};
 
 /// A CPU can't join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,12 @@ impl Cpu<'_> {
         processor.flush();
         // The largest: an NMI in between may have flushed for a newer one. Release: what was done with old translations came before.
         self.line.flushed.fetch_max(newest, Ordering::Release);
+    }
+
+    /// Whether a flush was asked for that this CPU has not done yet. May be asked by anyone: for reports, and for the model machine, on
+    /// which a CPU that is away may use no translation exactly while it owes a flush.
+    pub fn owes_flush(self) -> bool {
+        self.line.flushed() < Generation(self.all.generation.load(Ordering::Acquire))
     }
 
     fn go(self, mode: Mode) {

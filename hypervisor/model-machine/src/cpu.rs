@@ -1,17 +1,21 @@
-//! One CPU's translation caches, and the walk that fills them.
+//! One CPU: what it has cached, and whether it runs a guest.
 //!
-//! The walk is written from the manuals (SDM vol. 3A, 4.5 and 4.10) and shares nothing with `paging` but the address types, so that it
-//! checks the tables rather than repeating their assumptions.
+//! Beside what the machine works out from the journal, a CPU has caches that work as real ones do, so that plain tests read and write
+//! through translations as old as hardware may use: the oldest thing remembered is what counts.
 
 use std::collections::BTreeMap;
 
-use crate::address::{Hpa, Hva, Pfn};
+use audit::Leaf;
+use memory::address::{Hpa, Hva, Pfn};
+use memory::tlb::shootdown::Cpu as Member;
 
-use super::ram::Ram;
+use crate::journal::Time;
+use crate::ram::Ram;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// A page fault in the model.
@@ -27,45 +31,77 @@ pub struct Fault {
 struct Translation {
     hpa: u64,
     writable: bool,
+    global: bool,
 }
 
-/// Everything that a CPU may remember of the tables until it is flushed.
-pub(super) struct Caches {
-    root: Pfn,
+/// A CPU.
+pub(crate) struct Cpu {
+    pub(crate) root: Pfn,
     /// Translations by (start of the page, log2 of its size).
     pages: BTreeMap<(u64, u32), Translation>,
     /// Tables by (start of the range that the table translates, log2 of that range): the paging-structure caches.
     tables: BTreeMap<(u64, u32), u64>,
-    pub(super) in_guest: bool,
+    pub(crate) in_guest: bool,
+    /// The CPU in the shootdown protocol.
+    member: Member<'static>,
+    /// When it really flushed last.
+    pub(crate) flushed: Time,
+    /// Addresses whose translations were dropped since, and when.
+    pub(crate) invalidated: Vec<(u64, Time)>,
+    /// Global translations that may have been cached before that flush: writing CR3 leaves them (SDM vol. 3A, 4.10.4.1).
+    pub(crate) globals: Vec<Leaf>,
 }
 
 fn start(at: Hva, shift: u32) -> u64 {
     at.get() >> shift << shift
 }
 
-impl Caches {
-    pub(super) fn new(root: Pfn) -> Self {
+impl Cpu {
+    pub(crate) fn new(root: Pfn, member: Member<'static>, now: Time) -> Self {
         Self {
             root,
             pages: BTreeMap::new(),
             tables: BTreeMap::new(),
             in_guest: false,
+            member,
+            flushed: now,
+            invalidated: Vec::new(),
+            globals: Vec::new(),
         }
     }
 
-    pub(super) fn flush(&mut self) {
-        self.pages.clear();
-        self.tables.clear();
+    /// Whether it can't use a host translation before it has flushed: it is away, and will find that it owes a flush.
+    pub(crate) fn is_held(&self) -> bool {
+        self.in_guest && self.member.owes_flush()
     }
 
-    /// What INVLPG does: every translation of the page, and all paging-structure entries (SDM vol. 3A, 4.10.4.1).
-    pub(super) fn invalidate(&mut self, at: Hva) {
+    /// What a write of CR3 does: everything but global translations goes.
+    pub(crate) fn flush(&mut self, now: Time) {
+        self.pages.retain(|_, page| page.global);
+        self.tables.clear();
+        self.flushed = now;
+        self.invalidated.clear();
+    }
+
+    /// What INVLPG does: every translation of the page, and all paging-structure entries (SDM vol. 3A, 4.10.4.1). What may be used still
+    /// is worked out without the latter.
+    pub(crate) fn invalidate(&mut self, at: Hva, now: Time) {
         self.pages.retain(|&(page, shift), _| page != start(at, shift));
         self.tables.clear();
+        self.invalidated.retain(|(page, _)| *page != at.get());
+        self.invalidated.push((at.get(), now));
+        self.globals.retain(|leaf| !covers(leaf, at.get()));
+    }
+
+    /// Whether a translation that was in the tables until `until` was dropped by itself since.
+    pub(crate) fn has_dropped(&self, leaf: &Leaf, until: Time) -> bool {
+        self.invalidated
+            .iter()
+            .any(|(at, when)| until <= *when && covers(leaf, *at))
     }
 
     /// Translates as hardware may: from the oldest thing that it remembers.
-    pub(super) fn translate(&mut self, ram: &Ram, at: Hva, write: bool) -> Result<Hpa, Fault> {
+    pub(crate) fn translate(&mut self, ram: &Ram, at: Hva, write: bool) -> Result<Hpa, Fault> {
         assert!(!self.in_guest, "a CPU in guest mode used a host translation");
         for shift in [12, 21, 30] {
             if let Some(page) = self.pages.get(&(start(at, shift), shift)) {
@@ -94,6 +130,7 @@ impl Caches {
                 let page = Translation {
                     hpa: entry & ADDRESS & !((1 << shift) - 1),
                     writable,
+                    global: entry & GLOBAL != 0,
                 };
                 self.pages.insert((start(at, shift), shift), page);
                 return finish(page, at, shift, write);
@@ -103,6 +140,10 @@ impl Caches {
             shift -= 9;
         }
     }
+}
+
+fn covers(leaf: &Leaf, at: u64) -> bool {
+    at.wrapping_sub(leaf.va.get()) < leaf.size.bytes()
 }
 
 fn finish(page: Translation, at: Hva, shift: u32, write: bool) -> Result<Hpa, Fault> {

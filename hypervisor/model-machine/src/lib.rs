@@ -1,0 +1,38 @@
+//! The model machine: a machine for tests on which every failure to flush, every early reuse and every leak shows.
+//!
+//! No emulator keeps what real hardware may keep. Here every store to a table is noted (`journal`), and what a CPU may still use of
+//! the old values is worked out exactly: any mix of entries that a walk could have read since that CPU's last flush (`reach`).
+//!
+//! [`ram`] is the memory, [`cpu`] one CPU's caches, [`tags`] who wrote each frame last, [`guests`] the second stages and what runs under
+//! them. [`machine`] puts these together behind `memory`'s trait and boots the way the hypervisor does ([`board`]). Each store is judged when it
+//! happens (`watch`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
+//! ([`snapshot`]).
+//!
+//! The walker is that of `audit`, which is written from the manuals and shares nothing with `memory`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "this crate is a test: a failed unwrap is a failed test"
+)]
+
+pub mod board;
+pub mod check;
+pub mod cpu;
+pub mod guests;
+mod journal;
+pub mod machine;
+mod places;
+pub mod ram;
+mod reach;
+pub mod snapshot;
+pub mod tags;
+mod watch;
+
+pub use board::{Board, Booted};
+pub use check::{Rule, Violation};
+pub use cpu::Fault;
+pub use guests::TableKind;
+pub use machine::{ModelCpu, ModelMachine};
+pub use snapshot::Snapshot;
+pub use tags::Writer;
