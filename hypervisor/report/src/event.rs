@@ -243,6 +243,12 @@ pub struct Bench<S> {
     pub map: u64,
     /// Ticks for zeroing before the guest.
     pub scrub_before: u64,
+    /// Ticks for writing an image into the memory, through windows; 0 where none was loaded.
+    pub load: u64,
+    /// Bytes of that image; 0 where none was loaded.
+    pub bytes_loaded: u64,
+    /// Window INVLPGs of loading it.
+    pub load_invlpgs: u64,
     /// Ticks for the teardown but for the zeroing.
     pub restore: u64,
     /// Ticks for zeroing after the guest.

@@ -117,7 +117,10 @@ pub fn launch<'a, B: Backend>(
 }
 
 /// Hides memory for a guest and hands it over, step by step, each under the lock; the flush is waited for without it.
-fn private_memory(
+///
+/// # Errors
+/// See [`MemoryError`]; nothing of it is left then.
+pub fn private_memory(
     kind: SecondStageKind,
     windows: &mut Windows,
     id: GuestId,
@@ -140,21 +143,34 @@ fn load(
     let mut written = 0;
     let mut write = |at: Gpa, bytes: &[u8]| {
         written += bytes.len() as u64;
-        with_memory(|memory| guest.write(&Hardware, &memory.frames, windows, at, bytes))
+        write(guest, windows, at, bytes)
     };
     for segment in image.segments() {
-        let mut at = segment.start.get();
-        // In pieces, so that the lock is never held for more than 2 MiB of work.
-        for piece in segment.contents.chunks(Level::L2.bytes() as usize) {
-            write(Gpa::new(at), piece)?;
-            at += piece.len() as u64;
-        }
+        write(segment.start, segment.contents)?;
     }
     area.for_each_write(write)?;
     Ok(Loading {
         ticks: timer::tsc() - start,
         bytes: written,
     })
+}
+
+/// Writes into a guest's memory, through windows, in pieces, so that the lock is never held for more than 2 MiB of work.
+///
+/// # Errors
+/// The range is not all the guest's; pieces before that are written.
+pub fn write(
+    guest: &mut GuestMemory,
+    windows: &mut Windows,
+    at: Gpa,
+    bytes: &[u8],
+) -> Result<(), NotGuestMemory> {
+    let mut at = at.get();
+    for piece in bytes.chunks(Level::L2.bytes() as usize) {
+        with_memory(|memory| guest.write(&Hardware, &memory.frames, windows, Gpa::new(at), piece))?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Takes a guest's memory back, step by step, each under the lock; the flush is waited for without it.

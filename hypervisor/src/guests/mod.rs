@@ -4,7 +4,7 @@
 //! private memory and a vCPU; the [`scheduler`] runs the live ones in place, in random order, slice by slice, answers their
 //! hypercalls, prints what they say ([`report::GuestText`]), and takes each down when it ends, while the others live on.
 
-mod launch;
+pub mod launch;
 mod live;
 mod queue;
 mod scheduler;

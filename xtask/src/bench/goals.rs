@@ -44,8 +44,8 @@ impl Lost {
     }
 }
 
-/// Lacuna's own way, for 256 MiB: less than one instruction a page to hide and map, and less than one to restore; one flush;
-/// nothing lost.
+/// Lacuna's own way, for 256 MiB: less than one instruction a page to hide and map, and less than one to restore, and to load an image less than
+/// one beside the copying itself; one flush; nothing lost.
 ///
 /// # Errors
 /// What is missed.
@@ -70,6 +70,14 @@ pub fn grouped(bench: &Bench<String>) -> Held {
     must(
         bench.scrub_after >= bench.pages * 512,
         "the memory was not zeroed",
+    )?;
+    must(
+        bench.bytes_loaded == bench.pages * 4096 && bench.load >= bench.pages * 512,
+        "the memory was not filled with an image",
+    )?;
+    must(
+        bench.load < bench.pages * 513,
+        "loading an image takes an instruction a page or more beside the copying",
     )
 }
 
@@ -115,6 +123,9 @@ pub fn sample(pages: u64) -> Bench<String> {
         hide: pages / 2,
         map: pages / 4,
         scrub_before: pages * 512,
+        load: pages * 512 + pages / 2,
+        bytes_loaded: pages * 4096,
+        load_invlpgs: pages / 512,
         restore: pages - 1,
         scrub_after: pages * 512,
         launch_flushes: 1,
@@ -145,6 +156,9 @@ mod tests {
         Bench {
             policy: "linux-fresh".into(),
             hide: pages * LINUX_HIDE,
+            load: 0,
+            bytes_loaded: 0,
+            load_invlpgs: 0,
             launch_flushes: pages + splits + 1,
             level2_splits: splits,
             level3_collapses: 0,
@@ -166,7 +180,10 @@ mod tests {
             m2: good.before.m2 + 512,
             ..good.before
         };
-        let miss: [fn(&mut Bench<String>); 7] = [
+        let miss: [fn(&mut Bench<String>); 10] = [
+            |bench| bench.load = bench.pages * 511,
+            |bench| bench.load = bench.pages * 513,
+            |bench| bench.bytes_loaded = 0,
             |bench| bench.map = bench.pages - bench.hide,
             |bench| bench.restore = bench.pages,
             |bench| bench.launch_flushes = 2,
