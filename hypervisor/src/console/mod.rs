@@ -3,7 +3,7 @@
 //! - `serial`: one serial port, with bounded waits.
 //! - this file: COM1 for text (`print!`, `println!`), COM2 for JSON lines; `finish` and `exit` end the run.
 //! - `fatal`: the panic handler, and who may report when several things go wrong.
-//! - `bochs`: ends a run on Bochs, which has no exit device.
+//! - `bochs`: stops or ends a run on Bochs, which has no devices for that.
 //! - `pause`: stops the machine so that the harness can look at it.
 //!
 //! A caller formats into `print!`; the lock keeps lines whole; a fatal report or an NMI does not wait for the lock for long, but
@@ -179,10 +179,15 @@ pub fn finish(code: ExitCode, reason: fmt::Arguments<'_>) -> ! {
 
 /// Ends the run without a word: QEMU's exit device, Bochs' debugger, and where there is neither, sleep for ever.
 pub fn exit(code: ExitCode) -> ! {
-    serial::drain(COM1);
-    serial::drain(COM2);
+    drain();
     // SAFETY: on a machine without the device nothing listens at this port.
     unsafe { x86::io::outl(EXIT_PORT, code as u32) };
     bochs::end();
     crate::cpu::registers::halt_for_ever()
+}
+
+/// Waits until everything written is sent. On a machine that stops, what is left in a port's FIFO is not.
+fn drain() {
+    serial::drain(COM1);
+    serial::drain(COM2);
 }

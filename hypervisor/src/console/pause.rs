@@ -1,9 +1,12 @@
 //! Stops the whole machine so that the harness can look at its memory from outside.
 //!
 //! The device is QEMU's `pvpanic` (QEMU `docs/specs/pvpanic.rst`): reading its port tells which events it takes, writing bit 0
-//! says "the guest has panicked", on which QEMU run with `-action panic=pause` stops every CPU until it is told `cont`.
+//! says "the guest has panicked", on which QEMU run with `-action panic=pause` stops every CPU until it is told `cont`. Bochs has none;
+//! there the machine stops in the debugger.
 
 use core::fmt;
+
+use super::{bochs, drain};
 
 /// I/O port of `pvpanic`.
 pub const PAUSE_PORT: u16 = 0x505;
@@ -18,7 +21,7 @@ impl fmt::Display for NoPauseDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "no pause device at port {PAUSE_PORT:#x}; start QEMU with -device pvpanic -action panic=pause, or leave pause= out"
+            "no pause device at port {PAUSE_PORT:#x}, and this is not Bochs; start QEMU with -device pvpanic -action panic=pause, or leave pause= out"
         )
     }
 }
@@ -32,6 +35,10 @@ impl fmt::Display for NoPauseDevice {
 /// [`NoPauseDevice`] when nothing answers at the port.
 #[inline(never)]
 pub fn pause() -> Result<(), NoPauseDevice> {
+    drain();
+    if bochs::stop() {
+        return Ok(());
+    }
     // SAFETY: the port belongs to pvpanic; where it is absent, reads give all ones and the write is not done.
     unsafe {
         let events = x86::io::inb(PAUSE_PORT);
