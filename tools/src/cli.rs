@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
-/// Looks at the RAM file of a paused q35 machine: walks its page tables, searches it for the guests' patterns.
+/// Looks at the RAM file of a paused machine (q35's, or what a test took from Bochs): walks its page tables, searches it for the guests' patterns.
 #[derive(Parser)]
 #[command(version)]
 pub struct Cli {
@@ -62,8 +62,13 @@ pub enum Task {
         #[arg(long, value_parser = number)]
         seed: u64,
     },
-    /// Find guests' control blocks (VMCBs), and so the roots of their second-stage tables.
+    /// Find guests' control blocks (AMD's VMCBs), and so the roots of their second-stage tables.
     Vmcbs {
+        #[command(flatten)]
+        ram: Place,
+    },
+    /// The same for Intel's VMCSs, as Bochs keeps them.
+    Vmcses {
         #[command(flatten)]
         ram: Place,
     },
@@ -97,15 +102,18 @@ pub struct Place {
 
 #[derive(Args)]
 pub struct Roots {
-    /// Value of CR3, or of a nested CR3 with --nested.
+    /// Value of CR3; of a nested CR3 with --nested, of an EPT pointer with --extended.
     #[arg(long, value_parser = number, required_unless_present = "registers")]
     pub cr3: Option<u64>,
-    /// File with what QEMU's monitor printed for `info registers`: CR3, and the format from CR4 and EFER.
-    #[arg(long, conflicts_with_all = ["cr3", "nested", "five_levels"])]
+    /// File with what QEMU's monitor printed for `info registers`, or Bochs' debugger for `creg`: CR3, and the format from CR4 and EFER.
+    #[arg(long, conflicts_with_all = ["cr3", "nested", "extended", "five_levels"])]
     pub registers: Option<PathBuf>,
-    /// The root is that of a second stage: addresses are guest-physical.
+    /// The root is that of AMD's second stage: addresses are guest-physical.
     #[arg(long)]
     pub nested: bool,
+    /// The root is an EPT pointer.
+    #[arg(long, conflicts_with = "nested")]
+    pub extended: bool,
     /// The tables have five levels (CR4.LA57).
     #[arg(long)]
     pub five_levels: bool,
@@ -139,9 +147,12 @@ pub struct Forbidden {
     /// Every frame that holds words of the guests' patterns under this seed.
     #[arg(long, value_parser = number)]
     pub seed: Option<u64>,
-    /// Every frame under this root of second-stage tables; may be given again.
+    /// Every frame under this root of AMD's second-stage tables; may be given again.
     #[arg(long, value_parser = number)]
     pub second_stage: Vec<u64>,
+    /// Every frame under this EPT pointer; may be given again.
+    #[arg(long, value_parser = number)]
+    pub ept_pointer: Vec<u64>,
 }
 
 fn number(text: &str) -> Result<u64, String> {

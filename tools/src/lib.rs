@@ -3,8 +3,8 @@
 //! Nothing here asks the hypervisor. [`registers`] takes CR3 from the emulator; [`layout`] says which byte of the file is which
 //! physical address; [`ram`] reads the file; the tables are walked with the crate `audit`, as host tables or as a second stage.
 //! From there: [`dump`] keeps leaves and compares two moments leaf for leaf; [`mod@search`] finds the guests' patterns wherever they lie;
-//! [`vmcb`] finds the guests' control blocks, and with them the roots of their tables; [`reach`] checks that no host address leads to given
-//! frames. Functions return data; the binary `lacuna-inspect` prints it.
+//! [`vmcb`] and [`vmcs`] find the guests' control blocks, AMD's and Bochs', and with them the roots of their tables; [`reach`] checks that no
+//! host address leads to given frames. Functions return data; the binary `lacuna-inspect` prints it.
 
 pub mod dump;
 pub mod layout;
@@ -13,6 +13,7 @@ pub mod reach;
 pub mod registers;
 pub mod search;
 pub mod vmcb;
+pub mod vmcs;
 
 pub use audit;
 pub use dump::{Difference, LeafDump, LeafRecord, compare};
@@ -22,6 +23,7 @@ pub use reach::{Frames, reachable};
 pub use registers::Registers;
 pub use search::{Hit, search};
 pub use vmcb::{Vmcb, find_vmcbs};
+pub use vmcs::{Vmcs, find_vmcses};
 
 /// The number of threads for work that spreads over cores: as many as the system offers, or one.
 pub fn threads() -> usize {

@@ -14,7 +14,8 @@ use audit::{Format, Tables, Va};
 use clap::Parser;
 use guest_abi::pattern::Pattern;
 use tools::{
-    Frames, Layout, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, reachable, search, threads,
+    Frames, Layout, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, find_vmcses, reachable,
+    search, threads,
 };
 
 use crate::cli::{Cli, Forbidden, Place, Roots, Task};
@@ -71,6 +72,7 @@ fn run(cli: &Cli, printer: &mut Printer) -> Result<bool> {
             printer.hits(&search(&open(ram)?, &Pattern::new(*seed), threads())?)?;
         }
         Task::Vmcbs { ram } => printer.vmcbs(&find_vmcbs(&open(ram)?)?)?,
+        Task::Vmcses { ram } => printer.vmcses(&find_vmcses(&open(ram)?)?)?,
         Task::Reach {
             ram,
             roots,
@@ -112,13 +114,14 @@ fn tables<'v, 'r>(view: &'v RamView<'r>, roots: &Roots) -> Result<Tables<'v, Ram
             let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
             let registers = Registers::parse(&text).with_context(|| {
                 format!(
-                    "{} has no CR3, CR4 and EFER: is it `info registers`?",
+                    "{} has no CR3, CR4 and EFER: is it `info registers`, or `creg`?",
                     file.display()
                 )
             })?;
             (registers.cr3, registers.format())
         }
         (None, Some(cr3)) if roots.nested => (cr3, Format::nested(roots.five_levels, 52)),
+        (None, Some(cr3)) if roots.extended => (cr3, Format::extended(roots.five_levels, 52)),
         (None, Some(cr3)) => (cr3, Format::host(roots.five_levels, 52)),
         (None, None) => bail!("give --cr3 or --registers"),
     };
@@ -133,8 +136,16 @@ fn frames(ram: &RamFile, view: &RamView<'_>, forbidden: &Forbidden) -> Result<Ve
     if let Some(seed) = forbidden.seed {
         frames.extend(Frames::of_hits(&search(ram, &Pattern::new(seed), threads())?));
     }
-    for root in &forbidden.second_stage {
-        let tables = Tables::new(view, Format::nested(false, 52), *root).with_table_limit(view.table_limit());
+    let nested = forbidden
+        .second_stage
+        .iter()
+        .map(|root| (root, Format::nested(false, 52)));
+    let extended = forbidden
+        .ept_pointer
+        .iter()
+        .map(|root| (root, Format::extended(false, 52)));
+    for (root, format) in nested.chain(extended) {
+        let tables = Tables::new(view, format, *root).with_table_limit(view.table_limit());
         frames.extend(Frames::of_second_stage(&tables, *root)?);
     }
     Ok(Frames::sorted(frames))

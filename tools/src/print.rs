@@ -7,7 +7,7 @@ use anyhow::Result;
 use audit::{Leaf, Pa, Reach, Run, Runs, Stats, WalkError};
 use serde_json::{Value, json};
 use tools::dump::{attributes, size};
-use tools::{Difference, Frames, Hit, LeafDump, LeafRecord, Vmcb};
+use tools::{Difference, Frames, Hit, LeafDump, LeafRecord, Vmcb, Vmcs};
 
 /// Prints to standard output.
 pub struct Printer {
@@ -151,6 +151,21 @@ impl Printer {
             )?;
         }
         writeln!(self.out, "{}", many(vmcbs.len(), "control block"))?;
+        Ok(())
+    }
+
+    pub fn vmcses(&mut self, vmcses: &[Vmcs]) -> Result<()> {
+        if self.json {
+            return self.value(&vmcses);
+        }
+        for vmcs in vmcses {
+            writeln!(
+                self.out,
+                "{:#014x}: EPT pointer {:#x}, VPID {}, RIP {:#x}, CR3 {:#x}",
+                vmcs.pa, vmcs.ept_pointer, vmcs.vpid, vmcs.rip, vmcs.cr3
+            )?;
+        }
+        writeln!(self.out, "{}", many(vmcses.len(), "control structure"))?;
         Ok(())
     }
 

@@ -16,6 +16,9 @@ use nix::unistd::{Whence, lseek};
 
 use crate::layout::{Layout, LayoutError};
 
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
 /// The memory of a machine, kept in a file.
 #[derive(Debug)]
 pub struct RamFile {
@@ -97,6 +100,31 @@ impl RamFile {
         Ok(found)
     }
 
+    /// Calls `visit` with the address and the bytes of each page that may hold something else than zeros, in order.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn for_each_page(&self, mut visit: impl FnMut(u64, &[u8; PAGE])) -> io::Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        for range in self.data()? {
+            // One range may begin in the page in which the last one ended.
+            at = (range.start & !(PAGE as u64 - 1)).max(at);
+            while at < range.end {
+                let length = (self.layout.bytes() - at).min(buffer.len() as u64) as usize;
+                let bytes = buffer.get_mut(..length).unwrap_or_default();
+                self.read_at(at, bytes)?;
+                for page in bytes.as_chunks().0 {
+                    if at < range.end {
+                        visit(self.layout.address(at), page);
+                        at += PAGE as u64;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn seek(&self, offset: u64, whence: Whence) -> Result<u64, Errno> {
         // Reads give their offset, so moving the file's own position disturbs nobody.
         let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
@@ -109,7 +137,7 @@ impl RamFile {
 #[derive(Debug)]
 pub struct RamView<'r> {
     ram: &'r RamFile,
-    pages: RefCell<HashMap<u64, Option<Box<[u8; 4096]>>>>,
+    pages: RefCell<HashMap<u64, Option<Box<[u8; PAGE]>>>>,
 }
 
 impl RamView<'_> {
@@ -118,9 +146,9 @@ impl RamView<'_> {
         self.ram.layout.bytes() / 4096
     }
 
-    fn read_page(&self, pa: u64) -> Option<Box<[u8; 4096]>> {
+    fn read_page(&self, pa: u64) -> Option<Box<[u8; PAGE]>> {
         let offset = self.ram.layout.offset(pa)?;
-        let mut page = Box::new([0; 4096]);
+        let mut page = Box::new([0; PAGE]);
         // A file that has become shorter has no RAM there.
         self.ram.read_at(offset, &mut page[..]).ok()?;
         Some(page)
@@ -162,6 +190,34 @@ mod tests {
         assert_eq!(view.read_u64(Pa::new(0x1000)), Some(0));
         assert_eq!(view.read_u64(Pa::new(3 << 30)), None);
         assert_eq!(view.read_u64(Pa::new(0xb_0000)), None);
+    }
+
+    #[test]
+    fn every_page_with_data_is_visited_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(8 << 20).unwrap();
+        // Runs of pages longer than what is read at once, the last page, and a hole between.
+        for (offset, pages) in [(0x1000, 3), (2 << 20, 600), ((8 << 20) - 4096, 1)] {
+            let page = |number: u64| (offset + 4096 * number).to_le_bytes();
+            for number in 0..pages {
+                file.as_file()
+                    .write_all_at(&page(number), offset + 4096 * number)
+                    .unwrap();
+            }
+        }
+        let (mut all, mut marked) = (Vec::new(), 0);
+        RamFile::open(file.path())
+            .unwrap()
+            .for_each_page(|pa, page| {
+                all.push(pa);
+                let mark = u64::from_le_bytes(page[..8].try_into().unwrap());
+                assert!(mark == 0 || mark == pa);
+                marked += u32::from(mark != 0);
+            })
+            .unwrap();
+        assert_eq!(marked, 604);
+        assert!(all.is_sorted_by(|one, next| one < next));
+        assert!(all.len() < 2048, "holes are left out");
     }
 
     #[test]

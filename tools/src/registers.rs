@@ -1,4 +1,4 @@
-//! Control registers as QEMU's monitor prints them (`info registers`).
+//! Control registers as QEMU's monitor (`info registers`) and Bochs' debugger (`creg`) print them.
 
 use audit::Format;
 
@@ -14,12 +14,15 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// Reads one CPU's `info registers`; `None` when a register is missing.
+    /// Reads one CPU's registers; `None` when one is missing.
     pub fn parse(text: &str) -> Option<Self> {
         let value = |name: &str| {
             let start = text.find(&format!("{name}="))? + name.len() + 1;
-            let digits = text
-                .get(start..)?
+            let value = text.get(start..)?;
+            // Bochs has the prefix, QEMU has not.
+            let digits = value
+                .strip_prefix("0x")
+                .unwrap_or(value)
                 .split(|digit: char| !digit.is_ascii_hexdigit())
                 .next()?;
             u64::from_str_radix(digits, 16).ok()
@@ -31,7 +34,7 @@ impl Registers {
         })
     }
 
-    /// The format of the host's tables. Addresses may have the architectural 52 bits: QEMU does not print how many the CPU has.
+    /// The format of the host's tables. Addresses may have the architectural 52 bits: neither prints how many the CPU has.
     pub fn format(&self) -> Format {
         let format = Format::host(self.cr4 & 1 << 12 != 0, 52);
         if self.efer & 1 << 11 == 0 {
@@ -70,5 +73,13 @@ mod tests {
             Format::host(true, 52).without_no_execute()
         );
         assert_eq!(Registers::parse("CR3=1000 CR4=20"), None);
+        let bochs = "CR2=page fault laddr=0x0000000000000000\nCR3=0x000000151000\n    PCD=page-level cache disable=0\n\
+                     CR4=0x00342660: pks cet pke SMAP SMEP\nCR8: 0x0\nEFER=0x00000d00: ffxsr NXE LMA LME sce\n";
+        let expected = Registers {
+            cr3: 0x15_1000,
+            cr4: 0x34_2660,
+            efer: 0xd00,
+        };
+        assert_eq!(Registers::parse(bochs), Some(expected));
     }
 }

@@ -45,25 +45,9 @@ pub struct Vmcb {
 /// The file cannot be read.
 pub fn find_vmcbs(ram: &RamFile) -> io::Result<Vec<Vmcb>> {
     let mut found = Vec::new();
-    let mut buffer = vec![0; 1 << 20];
-    for range in ram.data()? {
-        let mut at = range.start & !0xfff;
-        while at < range.end {
-            let length = (ram.layout().bytes() - at).min(buffer.len() as u64) as usize;
-            let bytes = &mut buffer[..length];
-            ram.read_at(at, bytes)?;
-            for (index, page) in bytes.as_chunks::<4096>().0.iter().enumerate() {
-                let pa = ram.layout().address(at + 4096 * index as u64);
-                found.extend(
-                    recognise(page, pa).filter(|vmcb| ram.layout().offset(vmcb.nested_cr3).is_some()),
-                );
-            }
-            at += length as u64;
-        }
-    }
-    // Ranges of data may begin in one page: a page is looked at twice then.
-    found.sort_by_key(|vmcb| vmcb.pa);
-    found.dedup();
+    ram.for_each_page(|pa, page| {
+        found.extend(recognise(page, pa).filter(|vmcb| ram.layout().offset(vmcb.nested_cr3).is_some()));
+    })?;
     Ok(found)
 }
 
