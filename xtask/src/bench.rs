@@ -134,7 +134,7 @@ pub fn boot(case: Case, image: PathBuf, folder: &Folder) -> Result<Record> {
 }
 
 fn watch(machine: Machine, folder: &Folder) -> Result<Record> {
-    let mut nothing = |_: &str, _: &mut _| Ok(());
+    let mut nothing = |_: &str, _: &str| Ok(());
     let watch = Watch {
         limit: Some(LIMIT),
         show: false,

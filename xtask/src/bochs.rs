@@ -1,5 +1,9 @@
-//! One Bochs from start to end. It has no monitor to speak to: the machine's text is read from the file that its first serial port
-//! writes, and it ends by a debugger break, after which the debugger's script says `q`.
+//! One Bochs from start to end. The machine's text is read from the file that its first serial port writes. It pauses and ends by a break in
+//! Bochs' `debugger`, which is told to go on (`c`), or to end (`q`) when no pause was announced. For a look from outside the RAM of a paused
+//! machine is copied to a file (`memory`).
+
+mod debugger;
+mod memory;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -8,16 +12,20 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use boot_config::{Config, Phase};
 
 use crate::emulator::{Record, Watch, file, harmless};
 use crate::folder::Folder;
 use crate::interrupt;
-use crate::machine::Machine;
+use crate::machine::{Machine, Ram};
 use crate::medium::Medium;
 use crate::process::{LOOK, Process};
 use crate::report::Report;
 use crate::setup::{BOCHS, BOCHS_BIOS, BOCHS_VGA};
 use crate::verdict::Outcome;
+use debugger::Debugger;
+
+pub use memory::obstacle;
 
 /// Names of the files in a run's folder that only Bochs has.
 const CONFIGURATION: &str = "bochsrc";
@@ -71,11 +79,20 @@ error: action=report
 fn command(folder: &Path) -> Command {
     let mut command = Command::new(BOCHS);
     command
-        .args(["-q", "-f", CONFIGURATION, "-rc", SCRIPT])
+        .args(["-q", "-f", CONFIGURATION])
         .current_dir(folder)
         .env("TERM", "dumb")
-        .stdin(Stdio::null());
+        .stdin(Stdio::piped());
     command
+}
+
+/// What the debugger is told when a run is repeated by hand: go on, also after each pause, then end.
+fn script(machine: &Machine) -> String {
+    let pauses = Config::parse(&machine.command_line).map_or(0, |config| {
+        let asked = |phase: &&Phase| config.pauses.contains(**phase);
+        Phase::ALL.iter().filter(asked).count()
+    });
+    format!("{}q\n", "c\n".repeat(1 + pauses))
 }
 
 /// The command as a line that can be pasted into a shell once the run's folder is kept.
@@ -87,26 +104,30 @@ pub fn shell_line(folder: &Path) -> String {
     )
 }
 
-/// Runs `machine`, whose medium is in the folder already, until it ends, its time is up, or Ctrl-C comes. There are no pauses.
+/// Runs `machine`, whose medium is in the folder already, until it ends, its time is up, or Ctrl-C comes.
 ///
 /// # Errors
-/// Bochs can't be started. No process is left in any case.
-pub fn run(machine: &Machine, folder: &Folder, watch: &Watch<'_>) -> Result<Record> {
+/// Bochs can't be started or spoken to, or the visitor failed. No process is left in any case.
+pub fn run(machine: &Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
     folder.write(CONFIGURATION, configuration(machine))?;
-    // Continue; after the break, quit.
-    folder.write(SCRIPT, "c\nq\n")?;
+    folder.write(SCRIPT, script(machine))?;
     folder.write(file::COMMAND, format!("{}\n", shell_line(folder.path())))?;
     folder.write(file::SERIAL, "")?;
     let log = File::create(folder.file(file::EMULATOR)).context("make a file for the emulator's messages")?;
     let errors = log.try_clone().context("share a file")?;
+    let answers = File::open(folder.file(file::EMULATOR)).context("open the emulator's messages")?;
 
     let start = Instant::now();
     let mut process = Process::start(command(folder.path()).stdout(log).stderr(errors))?;
+    let input = process.child().stdin.take().context("the debugger's input")?;
+    let mut debugger = Debugger::new(input, answers);
     let mut serial = Serial {
         file: File::open(folder.file(file::SERIAL)).context("open the serial log")?,
         text: Vec::new(),
         show: watch.show,
     };
+    let mut started = false;
+    let mut pauses = 0;
     let ended = loop {
         let status = process.poll()?;
         serial.read()?;
@@ -121,7 +142,24 @@ pub fn run(machine: &Machine, folder: &Folder, watch: &Watch<'_>) -> Result<Reco
         {
             break Err(Outcome::TimeLimit(limit));
         }
-        std::thread::sleep(LOOK);
+        if !debugger.waits()? {
+            std::thread::sleep(LOOK);
+        } else if !started {
+            started = true;
+            debugger.tell("c")?;
+        } else if let Some(phase) = Report::read(&folder.file(file::JSON)).pauses().nth(pauses) {
+            pauses += 1;
+            if watch.show {
+                eprintln!("paused at `{phase}`");
+            }
+            let looked = look(machine, folder, &mut debugger, &mut process);
+            looked
+                .and_then(|registers| (watch.visitor)(phase, &registers))
+                .with_context(|| format!("look at the machine at `{phase}`"))?;
+            debugger.tell("c")?;
+        } else {
+            debugger.tell("q")?;
+        }
     };
     drop(process);
     let text = String::from_utf8_lossy(&serial.text).into_owned();
@@ -144,6 +182,21 @@ pub fn run(machine: &Machine, folder: &Folder, watch: &Watch<'_>) -> Result<Reco
         stopped_at: Vec::new(),
         took: start.elapsed(),
     })
+}
+
+/// Takes what a visitor wants of a machine that stands still: its RAM, where that shall be a file, and the text of the first CPU's registers.
+fn look(
+    machine: &Machine,
+    folder: &Folder,
+    debugger: &mut Debugger,
+    process: &mut Process,
+) -> Result<String> {
+    if let Ram::SharedFile(path) = &machine.ram {
+        let blocks = debugger.ask(memory::ASK_BLOCKS, process)?;
+        let log = fs::read_to_string(folder.file(LOG)).context("read Bochs' log")?;
+        memory::save(process.child().id(), &log, &blocks, machine.memory, path)?;
+    }
+    debugger.ask("creg", process)
 }
 
 /// The serial log as it grows.
@@ -196,17 +249,8 @@ mod tests {
     use crate::machine::{Kind, Ram};
     use crate::medium::Boot;
 
-    #[test]
-    fn panics_are_found_in_the_log() {
-        let log = "00000000000i[MEM0  ] allocated\n00001231234p[CPU0  ] >>PANIC<< 3rd fault\n00001231234i[SIM   ] p[";
-        let line = last_panic(log.as_bytes()).unwrap();
-        assert_eq!(line, "00001231234p[CPU0  ] >>PANIC<< 3rd fault");
-        assert_eq!(last_panic(b"plain\n0001i[CPU0  ] fine\np[no time]"), None);
-    }
-
-    #[test]
-    fn the_configuration_names_memory_cpus_and_what_to_boot() {
-        let mut machine = Machine {
+    fn machine() -> Machine {
+        Machine {
             kind: Kind::Bochs,
             boot: Boot::Direct,
             memory: 512 << 20,
@@ -220,7 +264,34 @@ mod tests {
             json: "runs/a,b/report.jsonl".into(),
             monitor: None,
             debugger: None,
+        }
+    }
+
+    #[test]
+    fn panics_are_found_in_the_log() {
+        let log = "00000000000i[MEM0  ] allocated\n00001231234p[CPU0  ] >>PANIC<< 3rd fault\n00001231234i[SIM   ] p[";
+        let line = last_panic(log.as_bytes()).unwrap();
+        assert_eq!(line, "00001231234p[CPU0  ] >>PANIC<< 3rd fault");
+        assert_eq!(last_panic(b"plain\n0001i[CPU0  ] fine\np[no time]"), None);
+    }
+
+    #[test]
+    fn a_run_by_hand_goes_on_after_each_pause() {
+        let with = |line: &str| {
+            let machine = Machine {
+                command_line: line.into(),
+                ..machine()
+            };
+            script(&machine)
         };
+        assert_eq!(with("guest=hello"), "c\nq\n");
+        assert_eq!(with("guest=hello pause=guests+after"), "c\nc\nc\nq\n");
+        assert_eq!(with("no line of ours"), "c\nq\n");
+    }
+
+    #[test]
+    fn the_configuration_names_memory_cpus_and_what_to_boot() {
+        let mut machine = machine();
         let text = configuration(&machine);
         assert!(text.contains("memory: guest=512, host=512\n"), "{text}");
         assert!(

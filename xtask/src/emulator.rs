@@ -54,8 +54,9 @@ pub struct Record {
     pub took: Duration,
 }
 
-/// Whoever looks at the machine while it is paused: called with the phase and the connection to the emulator.
-pub type Visitor<'a> = dyn FnMut(&str, &mut Qmp) -> Result<()> + 'a;
+/// Whoever looks at the machine while it is paused: called with the phase, and with what the emulator says of the first CPU's registers. Where the
+/// machine's RAM is to be a file, that has at this moment what the RAM has.
+pub type Visitor<'a> = dyn FnMut(&str, &str) -> Result<()> + 'a;
 
 /// How to watch a run.
 pub struct Watch<'a> {
@@ -74,7 +75,7 @@ pub struct Watch<'a> {
 pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
     medium::prepare(&machine, folder)?;
     if machine.kind == Kind::Bochs {
-        return bochs::run(&machine, folder, &watch);
+        return bochs::run(&machine, folder, watch);
     }
     let listener = Listener::bind()?;
     machine.monitor = Some(listener.path());
@@ -185,7 +186,10 @@ impl Running<'_> {
                 if watch.show {
                     eprintln!("paused at `{phase}`");
                 }
-                (watch.visitor)(&phase, qmp).with_context(|| format!("look at the machine at `{phase}`"))?;
+                let registers = qmp.human("info registers");
+                registers
+                    .and_then(|registers| (watch.visitor)(&phase, &registers))
+                    .with_context(|| format!("look at the machine at `{phase}`"))?;
                 qmp.resume()?;
             }
         }

@@ -34,7 +34,7 @@ impl Kind {
 pub enum Ram {
     /// Memory of the emulator. Nothing is reserved: only what is touched costs memory of the host.
     Anonymous,
-    /// A file that other programs can map while the machine runs.
+    /// A file that other programs can read while the machine is paused; in QEMU the RAM itself.
     SharedFile(PathBuf),
 }
 

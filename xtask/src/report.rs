@@ -44,13 +44,17 @@ impl Report {
         report
     }
 
+    /// The phases that the `pause` lines announce.
+    pub fn pauses(&self) -> impl Iterator<Item = &str> {
+        self.events.iter().filter_map(|event| match event {
+            Event::Pause(pause) => Some(pause.phase.as_str()),
+            _ => None,
+        })
+    }
+
     /// The phase that the last `pause` line announces.
     pub fn paused_at(&self) -> String {
-        let mut phases = self.events.iter().rev().filter_map(|event| match event {
-            Event::Pause(pause) => Some(pause.phase.clone()),
-            _ => None,
-        });
-        phases.next().unwrap_or_else(|| "unknown".into())
+        self.pauses().last().unwrap_or("unknown").into()
     }
 
     /// The `start` line.

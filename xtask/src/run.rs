@@ -44,7 +44,7 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
     let machine = machine(flags, &choice, &built.hypervisor, line, folder.path())?;
     announce(flags, &choice, &guests, &machine);
     eprintln!("seed: {seed:#x} (the same run again: --cmdline seed={seed:#x})\n");
-    let mut nothing = |_: &str, _: &mut _| Ok(());
+    let mut nothing = |_: &str, _: &str| Ok(());
     let limit = (!flags.gdb).then_some(flags.time_limit);
     let watch = Watch {
         limit,

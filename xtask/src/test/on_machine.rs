@@ -11,6 +11,7 @@ use crate::build::Flavor;
 use crate::emulator::{self, Record, Watch, file};
 use crate::folder::Folder;
 use crate::machine::{Kind, Machine, Ram};
+use crate::preflight::Host;
 use crate::test::row::{Archive, Row};
 use crate::test::{Verdict, checks, outside};
 use crate::verdict::Outcome;
@@ -31,6 +32,11 @@ pub struct Images {
 
 /// Runs one row.
 pub fn run(row: &Row, kind: Kind, images: &Images, verbose: bool) -> Verdict {
+    if row.outside
+        && let Some(reason) = outside::obstacle(kind, &Host::ask())
+    {
+        return Verdict::Skip(reason);
+    }
     match available_mib() {
         Some(mib) if mib < row.host_mib => {
             return Verdict::Skip(format!(
@@ -92,10 +98,10 @@ fn attempt(
         monitor: None,
         debugger: None,
     };
-    let mut look = outside::Look::new(&ram, seed);
-    let mut visit = |phase: &str, qmp: &mut _| {
+    let mut look = outside::Look::new(kind, &ram, seed);
+    let mut visit = |phase: &str, registers: &str| {
         if row.outside {
-            look.visit(phase, qmp)
+            look.visit(phase, registers)
         } else {
             Ok(())
         }

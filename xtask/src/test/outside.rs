@@ -1,5 +1,6 @@
 //! The look from outside: while the machine is paused, its RAM is read as a file and its tables are walked from the CPU's own CR3,
-//! with code that the hypervisor does not use. What the hypervisor says about itself is not asked for, only compared with.
+//! with code that the hypervisor does not use. What the hypervisor says about itself is not asked for, only compared with. The guests' tables
+//! are found by searching RAM for what a CPU would take as a guest's control block: a VMCB, or on Bochs a VMCS.
 
 #[cfg(test)]
 mod tests;
@@ -10,16 +11,32 @@ use anyhow::{Context, Result, anyhow};
 use guest_abi::pattern::{Pattern, REGISTERS};
 use tools::audit::{Format, Reach, Tables, Va};
 use tools::{
-    Frames, Hit, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, reachable, search, threads,
+    Frames, Hit, Layout, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, find_vmcses, reachable,
+    search, threads,
 };
 
-use crate::qmp::Qmp;
+use crate::bochs;
+use crate::machine::Kind;
+use crate::preflight::{Device, Host};
 use crate::report::Report;
 
 /// Where the image lies in physical memory: a place that the host must be able to reach, to see that the check finds what is there.
 const IMAGE: u64 = 0x20_0000;
 /// Bits of a physical address that an entry may have at most (APM volume 2, section 5.3); the emulator does not print the CPU's own.
 const PHYSICAL_BITS: u32 = 52;
+
+/// Why this host's machines of a kind can't be looked at from outside; `None` when they can.
+pub fn obstacle(kind: Kind, host: &Host) -> Option<String> {
+    match (kind, &host.kvm) {
+        // Linux' `arch/x86/kvm/vmx/nested.c`, `nested_release_vmcs12`: it is copied back to the guest's memory when it stops being current, as a
+        // `struct vmcs12`, which is nobody else's affair and has another revision than any processor.
+        (Kind::Kvm, Device::Offers(cpu)) if cpu.vmx && !cpu.svm => Some(
+            "KVM keeps the control structures of Intel's guests in a format of its own, so guests' tables can't be found in RAM from outside".into(),
+        ),
+        (Kind::Bochs, _) => bochs::obstacle(),
+        (Kind::Kvm | Kind::Tcg, _) => None,
+    }
+}
 
 /// What one moment shows.
 struct Moment {
@@ -39,36 +56,43 @@ struct Moment {
 
 /// Looks at the machine at each pause and remembers what it saw.
 pub struct Look {
+    kind: Kind,
     ram: PathBuf,
     pattern: Pattern,
     moments: Vec<(String, Moment)>,
 }
 
 impl Look {
-    /// A look at the RAM file `ram` of a run with this seed.
-    pub fn new(ram: &Path, seed: u64) -> Self {
+    /// A look at the RAM file `ram` of a run with this seed on a machine of this kind.
+    pub fn new(kind: Kind, ram: &Path, seed: u64) -> Self {
         Self {
+            kind,
             ram: ram.to_owned(),
             pattern: Pattern::new(seed),
             moments: Vec::new(),
         }
     }
 
-    /// Looks at the paused machine.
+    /// Looks at the paused machine, with what its emulator says of the CPU's registers.
     ///
     /// # Errors
-    /// The emulator, the file or the tables can't be read.
-    pub fn visit(&mut self, phase: &str, qmp: &mut Qmp) -> Result<()> {
-        let text = qmp.human("info registers")?;
-        let registers = Registers::parse(&text).context("the emulator's registers have no CR3, CR4, EFER")?;
-        let ram = RamFile::open(&self.ram).with_context(|| format!("open {}", self.ram.display()))?;
+    /// The registers, the file or the tables can't be read.
+    pub fn visit(&mut self, phase: &str, registers: &str) -> Result<()> {
+        let registers =
+            Registers::parse(registers).context("the emulator's registers have no CR3, CR4, EFER")?;
+        let layout = |bytes| match self.kind {
+            Kind::Tcg | Kind::Kvm => Layout::q35(bytes),
+            Kind::Bochs => Layout::with_below_4g(bytes, bytes),
+        };
+        let ram =
+            RamFile::open_with(&self.ram, layout).with_context(|| format!("open {}", self.ram.display()))?;
         let view = ram.view();
         let tables =
             Tables::new(&view, registers.format(), registers.cr3).with_table_limit(view.table_limit());
         let dump = LeafDump::take(&tables, Va::new(0), Va::new(u64::MAX)).map_err(walk)?;
 
         let hits = search(&ram, &self.pattern, threads()).context("search the RAM")?;
-        let guests = second_stages(&ram, &view)?;
+        let guests = self.second_stages(&ram, &view)?;
         let (private, stray) = private(&hits, guests);
         let reached = reachable(&tables, &private).map_err(walk)?;
         let image = [Frames {
@@ -89,6 +113,36 @@ impl Look {
             },
         ));
         Ok(())
+    }
+
+    /// The memory under the second stages of all guests that are found in RAM.
+    fn second_stages(&self, ram: &RamFile, view: &RamView<'_>) -> Result<Vec<Frames>> {
+        let searched = "search the RAM for guests' control blocks";
+        // Where each was found, the root of its tables, and the number that tells its guest's translations from others'.
+        let found: Vec<(u64, u64, u64)> = match self.kind {
+            Kind::Tcg | Kind::Kvm => find_vmcbs(ram)
+                .context(searched)?
+                .iter()
+                .map(|vmcb| (vmcb.pa, vmcb.nested_cr3, vmcb.asid.into()))
+                .collect(),
+            Kind::Bochs => find_vmcses(ram)
+                .context(searched)?
+                .iter()
+                .map(|vmcs| (vmcs.pa, vmcs.ept_pointer, vmcs.vpid.into()))
+                .collect(),
+        };
+        let format = match self.kind {
+            Kind::Tcg | Kind::Kvm => Format::nested(false, PHYSICAL_BITS),
+            Kind::Bochs => Format::extended(false, PHYSICAL_BITS),
+        };
+        let mut frames = Vec::new();
+        for (pa, root, owner) in found {
+            let tables = Tables::new(view, format, root).with_table_limit(view.table_limit());
+            let found = Frames::of_second_stage(&tables, owner)
+                .map_err(|error| anyhow!("the second stage of the control block at {pa:#x}: {error}"))?;
+            frames.extend(found);
+        }
+        Ok(Frames::sorted(frames))
     }
 
     fn moment(&self, phase: &str) -> Result<&Moment, String> {
@@ -228,19 +282,6 @@ fn covered(hit: &Hit, guests: &[Frames]) -> bool {
     guests
         .iter()
         .any(|frames| frames.start <= hit.pa && hit.pa + 8 * hit.words <= frames.end)
-}
-
-/// The memory under the second stages of all guests that are found in RAM.
-fn second_stages(ram: &RamFile, view: &RamView<'_>) -> Result<Vec<Frames>> {
-    let mut frames = Vec::new();
-    for vmcb in find_vmcbs(ram).context("search the RAM for guests' control blocks")? {
-        let tables = Tables::new(view, Format::nested(false, PHYSICAL_BITS), vmcb.nested_cr3)
-            .with_table_limit(view.table_limit());
-        let found = Frames::of_second_stage(&tables, u64::from(vmcb.asid))
-            .map_err(|error| anyhow!("the second stage of the control block at {:#x}: {error}", vmcb.pa))?;
-        frames.extend(found);
-    }
-    Ok(Frames::sorted(frames))
 }
 
 fn walk(error: tools::audit::WalkError) -> anyhow::Error {

@@ -7,7 +7,7 @@ use crate::machine::Kind;
 use crate::medium::Boot;
 use crate::test::checks;
 use crate::test::inputs::{self, HOSTILE};
-use crate::test::row::{Archive, QEMU, Row};
+use crate::test::row::{Archive, EVERYWHERE, QEMU, Row};
 
 /// The rows; `guests` are the names of the bundled guests, each of which gets one.
 pub fn rows(guests: &[String]) -> Vec<Row> {
@@ -354,7 +354,10 @@ fn seen_from_outside() -> Vec<Row> {
         )
     };
     vec![
-        row("outside", 512, 512, "{touch-all} {two-at-once}"),
+        Row {
+            kinds: EVERYWHERE,
+            ..row("outside", 512, 512, "{touch-all} {two-at-once}")
+        },
         row(
             "outside-4G",
             4096,

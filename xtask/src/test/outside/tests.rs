@@ -4,6 +4,7 @@ use tools::LeafRecord;
 use tools::audit::Pa;
 
 use super::*;
+use crate::preflight::Cpu;
 
 const REGION: u64 = 2 << 20;
 
@@ -53,7 +54,7 @@ fn good() -> [Moment; 3] {
 }
 
 fn conclude(moments: [Moment; 3], hidden_mib: u64) -> String {
-    let mut look = Look::new(Path::new("ram"), 1);
+    let mut look = Look::new(Kind::Tcg, Path::new("ram"), 1);
     look.moments = ["boot", "guests", "after"]
         .map(str::to_owned)
         .into_iter()
@@ -100,12 +101,30 @@ fn a_look_that_sees_nothing_is_no_proof() {
     assert!(spoilt(1, |m| m.hits.clear()).contains("their pattern is nowhere"));
     assert!(spoilt(2, |m| m.sees_image = false).contains("does not even find"));
     assert!(conclude(good(), 4).contains("the report says Some(4194304)"));
-    let look = Look::new(Path::new("ram"), 1);
+    let look = Look::new(Kind::Tcg, Path::new("ram"), 1);
     assert!(
         look.conclude(&Report::default())
             .unwrap_err()
             .contains("did not pause at `boot`")
     );
+}
+
+#[test]
+fn intel_s_guests_under_kvm_are_not_looked_for() {
+    let host = |svm, vmx| Host {
+        kvm: Device::Offers(Cpu {
+            vendor: String::new(),
+            svm,
+            npt: svm,
+            vmx,
+        }),
+        amd_nested: None,
+        intel_nested: None,
+    };
+    let reason = obstacle(Kind::Kvm, &host(false, true)).unwrap();
+    assert!(reason.contains("a format of its own"), "{reason}");
+    assert_eq!(obstacle(Kind::Kvm, &host(true, false)), None);
+    assert_eq!(obstacle(Kind::Tcg, &host(false, true)), None);
 }
 
 #[test]
