@@ -1,14 +1,27 @@
 //! Deliberate mistakes, in test builds only. Most are faults, made here: each must end in a report that names what was done. Others
-//! leave something out, where it would have been done.
+//! leave something out, where it would have been done, or damage nothing that the hypervisor relies on and must be found by whoever looks
+//! from outside.
+
+use core::mem::ManuallyDrop;
 
 use boot_config::Hook;
-use memory::address::Hva;
+use memory::address::{Hva, Level, Pfn, REGION_ORDER};
 use memory::guest::GuestMemory;
 use memory::layout::{DIRECT_MAP_BASE, direct};
 
 use crate::boot::image;
-use crate::frames::with_memory;
+use crate::cpu::{registers, tlb};
+use crate::frames::{Frames, with_memory};
 use crate::println;
+
+/// Where a hidden region is shown: an entry of the top-level table, of the lower half, in which the hypervisor has nothing.
+const ALIAS_SLOT: u64 = 1;
+const ALIAS: Hva = Hva::new(ALIAS_SLOT << 39);
+/// Present and writable (SDM vol. 3A, 4.5; APM vol. 2, 5.4.1); and that as a 2M leaf without execution.
+const TABLE: u64 = 0b11;
+const LEAF: u64 = TABLE | 1 << 7 | 1 << 63;
+/// Bits 51:12 of CR3.
+const ROOT: u64 = 0x000f_ffff_ffff_f000;
 
 /// Makes the fault that `hook` names, if it names one, while these guests live. Returns true only when nothing caught it.
 pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>) -> bool {
@@ -16,10 +29,7 @@ pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>)
     match hook {
         Hook::SilentCpu => return false,
         Hook::ReadHole => {
-            let hole = guests
-                .next()
-                .and_then(|guest| with_memory(|memory| guest.regions(&memory.frames).next()));
-            if let Some(at) = hole.and_then(|pfn| direct(pfn.hpa())) {
+            if let Some(at) = hole(guests.next()).and_then(|pfn| direct(pfn.hpa())) {
                 touch(Hva::new(at.get() + 0x1238), false);
             }
         }
@@ -30,8 +40,51 @@ pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>)
         Hook::StackOverflow => {
             println!("recursed {} times", recurse(0));
         }
+        Hook::ShowHole => {
+            if let Some(hole) = hole(guests.next()) {
+                show(hole);
+            }
+        }
+        Hook::KeepCopy => {
+            if let (Some(hole), Ok(copy)) = (hole(guests.next()), Frames::zeroed(REGION_ORDER)) {
+                keep(hole, copy);
+            }
+        }
     }
     true
+}
+
+/// A region of a guest.
+fn hole(guest: Option<&GuestMemory>) -> Option<Pfn> {
+    guest.and_then(|guest| with_memory(|memory| guest.regions(&memory.frames).next()))
+}
+
+/// Maps a region at [`ALIAS`], with tables that are never freed. Returns the entry that maps it.
+fn show(hole: Pfn) -> Option<*mut u64> {
+    let mut entry = DIRECT_MAP_BASE.get() + (registers::read_cr3() & ROOT) + 8 * ALIAS_SLOT;
+    for _ in [Level::L3, Level::L2] {
+        let table = ManuallyDrop::new(Frames::zeroed(0).ok()?);
+        let pointer = core::ptr::with_exposed_provenance_mut::<u64>(entry as usize);
+        // SAFETY: an entry of the top-level table that nothing else uses, or of the new table, both in the direct map.
+        unsafe { pointer.write_volatile(table.hpa().get() | TABLE) };
+        entry = table.as_ptr().expose_provenance() as u64;
+    }
+    let pointer = core::ptr::with_exposed_provenance_mut::<u64>(entry as usize);
+    // SAFETY: the first entry of the new level-2 table. What it maps is not touched but by `keep`: the mistake is that it could be.
+    unsafe { pointer.write_volatile(hole.hpa().get() | LEAF) };
+    Some(pointer)
+}
+
+/// Copies a region and leaves the copy, but no way to the region.
+fn keep(hole: Pfn, copy: Frames) {
+    let copy = ManuallyDrop::new(copy);
+    let Some(entry) = show(hole) else { return };
+    let from = core::ptr::with_exposed_provenance::<u8>(ALIAS.get() as usize);
+    // SAFETY: `show` has just mapped the region there, whose guest does not run on this CPU now; the copy is ours alone and as large.
+    unsafe { core::ptr::copy_nonoverlapping(from, copy.as_ptr(), copy.bytes()) };
+    // SAFETY: the entry that `show` made, in a table that nobody else uses.
+    unsafe { entry.write_volatile(0) };
+    tlb::invlpg(ALIAS);
 }
 
 /// Reads a word, or writes it back.

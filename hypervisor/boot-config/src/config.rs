@@ -131,15 +131,21 @@ pub enum Hook {
     StackOverflow,
     /// Do not call the last CPU when the others are started.
     SilentCpu,
+    /// Map a hidden region a second time, outside of the direct map, while its guest lives.
+    ShowHole,
+    /// Copy a hidden region to ordinary memory, and never free that.
+    KeepCopy,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::ReadHole,
         Self::WriteText,
         Self::StackOverflow,
         Self::SilentCpu,
+        Self::ShowHole,
+        Self::KeepCopy,
     ];
 
     /// The word for the hook on the command line.
@@ -149,6 +155,8 @@ impl Hook {
             Self::WriteText => "write-text",
             Self::StackOverflow => "stack-overflow",
             Self::SilentCpu => "silent-cpu",
+            Self::ShowHole => "show-hole",
+            Self::KeepCopy => "keep-copy",
         }
     }
 }

@@ -43,7 +43,7 @@ pub const PARAMETERS: &[Parameter] = &[
     parameter(
         "test",
         "NAME",
-        "`read-hole`, `write-text` or `stack-overflow`, in a test build",
+        "`read-hole`, `write-text`, `stack-overflow`, `silent-cpu`, `show-hole` or `keep-copy`, in a test build",
     ),
 ];
 

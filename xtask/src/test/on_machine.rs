@@ -12,7 +12,7 @@ use crate::emulator::{self, Record, Watch, file};
 use crate::folder::Folder;
 use crate::machine::{Kind, Machine, Ram};
 use crate::preflight::Host;
-use crate::test::row::{Archive, Row};
+use crate::test::row::{Archive, Outside, Row};
 use crate::test::{Verdict, checks, outside};
 use crate::verdict::Outcome;
 use crate::{guests, symbolise, workspace};
@@ -32,9 +32,8 @@ pub struct Images {
 
 /// Runs one row.
 pub fn run(row: &Row, kind: Kind, images: &Images, verbose: bool) -> Verdict {
-    if row.outside
-        && let Some(reason) = outside::obstacle(kind, &Host::ask())
-    {
+    let looks = row.outside != Outside::NotLookedAt;
+    if looks && let Some(reason) = outside::obstacle(kind, &Host::ask()) {
         return Verdict::Skip(reason);
     }
     match available_mib() {
@@ -77,6 +76,7 @@ fn attempt(
     folder: &Folder,
     verbose: bool,
 ) -> Result<(Record, Option<String>)> {
+    let looks = row.outside != Outside::NotLookedAt;
     let ram = folder.file("ram");
     let seed = guests::random_seed();
     let machine = Machine {
@@ -86,7 +86,7 @@ fn attempt(
         smp: row.smp,
         cpu_flags: row.cpu_flags,
         counted: false,
-        ram: if row.outside {
+        ram: if looks {
             Ram::SharedFile(ram.clone())
         } else {
             Ram::Anonymous
@@ -100,7 +100,7 @@ fn attempt(
     };
     let mut look = outside::Look::new(kind, &ram, seed);
     let mut visit = |phase: &str, registers: &str| {
-        if row.outside {
+        if looks {
             look.visit(phase, registers)
         } else {
             Ok(())
@@ -115,12 +115,10 @@ fn attempt(
     // As large as the machine, and of no use without it.
     let _ = fs::remove_file(&ram);
     let record = record?;
-    let judged = judge(row, kind, &record).and_then(|()| {
-        if row.outside {
-            look.conclude(&record.report)
-        } else {
-            Ok(())
-        }
+    let judged = judge(row, kind, &record).and_then(|()| match row.outside {
+        Outside::NotLookedAt => Ok(()),
+        Outside::Holds => look.conclude(&record.report),
+        Outside::Finds(what) => outside::found(what, look.conclude(&record.report)),
     });
     Ok((record, judged.err()))
 }

@@ -157,55 +157,56 @@ impl Look {
     /// Judges what was seen, and compares it with what the hypervisor reports.
     ///
     /// # Errors
-    /// The first thing that must not be.
+    /// Everything that must not be, a line each.
     pub fn conclude(&self, report: &Report) -> Result<(), String> {
         let (boot, guests, after) = (
             self.moment("boot")?,
             self.moment("guests")?,
             self.moment("after")?,
         );
+        let mut wrong = Vec::new();
         for (phase, moment) in &self.moments {
             if !moment.sees_image {
-                return Err(format!(
+                wrong.push(format!(
                     "at {phase} the walk does not even find the hypervisor's image"
                 ));
             }
-            if let Some(reach) = moment.reached.first() {
+            if let Some(Reach { va, pa, .. }) = moment.reached.first() {
                 let count = moment.reached.len();
-                return Err(format!(
-                    "at {phase} the host reaches private memory in {count} places, first {reach:?}"
+                wrong.push(format!(
+                    "at {phase} the host reaches private memory in {count} places, first {pa} at {va}"
                 ));
             }
         }
         if let Some(hit) = boot.hits.first() {
-            return Err(format!(
+            wrong.push(format!(
                 "at boot there is a guest's pattern: {}",
                 words(hit, &boot.dump)
             ));
         }
         if let Some(hit) = after.hits.first() {
-            return Err(format!(
+            wrong.push(format!(
                 "after teardown {} pieces of guests' patterns are left, first {}",
                 after.hits.len(),
                 words(hit, &after.dump)
             ));
         }
         if guests.hits.iter().all(|hit| hit.gpa >= REGISTERS) {
-            return Err(
+            wrong.push(
                 "with guests alive their pattern is nowhere: the search would find nothing later either"
                     .into(),
             );
         }
         if let Some(hit) = guests.stray.first() {
-            return Err(format!(
+            wrong.push(format!(
                 "a guest's words lie outside its memory: {}",
                 words(hit, &guests.dump)
             ));
         }
         let differences = compare(&boot.dump.leaves, &after.dump.leaves);
         if let Some(first) = differences.first() {
-            return Err(format!(
-                "the leaves after teardown differ from those at boot in {} places, first\n{first}",
+            wrong.push(format!(
+                "the leaves after teardown differ from those at boot in {} places, first {first}",
                 differences.len()
             ));
         }
@@ -219,11 +220,31 @@ impl Look {
             .sum();
         let reported = report.phase("guests").map(|phase| phase.hidden_mib << 20);
         if missing < private || reported != Some(missing) {
-            return Err(format!(
+            wrong.push(format!(
                 "the host's tables show {missing} bytes less than at boot, guests have {private} bytes, the report says {reported:?}"
             ));
         }
-        Ok(())
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(wrong.join("\n"))
+        }
+    }
+}
+
+/// Whether a look has found the mistake that was made; the error is what it has found instead.
+///
+/// # Errors
+/// It found nothing, or only something else.
+pub fn found(what: &str, concluded: Result<(), String>) -> Result<(), String> {
+    match concluded {
+        Err(reason) if reason.contains(what) => Ok(()),
+        Err(reason) => Err(format!(
+            "the look from outside finds something else than `{what}`: {reason}"
+        )),
+        Ok(()) => Err(format!(
+            "the look from outside does not find `{what}`, which was done on purpose"
+        )),
     }
 }
 

@@ -44,10 +44,21 @@ pub struct Row {
     pub says: &'static [&'static str],
     /// Looks at the record; the error is why the test fails. Runs that must pass are also looked at by `checks::standing`.
     pub check: fn(&Record) -> Result<(), String>,
-    /// Whether RAM is looked at, as a file, while the machine is paused.
-    pub outside: bool,
+    /// Whether RAM is looked at, as a file, while the machine is paused, and what must be seen.
+    pub outside: Outside,
     /// After this time the run is a failure.
     pub limit: Duration,
+}
+
+/// The look from outside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Outside {
+    /// There is none.
+    NotLookedAt,
+    /// Nothing that must not be is seen.
+    Holds,
+    /// A mistake was made that must be seen: its description has these words in it.
+    Finds(&'static str),
 }
 
 /// What is handed over as archive.
@@ -81,7 +92,7 @@ impl Row {
             verdict: "PASS",
             says: &[],
             check: |_| Ok(()),
-            outside: false,
+            outside: Outside::NotLookedAt,
             limit: Duration::from_secs(240),
         }
     }

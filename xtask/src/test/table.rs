@@ -7,7 +7,7 @@ use crate::machine::Kind;
 use crate::medium::Boot;
 use crate::test::checks;
 use crate::test::inputs::{self, HOSTILE};
-use crate::test::row::{Archive, EVERYWHERE, QEMU, Row};
+use crate::test::row::{Archive, EVERYWHERE, Outside, QEMU, Row};
 
 /// The rows; `guests` are the names of the bundled guests, each of which gets one.
 pub fn rows(guests: &[String]) -> Vec<Row> {
@@ -344,7 +344,7 @@ fn boots() -> Vec<Row> {
 fn seen_from_outside() -> Vec<Row> {
     let row = |name: &str, memory_mib, host_mib, line: &str| Row {
         kinds: QEMU,
-        outside: true,
+        outside: Outside::Holds,
         memory_mib,
         host_mib,
         ..Row::passing(
@@ -382,6 +382,19 @@ fn deliberate_mistakes() -> Vec<Row> {
         flavor: Flavor::TestHooks,
         ..Row::ending("PANIC", says, hook, about, &format!("{{touch-all}} test={hook}"))
     };
+    // Nothing stops these: the look from outside has to find what was done.
+    let unseen = |hook: &str, found, about| Row {
+        flavor: Flavor::TestHooks,
+        outside: Outside::Finds(found),
+        memory_mib: 256,
+        ..Row::ending(
+            "FAIL",
+            &["was not caught"],
+            hook,
+            about,
+            &format!("{{touch-all}} test={hook} pause=boot+guests+after"),
+        )
+    };
     vec![
         row(
             "read-hole",
@@ -414,5 +427,15 @@ fn deliberate_mistakes() -> Vec<Row> {
                 "{two-at-once} test=silent-cpu",
             )
         },
+        unseen(
+            "show-hole",
+            "at guests the host reaches private memory in 1 places, first ",
+            "a hidden region that the host can reach is seen from outside",
+        ),
+        unseen(
+            "keep-copy",
+            "pieces of guests' patterns are left",
+            "a copy of a guest's memory that stays behind is found from outside",
+        ),
     ]
 }

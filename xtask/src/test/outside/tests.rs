@@ -110,6 +110,24 @@ fn a_look_that_sees_nothing_is_no_proof() {
 }
 
 #[test]
+fn a_mistake_must_be_found_for_what_it_is() {
+    assert_eq!(
+        found("after teardown", Err("after teardown 1 piece".into())),
+        Ok(())
+    );
+    let other = found("after teardown", Err("at boot".into())).unwrap_err();
+    assert!(
+        other.contains("something else") && other.contains("at boot"),
+        "{other}"
+    );
+    assert!(
+        found("after teardown", Ok(()))
+            .unwrap_err()
+            .contains("does not find")
+    );
+}
+
+#[test]
 fn intel_s_guests_under_kvm_are_not_looked_for() {
     let host = |svm, vmx| Host {
         kvm: Device::Offers(Cpu {
