@@ -358,6 +358,11 @@ fn seen_from_outside() -> Vec<Row> {
             kinds: EVERYWHERE,
             ..row("outside", 512, 512, "{touch-all} {two-at-once}")
         },
+        Row {
+            kinds: EVERYWHERE,
+            smp: 2,
+            ..row("outside-128M-two-cpus", 128, 384, "{two-at-once} {touch-all}")
+        },
         row(
             "outside-4G",
             4096,
