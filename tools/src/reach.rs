@@ -78,14 +78,7 @@ pub fn reachable<M: PhysicalRead + ?Sized>(
     frames: &[Frames],
 ) -> Result<Vec<Reach>, WalkError> {
     let extents = Frames::sorted(frames.to_vec());
-    let extents: Vec<PrivateExtent> = extents
-        .iter()
-        .map(|frames| PrivateExtent {
-            start: Pa::new(frames.start & !0xfff),
-            end: Pa::new(frames.end.next_multiple_of(4096)),
-            owner: frames.owner,
-        })
-        .collect();
+    let extents: Vec<PrivateExtent> = extents.into_iter().map(PrivateExtent::from).collect();
     let overlap = |start: Pa, end: Pa| {
         let first = extents.partition_point(|extent| extent.end <= start);
         extents.get(first).filter(|extent| extent.start < end)

@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use audit::{Format, Tables, Va};
+use audit::{Format, SecondStageViolation, Tables, Va, WalkError};
 use guest_abi::pattern::Pattern;
-use tools::{Difference, Frames, LeafDump, RamFile, compare, reachable, search};
+use tools::{Difference, Frames, LeafDump, Owners, RamFile, compare, owners, reachable, search};
 
 const BASE: u64 = 0xffff_8000_0000_0000;
 const SEED: u64 = 99;
@@ -158,6 +158,63 @@ fn planted_ways_to_reach_it_are_all_found() {
             (0xffff_ff80_0020_0000, PRIVATE + 0x1f_f000, Some(1)),
         ]
     );
+}
+
+#[test]
+fn a_frame_with_two_owners_or_two_addresses_is_found() {
+    let machine = Machine::new();
+    let (other, extended) = (0x14_0000, 0x15_0000);
+    // Two more guests, in AMD's tables and in Intel's, each with a region of its own.
+    machine.write(other, &[0x14_1000 | 7]);
+    machine.write(0x14_1000, &[0x14_2000 | 7]);
+    machine.write(0x14_2000, &[21 << 21 | LARGE | 7]);
+    machine.write(extended, &[0x15_1000 | 7]);
+    machine.write(0x15_1000, &[0x15_2000 | 7]);
+    let write_back = 6 << 3 | 1 << 6;
+    machine.write(0x15_2000, &[22 << 21 | LARGE | write_back | 7]);
+    let look = || {
+        let ram = machine.ram();
+        let view = ram.view();
+        let nested = |root| Tables::new(&view, Format::nested(false, 52), root);
+        let extended = Tables::new(&view, Format::extended(false, 52), extended);
+        owners(&[nested(NESTED), nested(other), extended]).unwrap()
+    };
+    let region = |number: u64, owner| Frames {
+        start: number << 21,
+        end: (number + 1) << 21,
+        owner,
+    };
+    let frames = vec![region(20, 1), region(21, 2), region(22, 3)];
+    let wrong = Vec::new();
+    assert_eq!(look(), Owners { frames, wrong });
+
+    let only = || {
+        let found = look().wrong;
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0]
+    };
+    // The second has a page of the first.
+    machine.write(0x14_2008, &[0x14_3000 | 7]);
+    machine.write(0x14_3000, &[(PRIVATE + 0x3000) | 7]);
+    assert!(
+        matches!(only(), (2, SecondStageViolation::NotOwned { pa, owner: Some(1), .. }) if pa.get() == PRIVATE + 0x3000)
+    );
+    // It has one of its own twice.
+    machine.write(0x14_3000, &[21 << 21 | 7]);
+    assert!(matches!(only(), (2, SecondStageViolation::NotOnce { .. })));
+    machine.write(0x14_2008, &[0]);
+    // The third can choose the memory type.
+    machine.write(0x15_2000, &[22 << 21 | LARGE | 6 << 3 | 7]);
+    assert!(matches!(only(), (3, SecondStageViolation::NotWriteBack { .. })));
+    // Tables that are none.
+    machine.write(0x15_2000, &[22 << 21 | LARGE | 0x1000 | 7]);
+    let ram = machine.ram();
+    let view = ram.view();
+    let tables = Tables::new(&view, Format::extended(false, 52), extended);
+    assert!(matches!(
+        owners(&[tables]),
+        Err((1, WalkError::ReservedBits { .. }))
+    ));
 }
 
 #[test]

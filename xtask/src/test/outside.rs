@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow};
 use guest_abi::pattern::{Pattern, REGISTERS};
 use tools::audit::{Format, Reach, Tables, Va};
 use tools::{
-    Frames, Hit, Layout, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, find_vmcses, reachable,
-    search, threads,
+    Frames, Hit, Layout, LeafDump, RamFile, RamView, Registers, compare, find_vmcbs, find_vmcses, owners,
+    reachable, search, threads,
 };
 
 use crate::bochs;
@@ -46,6 +46,8 @@ struct Moment {
     hits: Vec<Hit>,
     /// Memory of guests: under their second stages, and where their words were found.
     private: Vec<Frames>,
+    /// What is wrong with second stages: a frame of two guests, or of two addresses.
+    shared: Vec<String>,
     /// Runs of guests' words for memory that are under no second stage.
     stray: Vec<Hit>,
     /// Where the host reaches private memory.
@@ -92,7 +94,7 @@ impl Look {
         let dump = LeafDump::take(&tables, Va::new(0), Va::new(u64::MAX)).map_err(walk)?;
 
         let hits = search(&ram, &self.pattern, threads()).context("search the RAM")?;
-        let guests = self.second_stages(&ram, &view)?;
+        let (guests, shared) = self.second_stages(&ram, &view)?;
         let (private, stray) = private(&hits, guests);
         let reached = reachable(&tables, &private).map_err(walk)?;
         let image = [Frames {
@@ -107,6 +109,7 @@ impl Look {
                 dump,
                 hits,
                 private,
+                shared,
                 stray,
                 reached,
                 sees_image,
@@ -115,34 +118,42 @@ impl Look {
         Ok(())
     }
 
-    /// The memory under the second stages of all guests that are found in RAM.
-    fn second_stages(&self, ram: &RamFile, view: &RamView<'_>) -> Result<Vec<Frames>> {
+    /// The memory under the second stages of all guests that are found in RAM, and what is wrong with them.
+    fn second_stages(&self, ram: &RamFile, view: &RamView<'_>) -> Result<(Vec<Frames>, Vec<String>)> {
         let searched = "search the RAM for guests' control blocks";
-        // Where each was found, the root of its tables, and the number that tells its guest's translations from others'.
-        let found: Vec<(u64, u64, u64)> = match self.kind {
-            Kind::Tcg | Kind::Kvm => find_vmcbs(ram)
-                .context(searched)?
-                .iter()
-                .map(|vmcb| (vmcb.pa, vmcb.nested_cr3, vmcb.asid.into()))
-                .collect(),
-            Kind::Bochs => find_vmcses(ram)
-                .context(searched)?
-                .iter()
-                .map(|vmcs| (vmcs.pa, vmcs.ept_pointer, vmcs.vpid.into()))
-                .collect(),
+        // Where each was found, and the root of its tables.
+        let found: Vec<(u64, u64)> = match self.kind {
+            Kind::Tcg | Kind::Kvm => {
+                let vmcbs = find_vmcbs(ram).context(searched)?;
+                vmcbs.iter().map(|vmcb| (vmcb.pa, vmcb.nested_cr3)).collect()
+            }
+            Kind::Bochs => {
+                let vmcses = find_vmcses(ram).context(searched)?;
+                vmcses.iter().map(|vmcs| (vmcs.pa, vmcs.ept_pointer)).collect()
+            }
         };
         let format = match self.kind {
             Kind::Tcg | Kind::Kvm => Format::nested(false, PHYSICAL_BITS),
             Kind::Bochs => Format::extended(false, PHYSICAL_BITS),
         };
-        let mut frames = Vec::new();
-        for (pa, root, owner) in found {
-            let tables = Tables::new(view, format, root).with_table_limit(view.table_limit());
-            let found = Frames::of_second_stage(&tables, owner)
-                .map_err(|error| anyhow!("the second stage of the control block at {pa:#x}: {error}"))?;
-            frames.extend(found);
-        }
-        Ok(Frames::sorted(frames))
+        let guests: Vec<_> = found
+            .iter()
+            .map(|(_, root)| Tables::new(view, format, *root).with_table_limit(view.table_limit()))
+            .collect();
+        let place = |guest: u64| found.get(guest as usize - 1).map_or(0, |(pa, _)| *pa);
+        let owners = owners(&guests).map_err(|(guest, error)| {
+            anyhow!(
+                "the second stage of the control block at {:#x}: {error}",
+                place(guest)
+            )
+        })?;
+        let wrong = owners.wrong.iter().map(|(guest, violation)| {
+            format!(
+                "in the second stage of the control block at {:#x} {violation}",
+                place(*guest)
+            )
+        });
+        Ok((owners.frames, wrong.collect()))
     }
 
     fn moment(&self, phase: &str) -> Result<&Moment, String> {
@@ -177,6 +188,9 @@ impl Look {
                     "at {phase} the host reaches private memory in {count} places, first {pa} at {va}"
                 ));
             }
+        }
+        for (phase, moment) in &self.moments {
+            wrong.extend(moment.shared.iter().map(|shared| format!("at {phase} {shared}")));
         }
         if let Some(hit) = boot.hits.first() {
             wrong.push(format!(

@@ -28,6 +28,7 @@ fn moment(leaves: impl IntoIterator<Item = u64>) -> Moment {
         dump,
         hits: Vec::new(),
         private: Vec::new(),
+        shared: Vec::new(),
         stray: Vec::new(),
         reached: Vec::new(),
         sees_image: true,
@@ -92,6 +93,7 @@ fn what_must_not_be_is_found() {
     assert!(spoilt(0, |m| m.hits.push(HIT)).contains("at boot there is a guest's pattern"));
     assert!(spoilt(2, |m| m.hits.push(HIT)).contains("after teardown 1 pieces"));
     assert!(spoilt(1, |m| m.stray.push(HIT)).contains("outside its memory"));
+    assert!(spoilt(1, |m| m.shared.push("a frame".into())).contains("at guests a frame"));
     assert!(spoilt(2, |m| m.dump.leaves.truncate(2)).contains("differ from those at boot in 1 places"));
     assert!(spoilt(1, |m| m.dump.leaves.push(leaf(1))).contains("less than at boot"));
 }

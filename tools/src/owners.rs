@@ -1,0 +1,51 @@
+//! Whose memory is whose, by the guests' own tables.
+
+use audit::{
+    Pa, PhysicalRead, PrivateExtent, PrivateSet, SecondStageViolation, Tables, WalkError, check_second_stage,
+};
+
+use crate::reach::Frames;
+
+/// What the guests' second stages say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// All memory of guests. The owner is the guest's place in the list that was given, from 1; of two guests that have the same frame it is the
+    /// first.
+    pub frames: Vec<Frames>,
+    /// Guests, by their place in the list from 1, whose tables map a frame of another guest, or one of theirs twice, or let them reach it past the
+    /// caches; and what of it was found first.
+    pub wrong: Vec<(u64, SecondStageViolation)>,
+}
+
+/// Walks the second stages of all guests.
+///
+/// # Errors
+/// The tables of a guest, by its place in the list from 1, are malformed.
+pub fn owners<M: PhysicalRead + ?Sized>(guests: &[Tables<'_, M>]) -> Result<Owners, (u64, WalkError)> {
+    let mut frames = Vec::new();
+    for (owner, tables) in (1..).zip(guests) {
+        frames.extend(Frames::of_second_stage(tables, owner).map_err(|error| (owner, error))?);
+    }
+    let frames = Frames::sorted(frames);
+    let extents: Vec<PrivateExtent> = frames.iter().map(|frames| (*frames).into()).collect();
+    // Sorted and cut as they are, they are a set.
+    let private = PrivateSet::new(&extents).unwrap_or(PrivateSet::EMPTY);
+    let wrong = (1..).zip(guests).filter_map(|(owner, tables)| {
+        let violation = check_second_stage(tables, &private, owner).err()?;
+        Some((owner, violation))
+    });
+    Ok(Owners {
+        wrong: wrong.collect(),
+        frames,
+    })
+}
+
+impl From<Frames> for PrivateExtent {
+    fn from(frames: Frames) -> Self {
+        Self {
+            start: Pa::new(frames.start & !0xfff),
+            end: Pa::new(frames.end.next_multiple_of(4096)),
+            owner: frames.owner,
+        }
+    }
+}
