@@ -3,7 +3,7 @@
 //! Nothing here asks the hypervisor. [`registers`] takes CR3 from the emulator; [`layout`] says which byte of the file is which
 //! physical address; [`ram`] reads the file; the tables are walked with the crate `audit`, as host tables or as a second stage.
 //! From there: [`dump`] keeps leaves and compares two moments leaf for leaf; [`mod@search`] finds the guests' patterns wherever they lie;
-//! [`vmcb`] and [`vmcs`] find the guests' control blocks, AMD's and Bochs', and with them the roots of their tables; [`owners`] walks
+//! [`vmcb`] and [`vmcs`] find the guests' control blocks, AMD's and Bochs', and with them the roots of their tables; [`mod@owners`] walks
 //! these and checks that no frame has two; [`reach`] checks that no host address leads to given frames. Functions return data; the binary `lacuna-inspect` prints it.
 
 pub mod dump;

@@ -361,7 +361,12 @@ fn seen_from_outside() -> Vec<Row> {
         Row {
             kinds: EVERYWHERE,
             smp: 2,
-            ..row("outside-128M-two-cpus", 128, 384, "{two-at-once} {touch-all}")
+            ..row(
+                "outside-128M-two-cpus",
+                128,
+                384,
+                "{two-at-once} guest=touch-all,memory=16M,limit=60s",
+            )
         },
         row(
             "outside-4G",
