@@ -138,7 +138,12 @@ fn top_of_memory(features: &Features) -> Option<Hpa> {
     if features.vendor != Vendor::Amd {
         return None;
     }
-    // SAFETY: every 64-bit CPU of AMD's has both registers; emulators and KVM let them be read.
-    let (configuration, top) = unsafe { (rdmsr(SYSTEM_CONFIGURATION), rdmsr(TOP_OF_MEMORY)) };
-    (configuration & TOP_IS_WRITE_BACK == TOP_IS_WRITE_BACK).then_some(Hpa::new(top & 0x000f_ffff_ff80_0000))
+    // SAFETY: every 64-bit CPU of AMD's has it; emulators and KVM let it be read.
+    let configuration = unsafe { rdmsr(SYSTEM_CONFIGURATION) };
+    if configuration & TOP_IS_WRITE_BACK != TOP_IS_WRITE_BACK {
+        return None;
+    }
+    // SAFETY: the CPU says that it uses the register. It is not read before: under KVM, which never sets the bits, it is a #GP.
+    let top = unsafe { rdmsr(TOP_OF_MEMORY) };
+    Some(Hpa::new(top & 0x000f_ffff_ff80_0000))
 }
