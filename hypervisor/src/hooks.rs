@@ -1,6 +1,8 @@
 //! Deliberate mistakes, in test builds only. Most are faults, made here: each must end in a report that names what was done. Others
-//! leave something out, where it would have been done, or damage nothing that the hypervisor relies on and must be found by whoever looks
-//! from outside.
+//! leave something out, where it would have been done, or write something wrong (`control_block`), or damage nothing that the hypervisor relies
+//! on and must be found by whoever looks from outside.
+
+pub mod control_block;
 
 use core::mem::ManuallyDrop;
 
@@ -50,6 +52,8 @@ pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>)
                 keep(hole, copy);
             }
         }
+        // Done already, in every control block.
+        Hook::BadControlBlock => return control_block::was_taken(),
     }
     true
 }

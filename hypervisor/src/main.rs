@@ -283,6 +283,10 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         Err(error) => refuse!("{error}"),
     };
     let capabilities = B::capabilities(&found);
+    #[cfg(feature = "test-hooks")]
+    if let Some(hook) = config.test {
+        hooks::control_block::prepare(hook);
+    }
     let backend = match B::new(found) {
         Ok(backend) => backend,
         Err(error) => refuse!("{error}"),

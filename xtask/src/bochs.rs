@@ -14,11 +14,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use boot_config::{Config, Phase};
 
-use crate::emulator::{Record, Watch, file, harmless};
+use crate::emulator::{Record, Watch, file, harmless, nested_outcome};
 use crate::folder::Folder;
 use crate::interrupt;
-use crate::machine::{Machine, Ram};
+use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Medium;
+use crate::nested;
 use crate::process::{LOOK, Process};
 use crate::report::Report;
 use crate::setup::{BOCHS, BOCHS_BIOS, BOCHS_VGA};
@@ -37,21 +38,83 @@ const LOG: &str = "bochs.log";
 /// looks at all of 64 MiB (260 million).
 const INSTRUCTIONS_PER_SECOND: u32 = 50_000_000;
 
+/// The same for level 1, whose software waits more than it works: a slow CPU has less idle time to emulate.
+const NESTED_INSTRUCTIONS_PER_SECOND: u32 = 20_000_000;
+
 /// Most memory that Bochs keeps in RAM, in MiB; the rest of a larger machine goes to a file of its own.
 const HOST_MIB: u64 = 2048;
 
+/// What differs between the hypervisor on Bochs and level 1 on Bochs.
+struct Setup {
+    /// The emulated CPU and how its MSRs are.
+    cpu: &'static str,
+    instructions_per_second: u32,
+    /// RAM in bytes, and how many CPUs.
+    memory: u64,
+    cpus: u32,
+    /// The boot medium's line, and which it is.
+    drive: String,
+    boot: &'static str,
+    /// More lines.
+    more: String,
+}
+
+impl Setup {
+    fn of(machine: &Machine) -> Self {
+        if machine.kind == Kind::NestedIntel {
+            return Self {
+                // Linux reads MSRs of a Haswell that Bochs does not know before it could handle a fault. KVM in level 1 knows for itself which ones
+                // level 2 has.
+                cpu: "model=corei7_haswell_4770, ignore_bad_msrs=1",
+                instructions_per_second: NESTED_INSTRUCTIONS_PER_SECOND,
+                memory: nested::level_0::memory(machine),
+                cpus: 1,
+                drive: disc(nested::file::DISC),
+                boot: "cdrom",
+                // A message while a signal handler runs can deadlock Bochs' log (measured with 2.7).
+                more: format!(
+                    "com3: enabled=1, mode=file, dev={}\nerror: action=ignore\ninfo: action=ignore\n",
+                    nested::file::LOG
+                ),
+            };
+        }
+        let medium = Medium::of(machine.kind, machine.boot).unwrap_or(Medium::Disk);
+        let path = medium.file_name();
+        let (drive, boot) = match medium {
+            Medium::Disk => (format!("type=disk, mode=flat, path={path}, cylinders=0"), "disk"),
+            Medium::Disc => (disc(path), "cdrom"),
+        };
+        Self {
+            // Unknown MSRs must fault: by default Bochs lets them read zero.
+            cpu: "model=corei7_skylake_x, ignore_bad_msrs=0",
+            instructions_per_second: INSTRUCTIONS_PER_SECOND,
+            memory: machine.memory,
+            cpus: machine.smp,
+            drive,
+            boot,
+            more: "error: action=report\n".into(),
+        }
+    }
+}
+
+fn disc(path: &str) -> String {
+    format!("type=cdrom, path={path}, status=inserted")
+}
+
 /// Bochs' configuration. Paths are relative to the run's folder, where it is started: its syntax has no way to quote them.
 fn configuration(machine: &Machine) -> String {
-    let medium = Medium::of(machine.kind, machine.boot).unwrap_or(Medium::Disk);
-    let path = medium.file_name();
-    let (drive, boot) = match medium {
-        Medium::Disk => (format!("type=disk, mode=flat, path={path}, cylinders=0"), "disk"),
-        Medium::Disc => (format!("type=cdrom, path={path}, status=inserted"), "cdrom"),
-    };
-    let mib = machine.memory >> 20;
+    let Setup {
+        cpu,
+        instructions_per_second,
+        memory,
+        cpus,
+        drive,
+        boot,
+        more,
+    } = Setup::of(machine);
+    let mib = memory >> 20;
     let host = mib.min(HOST_MIB);
-    // Unknown MSRs must fault: by default Bochs lets them read zero. A text of one screen is all that the display ever gets: its
-    // terminal is never read, and more would stop the machine.
+    // A text of one screen is all that the display ever gets: its terminal is never read, and more would stop the machine.
     format!(
         "display_library: term
 config_interface: textconfig
@@ -59,7 +122,7 @@ plugin_ctrl: speaker=0, unmapped=1
 memory: guest={mib}, host={host}
 romimage: file={BOCHS_BIOS}, options=fastboot
 vgaromimage: file={BOCHS_VGA}
-cpu: model=corei7_skylake_x, count={}, ips={INSTRUCTIONS_PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=0
+cpu: {cpu}, count={cpus}, ips={instructions_per_second}, reset_on_triple_fault=0
 clock: sync=none, time0=1000000000
 port_e9_hack: enabled=1
 com1: enabled=1, mode=file, dev={}
@@ -68,9 +131,7 @@ ata0-master: {drive}
 boot: {boot}
 log: {LOG}
 panic: action=fatal
-error: action=report
-",
-        machine.smp,
+{more}",
         file::SERIAL,
         file::JSON,
     )
@@ -165,14 +226,17 @@ pub fn run(machine: &Machine, folder: &Folder, watch: Watch<'_>) -> Result<Recor
     let text = String::from_utf8_lossy(&serial.text).into_owned();
     let report = Report::read(&folder.file(file::JSON));
     let outcome = match ended {
+        Ok(_) if machine.kind.is_nested() => nested_outcome(&text, folder).confirmed(&report),
         Ok(status) => Outcome::judge_bochs(&text, status).confirmed(&report),
         Err(outcome) => outcome,
     };
     let outcome = match outcome {
-        Outcome::NoVerdict(reason) => Outcome::NoVerdict(match panic_line(folder) {
-            Some(line) => format!("{reason}; it says `{line}`"),
-            None => reason,
-        }),
+        Outcome::NoVerdict(reason) => Outcome::NoVerdict(
+            match panic_line(folder).or_else(|| nested_line(machine, folder)) {
+                Some(line) => format!("{reason}; it says `{line}`"),
+                None => reason,
+            },
+        ),
         outcome => outcome,
     };
     Ok(Record {
@@ -223,6 +287,16 @@ impl Serial {
     }
 }
 
+/// The last thing that level 1 said, where there is one.
+fn nested_line(machine: &Machine, folder: &Folder) -> Option<String> {
+    let log = machine.kind.is_nested().then(|| nested::log(folder.path()))?;
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .map(str::to_owned)
+}
+
 /// What Bochs says when it panics, or when a triple fault makes it.
 fn panic_line(folder: &Folder) -> Option<String> {
     // Before it has read its configuration it has no log.
@@ -246,7 +320,7 @@ fn last_panic(log: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{Kind, Ram};
+    use crate::machine::Ram;
     use crate::medium::Boot;
 
     fn machine() -> Machine {
@@ -295,7 +369,7 @@ mod tests {
         let text = configuration(&machine);
         assert!(text.contains("memory: guest=512, host=512\n"), "{text}");
         assert!(
-            text.contains("model=corei7_skylake_x, count=2, ips=50000000"),
+            text.contains("model=corei7_skylake_x, ignore_bad_msrs=0, count=2, ips=50000000"),
             "{text}"
         );
         assert!(

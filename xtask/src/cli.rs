@@ -57,6 +57,10 @@ pub enum Machine {
     Tcg,
     /// Bochs' emulation of an Intel CPU; works anywhere, slowly.
     Bochs,
+    /// KVM in a Linux on QEMU's emulation of an AMD CPU; works on Debian.
+    NestedAmd,
+    /// KVM in a Linux on Bochs' emulation of an Intel CPU; works on Debian, very slowly.
+    NestedIntel,
 }
 
 impl Machine {
@@ -67,6 +71,8 @@ impl Machine {
             Self::Kvm => Some(Kind::Kvm),
             Self::Tcg => Some(Kind::Tcg),
             Self::Bochs => Some(Kind::Bochs),
+            Self::NestedAmd => Some(Kind::NestedAmd),
+            Self::NestedIntel => Some(Kind::NestedIntel),
         }
     }
 }
@@ -80,7 +86,7 @@ pub struct Run {
     /// What starts the hypervisor; the media are made for the run
     #[arg(long, value_enum, default_value = "direct")]
     pub boot: Boot,
-    /// RAM of the machine, such as 512M or 64G; only what is touched costs memory here [default: 4G; 512M on Bochs]
+    /// RAM of the machine, such as 512M or 64G; only what is touched costs memory here [default: 4G; 512M on bochs and nested-amd, 256M on nested-intel]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
     /// Number of CPUs
@@ -113,10 +119,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// RAM of a machine of this kind in bytes. Bochs' own start-up grows with the square of it (measured: 10 s at 4 GiB).
+    /// RAM of a machine of this kind in bytes. Bochs' own start-up grows with the square of it (measured: 10 s at 4 GiB), and
+    /// everything takes long on a machine with levels.
     pub fn memory(&self, kind: Kind) -> u64 {
         self.memory.unwrap_or(match kind {
-            Kind::Bochs => 512 << 20,
+            Kind::Bochs | Kind::NestedAmd => 512 << 20,
+            Kind::NestedIntel => 256 << 20,
             Kind::Kvm | Kind::Tcg => 4 << 30,
         })
     }
@@ -150,6 +158,9 @@ pub struct Test {
     /// Print the names of the tests and stop
     #[arg(long)]
     pub list: bool,
+    /// Run also what takes long: every test on the machines with KVM inside, not only a few of them
+    #[arg(long)]
+    pub long: bool,
     /// Show the text of every run as it comes, and keep every run's folder
     #[arg(short, long)]
     pub verbose: bool,

@@ -11,12 +11,12 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::folder::Folder;
-use crate::machine::{Kind, Machine};
+use crate::machine::Machine;
 use crate::process::{LOOK, Process};
 use crate::qmp::{Listener, Qmp, register};
 use crate::report::Report;
 use crate::verdict::Outcome;
-use crate::{bochs, interrupt, medium};
+use crate::{bochs, interrupt, medium, nested};
 
 /// Names of the files that a run leaves in its folder.
 pub mod file {
@@ -74,7 +74,8 @@ pub struct Watch<'a> {
 /// The emulator can't be started or spoken to, or the visitor failed. No process is left in any case.
 pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
     medium::prepare(&machine, folder)?;
-    if machine.kind == Kind::Bochs {
+    nested::prepare(&machine, folder)?;
+    if machine.kind.is_bochs() {
         return bochs::run(&machine, folder, watch);
     }
     let listener = Listener::bind()?;
@@ -108,13 +109,19 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
     let text = std::mem::take(&mut *text.lock().unwrap_or_else(PoisonError::into_inner));
     let text = String::from_utf8_lossy(&text).into_owned();
     let (outcome, stopped_at) = match ended? {
+        End::Status(_) if machine.kind.is_nested() => (nested_outcome(&text, folder), Vec::new()),
         End::Status(status) => (Outcome::judge(&text, status), Vec::new()),
         End::Interrupted => (Outcome::Interrupted, Vec::new()),
         End::TimeIsUp(limit, stopped_at) => (Outcome::TimeLimit(limit), stopped_at),
     };
     let took = start.elapsed();
     let report = Report::read(&folder.file(file::JSON));
-    let outcome = with_messages(outcome.confirmed(&report), folder);
+    let messages = if machine.kind.is_nested() {
+        nested::file::LOG
+    } else {
+        file::EMULATOR
+    };
+    let outcome = with_messages(outcome.confirmed(&report), folder, messages);
     Ok(Record {
         outcome,
         text,
@@ -124,12 +131,21 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
     })
 }
 
+/// Judges a machine with levels: the status that counts is the one of level 1's QEMU.
+pub fn nested_outcome(text: &str, folder: &Folder) -> Outcome {
+    match nested::status(&nested::log(folder.path())) {
+        Some(status) => Outcome::judge(text, Some(status)),
+        None => Outcome::NoVerdict("level 1 ended before it said how QEMU did".into()),
+    }
+}
+
 /// Adds what the emulator itself said to a run without a verdict: often it did not even start.
-fn with_messages(outcome: Outcome, folder: &Folder) -> Outcome {
+fn with_messages(outcome: Outcome, folder: &Folder, messages: &str) -> Outcome {
     let Outcome::NoVerdict(reason) = outcome else {
         return outcome;
     };
-    let log = std::fs::read_to_string(folder.file(file::EMULATOR)).unwrap_or_default();
+    let log = std::fs::read(folder.file(messages)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
     let last = log.lines().rev().find(|line| !line.trim().is_empty());
     Outcome::NoVerdict(last.map_or(reason.clone(), |line| {
         format!("{reason}; it says `{}`", line.trim())

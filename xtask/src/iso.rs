@@ -1,4 +1,4 @@
-//! A GRUB disc that starts the hypervisor by multiboot2, on a BIOS and under UEFI.
+//! A GRUB disc that starts the hypervisor by multiboot2, on a BIOS and under UEFI; or anything else that GRUB can start.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::setup::MKRESCUE;
 
 /// GRUB's modules on the disc. All of them are 15 MB, which nothing needs; `grub-mkrescue` makes GRUB look for every kind of
 /// partition table, though.
-const MODULES: &str = "normal multiboot2 iso9660 part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_gpt \
+const MODULES: &str = "normal multiboot2 linux iso9660 part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_gpt \
                        part_msdos part_plan part_sun part_sunpc";
 /// Making a disc takes a second or less.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -29,21 +29,26 @@ pub fn make(
     to: &Path,
     scratch: &Path,
 ) -> Result<()> {
-    let boot = scratch.join("boot");
-    let grub = boot.join("grub");
+    let configuration = configuration(command_line, archive.is_some())?;
+    fs::create_dir_all(scratch).with_context(|| format!("make the folder {}", scratch.display()))?;
+    let file = scratch.join("image");
+    fs::write(&file, image_file::without_sections(image)?).context("write the disc's image")?;
+    let mut files = vec![("lacuna", file.as_path())];
+    files.extend(archive.map(|archive| ("guests.tar", archive)));
+    disc(&files, &configuration, to, scratch)
+}
+
+/// Makes a disc at `to` that does what `configuration` says, with these files in `/boot`; `scratch` is a folder that is removed.
+///
+/// # Errors
+/// A file can't be read, or `grub-mkrescue` fails (the text has what it says).
+pub fn disc(files: &[(&str, &Path)], configuration: &str, to: &Path, scratch: &Path) -> Result<()> {
+    let grub = scratch.join("grub");
     fs::create_dir_all(&grub).with_context(|| format!("make the folder {}", grub.display()))?;
-    fs::write(boot.join("lacuna"), image_file::without_sections(image)?).context("write the disc's image")?;
-    if let Some(archive) = archive {
-        fs::copy(archive, boot.join("guests.tar")).context("copy the archive")?;
-    }
-    fs::write(
-        grub.join("grub.cfg"),
-        configuration(command_line, archive.is_some())?,
-    )
-    .context("write GRUB's configuration")?;
+    fs::write(grub.join("grub.cfg"), configuration).context("write GRUB's configuration")?;
 
     let log = scratch.join("messages");
-    let file = fs::File::create(&log).context("make a file for GRUB's messages")?;
+    let messages = fs::File::create(&log).context("make a file for GRUB's messages")?;
     let mut command = Command::new(MKRESCUE);
     command
         .arg("-o")
@@ -55,10 +60,16 @@ pub fn make(
             "--locales=",
             "--themes=",
         ])
-        .arg(format!("/boot={}", boot.display()))
+        .arg(format!("/boot/grub={}", grub.display()));
+    command.args(
+        files
+            .iter()
+            .map(|(name, path)| format!("/boot/{name}={}", path.display())),
+    );
+    command
         .stdin(Stdio::null())
-        .stdout(file.try_clone().context("share a file")?)
-        .stderr(file);
+        .stdout(messages.try_clone().context("share a file")?)
+        .stderr(messages);
     let status = Process::start(&mut command)?.wait(LIMIT)?;
     let messages = fs::read_to_string(&log).unwrap_or_default();
     fs::remove_dir_all(scratch).with_context(|| format!("remove {}", scratch.display()))?;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::bochs;
 use crate::medium::{Boot, Medium, UEFI};
 use crate::setup::QEMU;
+use crate::{bochs, nested};
 
 /// A kind of machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +16,10 @@ pub enum Kind {
     Tcg,
     /// Bochs, which emulates Intel's VMX and EPT; works anywhere, slowly.
     Bochs,
+    /// KVM in a Linux on QEMU's emulation of an AMD CPU; works on Debian.
+    NestedAmd,
+    /// KVM in a Linux on Bochs' emulation of an Intel CPU; works on Debian, very slowly.
+    NestedIntel,
 }
 
 impl Kind {
@@ -25,7 +29,19 @@ impl Kind {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
             Self::Bochs => "bochs",
+            Self::NestedAmd => "nested-amd",
+            Self::NestedIntel => "nested-intel",
         }
+    }
+
+    /// Whether Bochs is the emulator, else it is QEMU.
+    pub const fn is_bochs(self) -> bool {
+        matches!(self, Self::Bochs | Self::NestedIntel)
+    }
+
+    /// Whether the machine is one inside another, see [`nested`].
+    pub const fn is_nested(self) -> bool {
+        matches!(self, Self::NestedAmd | Self::NestedIntel)
     }
 }
 
@@ -70,13 +86,16 @@ pub struct Machine {
 }
 
 /// A path as a value inside a list of options: commas are doubled there.
-fn value(path: &Path) -> String {
+pub fn value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
 impl Machine {
     /// The emulator's arguments. All of them are known to QEMU 7.2 and 10.0 alike.
     pub fn arguments(&self) -> Vec<String> {
+        if self.kind.is_nested() {
+            return nested::level_0::arguments(self);
+        }
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
 
@@ -88,7 +107,7 @@ impl Machine {
             Kind::Kvm => ("kvm", "host"),
             // One thread for all CPUs: with more, a shootdown costs milliseconds on a small host. (Bochs has no such arguments, see
             // `bochs`.)
-            Kind::Tcg | Kind::Bochs => ("tcg,thread=single", "max"),
+            Kind::Tcg | Kind::Bochs | Kind::NestedAmd | Kind::NestedIntel => ("tcg,thread=single", "max"),
         };
         add(&["-accel", accelerator]);
         let comma = if self.cpu_flags.is_empty() { "" } else { "," };
@@ -167,7 +186,7 @@ impl Machine {
 
     /// The command as a line that can be pasted into a shell.
     pub fn shell_line(&self) -> String {
-        if self.kind == Kind::Bochs {
+        if self.kind.is_bochs() {
             return bochs::shell_line(self.json.parent().unwrap_or(Path::new(".")));
         }
         let mut words = vec![QEMU.to_owned()];

@@ -14,10 +14,12 @@ use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
 use crate::preflight::{self, Choice, Host};
 use crate::verdict::Outcome;
-use crate::{Failure, gdb, guests, report, setup, symbolise, workspace};
+use crate::{Failure, gdb, guests, nested, report, setup, symbolise, workspace};
 
 /// How many of the last lines of the serial log are shown after a failure.
 const TAIL: usize = 25;
+/// The most RAM for the hypervisor on nested-intel.
+const MOST_ON_BOCHS: u64 = 1 << 30;
 
 /// Does the whole run and returns its outcome.
 ///
@@ -42,7 +44,7 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
     let mut folder = Folder::create(&workspace::root())?;
     archive::write(&folder.file(file::ARCHIVE), &guests)?;
     let machine = machine(flags, &choice, &built.hypervisor, line, folder.path())?;
-    announce(flags, &choice, &guests, &machine);
+    announce(flags, &choice, &guests, &machine, &nested::set_up(choice.kind)?);
     eprintln!("seed: {seed:#x} (the same run again: --cmdline seed={seed:#x})\n");
     let mut nothing = |_: &str, _: &str| Ok(());
     let limit = (!flags.gdb).then_some(flags.time_limit);
@@ -71,6 +73,22 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
 fn fits(flags: &cli::Run, kind: Kind) -> Result<()> {
     if kind == Kind::Bochs && flags.gdb {
         bail!("Bochs, as the distributions build it, takes no debugger: use --machine tcg with --gdb");
+    }
+    if kind.is_nested() && flags.gdb {
+        bail!("level 1 has no network for a debugger: use --machine tcg with --gdb");
+    }
+    if kind.is_nested()
+        && flags
+            .cmdline
+            .split_whitespace()
+            .any(|word| word.starts_with("pause="))
+    {
+        bail!("nobody could end a pause inside level 1: leave out pause=, or use --machine tcg");
+    }
+    if kind == Kind::NestedIntel && flags.memory(kind) > MOST_ON_BOCHS {
+        bail!(
+            "Bochs is too slow for level 1 with so much memory: at most --memory 1G, or use --machine nested-amd"
+        );
     }
     if kind == Kind::Bochs && flags.boot == Boot::Uefi {
         bail!("Bochs has a BIOS only: use --boot iso, or --machine tcg with --boot uefi");
@@ -152,9 +170,12 @@ fn dry_run(flags: &cli::Run) -> Result<String> {
     Ok(machine(flags, &choice, &outlined.image, outlined.line, &folder)?.shell_line())
 }
 
-/// Says what is about to run.
-fn announce(flags: &cli::Run, choice: &Choice, guests: &[Guest], machine: &Machine) {
+/// Says what is about to run; `level_1` is what level 1 is made of.
+fn announce(flags: &cli::Run, choice: &Choice, guests: &[Guest], machine: &Machine, level_1: &str) {
     eprintln!("machine: {} ({})", choice.kind.name(), choice.why);
+    if !level_1.is_empty() {
+        eprintln!("{level_1}");
+    }
     eprintln!(
         "guests: {}",
         guests
@@ -166,6 +187,9 @@ fn announce(flags: &cli::Run, choice: &Choice, guests: &[Guest], machine: &Machi
     if flags.verbose {
         eprintln!("command line: {}", machine.command_line);
         eprintln!("emulator: {}", machine.shell_line());
+        if machine.kind.is_nested() {
+            eprintln!("level 1 starts: {}", nested::level_2(machine).shell_line());
+        }
     }
     if let Some(port) = machine.debugger {
         eprintln!("halted before the first instruction, without a time limit; attach with\n");

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::machine::Kind;
 use crate::medium::{Boot, Medium, UEFI};
+use crate::nested;
 use crate::workspace::TARGET;
 
 /// The emulator's program.
@@ -124,14 +125,20 @@ pub fn emulator() -> Result<()> {
 /// # Errors
 /// Something is missing and may not be installed from here.
 pub fn machine(kind: Kind, boot: Boot) -> Result<()> {
-    if kind == Kind::Bochs {
+    if kind.is_bochs() {
         bring(&BOCHS_BUNDLE)?;
+    }
+    if kind == Kind::NestedIntel {
+        discs()?;
     }
     if Medium::of(kind, boot) == Some(Medium::Disc) {
         discs()?;
     }
     if boot == Boot::Uefi {
         bring(&OVMF)?;
+    }
+    if kind.is_nested() {
+        nested::set_up(kind)?;
     }
     Ok(())
 }
@@ -164,32 +171,41 @@ fn bring(bundle: &Bundle) -> Result<()> {
             "{name} is not installed ({part} is missing), and this user may not install packages. Type\n    sudo apt-get install --no-install-recommends {packages}\n(or your system's way to install it), then try again"
         );
     };
+    renew_lists();
     let install = [&["install", "-y", "--no-install-recommends"][..], bundle.packages].concat();
-    for arguments in [&["update"][..], &install] {
-        let shown = [prefix, &["apt-get"], arguments].concat().join(" ");
-        eprintln!("set-up: {shown}");
-        let mut words = prefix
-            .iter()
-            .chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .chain(arguments);
-        let program = words.next().context("an empty command")?;
-        // In our own process group on purpose: Ctrl-C reaches apt itself, which must not be killed half-way.
-        let status = Command::new(program)
-            .args(words)
-            .stdin(Stdio::null())
-            .status()
-            .context("start apt-get")?;
-        if !status.success() && arguments.first() == Some(&"install") {
-            bail!("the package manager failed (see above). Type, and mend what it reports:\n    {shown}");
-        }
-        if !status.success() {
-            eprintln!("set-up: the lists of packages could not be renewed; trying with the ones at hand");
-        }
+    if !apt(prefix, &install)? {
+        let shown = [prefix, &["apt-get"], &install].concat().join(" ");
+        bail!("the package manager failed (see above). Type, and mend what it reports:\n    {shown}");
     }
     match missing(bundle) {
         None => Ok(()),
         Some(part) => bail!("the packages {packages} are installed, yet {part} is missing"),
     }
+}
+
+/// Has the package manager renew its lists, where this user may; what fails is said, and the lists at hand are used.
+pub fn renew_lists() {
+    let renewed = privilege().is_some_and(|prefix| apt(prefix, &["update"]).unwrap_or(false));
+    if !renewed {
+        eprintln!("set-up: the lists of packages could not be renewed; trying with the ones at hand");
+    }
+}
+
+/// Runs the package manager; false when it fails.
+fn apt(prefix: &[&str], arguments: &[&str]) -> Result<bool> {
+    eprintln!("set-up: {}", [prefix, &["apt-get"], arguments].concat().join(" "));
+    let mut words = prefix
+        .iter()
+        .chain(&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .chain(arguments);
+    let program = words.next().context("an empty command")?;
+    // In our own process group on purpose: Ctrl-C reaches apt itself, which must not be killed half-way.
+    let status = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .status()
+        .context("start apt-get")?;
+    Ok(status.success())
 }
 
 /// What to put before a command of the package manager; `None` when this user may not install anything.

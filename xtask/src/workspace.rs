@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -38,6 +39,20 @@ pub struct Outline {
     pub built: PathBuf,
     /// The names of the bundled guests: the binaries of the package, in alphabetical order.
     pub guests: Vec<String>,
+}
+
+/// The folder of everything that cargo builds.
+///
+/// # Errors
+/// As for [`outline`].
+pub fn target_folder() -> Result<PathBuf> {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(folder) = FOLDER.get() {
+        return Ok(folder.clone());
+    }
+    let built = outline()?.built;
+    let folder = built.ancestors().nth(2).context("cargo's target folder")?;
+    Ok(FOLDER.get_or_init(|| folder.to_owned()).clone())
 }
 
 /// Asks cargo for the outline of the workspace.

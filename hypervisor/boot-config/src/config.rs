@@ -135,17 +135,20 @@ pub enum Hook {
     ShowHole,
     /// Copy a hidden region to ordinary memory, and never free that.
     KeepCopy,
+    /// Give every guest on SVM an EFER with FFXSR, without asking CPUID for it.
+    BadControlBlock,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ReadHole,
         Self::WriteText,
         Self::StackOverflow,
         Self::SilentCpu,
         Self::ShowHole,
         Self::KeepCopy,
+        Self::BadControlBlock,
     ];
 
     /// The word for the hook on the command line.
@@ -157,6 +160,7 @@ impl Hook {
             Self::SilentCpu => "silent-cpu",
             Self::ShowHole => "show-hole",
             Self::KeepCopy => "keep-copy",
+            Self::BadControlBlock => "bad-control-block",
         }
     }
 }

@@ -123,7 +123,9 @@ pub struct Choice {
 /// KVM was asked for and does not work here; the text says why.
 pub fn choose(wanted: Option<Kind>, host: &Host) -> Result<Choice> {
     let (kind, why) = match (wanted, host.obstacle()) {
-        (Some(kind @ (Kind::Tcg | Kind::Bochs)), _) => (kind, "asked for".into()),
+        (Some(kind @ (Kind::Tcg | Kind::Bochs | Kind::NestedAmd | Kind::NestedIntel)), _) => {
+            (kind, "asked for".into())
+        }
         (Some(Kind::Kvm), None) => (Kind::Kvm, "asked for".into()),
         (Some(Kind::Kvm), Some(obstacle)) => bail!("the machine kvm does not work here: {obstacle}"),
         (None, None) => (Kind::Kvm, "KVM offers its guests the CPU's virtualization".into()),

@@ -141,8 +141,8 @@ pub fn second_stage(report: &Report, kind: Kind) -> Held {
     let start = report.start().ok_or("no start")?;
     let found = start.machine.second_stage.as_str();
     let right: &[&str] = match kind {
-        Kind::Tcg => &["npt"],
-        Kind::Bochs => &["ept"],
+        Kind::Tcg | Kind::NestedAmd => &["npt"],
+        Kind::Bochs | Kind::NestedIntel => &["ept"],
         // That of the host.
         Kind::Kvm => &["npt", "ept"],
     };

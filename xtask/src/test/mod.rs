@@ -96,7 +96,13 @@ impl Tally {
 }
 
 /// The machines that this version has tests for.
-const KINDS: [Kind; 3] = [Kind::Tcg, Kind::Kvm, Kind::Bochs];
+const KINDS: [Kind; 5] = [
+    Kind::Tcg,
+    Kind::Kvm,
+    Kind::Bochs,
+    Kind::NestedAmd,
+    Kind::NestedIntel,
+];
 
 /// A row's name on a kind of machine.
 fn full_name(kind: Kind, row: &Row) -> String {
@@ -112,7 +118,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     let rows = table::rows(&workspace::outline()?.guests);
     let of_kind = |kind| {
         rows.iter()
-            .filter(move |row| row.kinds.contains(&kind) && chosen(&full_name(kind, row)))
+            .filter(move |row| row.is_for(kind) && chosen(&full_name(kind, row)))
             .collect::<Vec<_>>()
     };
     let with_host = chosen(host::NAME);
@@ -171,10 +177,26 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
                 }
                 continue;
             }
-            for row in rows {
-                setup::machine(kind, row.boot)?;
-                let name = full_name(kind, row);
+            let (rows, long): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| flags.long || !row.is_long(kind));
+            if !long.is_empty() {
+                let name = format!("{} ({} more tests)", kind.name(), long.len());
                 Tally::begin(&name);
+                tally.end(&name, long.len(), Verdict::Skip("they take long: --long".into()));
+            }
+            let of = rows.len();
+            for (number, row) in (1..).zip(rows) {
+                let name = full_name(kind, row);
+                if kind.is_nested() {
+                    // These take long enough to ask how many are left.
+                    print!("{number}/{of} ");
+                }
+                Tally::begin(&name);
+                if let Some(obstacle) = row.obstacle(kind) {
+                    tally.end(&name, 1, Verdict::Skip(obstacle.into()));
+                    continue;
+                }
+                setup::machine(kind, row.boot)?;
                 let verdict = on_machine::run(row, kind, &images, flags.verbose);
                 if interrupt::asked() {
                     println!("stopped");

@@ -34,6 +34,7 @@ pub fn obstacle(kind: Kind, host: &Host) -> Option<String> {
             "KVM keeps the control structures of Intel's guests in a format of its own, so guests' tables can't be found in RAM from outside".into(),
         ),
         (Kind::Bochs, _) => bochs::obstacle(),
+        (Kind::NestedAmd | Kind::NestedIntel, _) => Some("level 2's RAM is no file here, and nobody can pause it".into()),
         (Kind::Kvm | Kind::Tcg, _) => None,
     }
 }
@@ -83,7 +84,7 @@ impl Look {
         let registers =
             Registers::parse(registers).context("the emulator's registers have no CR3, CR4, EFER")?;
         let layout = |bytes| match self.kind {
-            Kind::Tcg | Kind::Kvm => Layout::q35(bytes),
+            Kind::Tcg | Kind::Kvm | Kind::NestedAmd | Kind::NestedIntel => Layout::q35(bytes),
             Kind::Bochs => Layout::with_below_4g(bytes, bytes),
         };
         let ram =
@@ -123,18 +124,18 @@ impl Look {
         let searched = "search the RAM for guests' control blocks";
         // Where each was found, and the root of its tables.
         let found: Vec<(u64, u64)> = match self.kind {
-            Kind::Tcg | Kind::Kvm => {
+            Kind::Tcg | Kind::Kvm | Kind::NestedAmd => {
                 let vmcbs = find_vmcbs(ram).context(searched)?;
                 vmcbs.iter().map(|vmcb| (vmcb.pa, vmcb.nested_cr3)).collect()
             }
-            Kind::Bochs => {
+            Kind::Bochs | Kind::NestedIntel => {
                 let vmcses = find_vmcses(ram).context(searched)?;
                 vmcses.iter().map(|vmcs| (vmcs.pa, vmcs.ept_pointer)).collect()
             }
         };
         let format = match self.kind {
-            Kind::Tcg | Kind::Kvm => Format::nested(false, PHYSICAL_BITS),
-            Kind::Bochs => Format::extended(false, PHYSICAL_BITS),
+            Kind::Tcg | Kind::Kvm | Kind::NestedAmd => Format::nested(false, PHYSICAL_BITS),
+            Kind::Bochs | Kind::NestedIntel => Format::extended(false, PHYSICAL_BITS),
         };
         let guests: Vec<_> = found
             .iter()

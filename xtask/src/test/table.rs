@@ -278,7 +278,7 @@ fn bad_machines() -> Vec<Row> {
         ..Row::ending("REFUSED", says, name, about, "{hello}")
     };
     // KVM's CPU is the host's, perhaps Intel's, where these flags mean nothing.
-    const AMD: &[Kind] = &[Kind::Tcg];
+    const AMD: &[Kind] = &[Kind::Tcg, Kind::NestedAmd];
     vec![
         Row {
             kinds: AMD,
@@ -405,6 +405,10 @@ fn deliberate_mistakes() -> Vec<Row> {
             &format!("{{touch-all}} test={hook} pause=boot+guests+after"),
         )
     };
+    let control_block = |says, name: &str, about| Row {
+        flavor: Flavor::TestHooks,
+        ..Row::ending("FAIL", says, name, about, "{hello} test=bad-control-block")
+    };
     vec![
         row(
             "read-hole",
@@ -447,5 +451,25 @@ fn deliberate_mistakes() -> Vec<Row> {
             "pieces of guests' patterns are left",
             "a copy of a guest's memory that stays behind is found from outside",
         ),
+        Row {
+            // Most hosts of KVM have FFXSR.
+            kinds: &[Kind::NestedAmd],
+            ..control_block(
+                &["hello#1 ended by unexpected", "refuse"],
+                "bad-control-block",
+                "KVM refuses a control block with a bit that the CPU does not have",
+            )
+        },
+        Row {
+            kinds: &[Kind::Tcg],
+            ..control_block(
+                &[
+                    "hello#1 ended by exit:0",
+                    "the deliberate fault bad-control-block was not caught",
+                ],
+                "bad-control-block-unseen",
+                "QEMU's emulation alone takes it: what the machine nested-amd is for",
+            )
+        },
     ]
 }

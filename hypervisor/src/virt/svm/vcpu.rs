@@ -68,6 +68,8 @@ impl SvmVcpu {
             exits: 0,
         };
         let efer = vcpu.msrs.efer();
+        #[cfg(feature = "test-hooks")]
+        let efer = crate::hooks::control_block::guest_efer(efer);
         let block = vcpu.vmcb();
         let control = &mut block.control;
         control.intercept_dr = intercepts::DEBUG_REGISTERS;
@@ -122,6 +124,10 @@ impl SvmVcpu {
         let (rax, rsp) = (block.save.rax, block.save.rsp);
         self.registers.set(RAX, rax);
         self.registers.set(RSP, rsp);
+        #[cfg(feature = "test-hooks")]
+        if exit == ExitCode::Invalid {
+            crate::hooks::control_block::entry_refused();
+        }
         if exit != ExitCode::Invalid
             && let Some(lease) = &mut self.lease
         {
