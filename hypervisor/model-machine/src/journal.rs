@@ -82,6 +82,13 @@ impl Journal {
         });
     }
 
+    /// Forgets what one entry was.
+    pub(crate) fn forget(&mut self, at: Hpa) {
+        if let Some(words) = self.frames.get_mut(&at.pfn().get()) {
+            words[word(at)].past.clear();
+        }
+    }
+
     /// Forgets everything: nobody has walked yet.
     pub(crate) fn begin(&mut self) {
         self.frames.clear();

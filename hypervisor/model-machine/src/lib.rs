@@ -6,7 +6,7 @@
 //! [`ram`] is the memory, [`cpu`] one CPU's caches, [`tags`] who wrote each frame last, [`guests`] the second stages and what runs under
 //! them. [`machine`] puts these together behind `memory`'s trait and boots the way the hypervisor does ([`board`]). Each store is judged when it
 //! happens (`watch`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
-//! ([`snapshot`]).
+//! ([`snapshot`]). [`world`] drives it: operations on several guests and CPUs, the state judged after each.
 //!
 //! The walker is that of `audit`, which is written from the manuals and shares nothing with `memory`.
 
@@ -27,7 +27,10 @@ pub mod ram;
 mod reach;
 pub mod snapshot;
 pub mod tags;
+#[cfg(test)]
+mod tests;
 mod watch;
+pub mod world;
 
 pub use board::{Board, Booted};
 pub use check::{Rule, Violation};
@@ -36,3 +39,4 @@ pub use guests::TableKind;
 pub use machine::{ModelCpu, ModelMachine};
 pub use snapshot::Snapshot;
 pub use tags::Writer;
+pub use world::{Op, World};

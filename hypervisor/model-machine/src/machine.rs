@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
-use memory::address::{ENTRIES, Gpa, Hpa, Hva, Pfn};
+use memory::address::{ENTRIES, Gpa, Hpa, Hva, Level, PAGE_SIZE, Pfn};
 use memory::frame::GuestId;
 use memory::layout::WINDOW_BASE;
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
@@ -321,7 +321,7 @@ impl ModelCpu<'_> {
         }
     }
 
-    fn note_store(&self, at: Hpa, value: u64) {
+    pub(crate) fn note_store(&self, at: Hpa, value: u64) {
         let mut state = self.machine.state();
         let old = self.machine.ram.load(at);
         self.machine.ram.store(at, value);
@@ -334,7 +334,24 @@ impl ModelCpu<'_> {
     fn note_bytes(&self, frame: Pfn, writer: Writer) {
         let mut state = self.machine.state();
         state.tags.set(frame, writer);
-        state.overwritten(&self.machine.ram, frame);
+        state.overwritten(&self.machine.ram, frame, 1);
+    }
+
+    /// Zeroes the 2 MiB at an address if one translation covers them; else false.
+    fn zero_region(&self, at: Hva) -> bool {
+        let last = Hva::new(at.get() + (Level::L2.bytes() - PAGE_SIZE));
+        let (Ok(first), Ok(last)) = (self.translate(at, true), self.translate(last, true)) else {
+            return false;
+        };
+        let whole =
+            first.is_aligned(Level::L2.bytes()) && last.get() - first.get() == Level::L2.bytes() - PAGE_SIZE;
+        if whole {
+            self.machine.ram.clear_region(first.pfn());
+            let mut state = self.machine.state();
+            state.tags.set_region(first.pfn(), Writer::Zeroed);
+            state.overwritten(&self.machine.ram, first.pfn(), Level::L2.frames());
+        }
+        whole
     }
 }
 
@@ -352,7 +369,7 @@ impl Machine for ModelCpu<'_> {
         {
             let mut state = self.machine.state();
             state.tags.set(at.pfn(), Writer::Host);
-            state.overwritten(&self.machine.ram, at.pfn());
+            state.overwritten(&self.machine.ram, at.pfn(), 1);
         }
         for index in 0..ENTRIES as u64 {
             let entry = Hpa::new(at.pfn().hpa().get() + 8 * index);
@@ -363,7 +380,9 @@ impl Machine for ModelCpu<'_> {
     }
 
     fn zero(&self, span: WindowSpan) {
-        // Page by page: frames never touched are zero already and stay untouched.
+        if span.bytes() as u64 == Level::L2.bytes() && self.zero_region(span.start()) {
+            return;
+        }
         for page in (0..span.bytes()).step_by(4096) {
             let at = Hva::new(span.start().get() + page as u64);
             match self.translate(at, true) {
@@ -401,6 +420,7 @@ impl Machine for ModelCpu<'_> {
         let mut state = self.machine.state();
         let now = state.journal.now();
         state.cpus[self.index].invalidate(at, now);
+        state.forget_window(self.index, at);
     }
 
     fn now(&self) -> u64 {

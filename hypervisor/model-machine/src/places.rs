@@ -1,7 +1,7 @@
 //! Where each table stands: in which tree, at which level, for which addresses. Rebuilt after each operation, added to when a store links
 //! a table. A place may be out of date, never missing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use memory::address::Pfn;
 
@@ -28,7 +28,7 @@ pub(crate) struct Place {
 /// Where all tables stand.
 #[derive(Default)]
 pub(crate) struct Places {
-    of: HashMap<u64, Vec<Place>>,
+    of: BTreeMap<u64, Vec<Place>>,
 }
 
 impl Places {
@@ -45,6 +45,12 @@ impl Places {
 
     pub(crate) fn of(&self, table: Pfn) -> Vec<Place> {
         self.of.get(&table.get()).cloned().unwrap_or_default()
+    }
+
+    /// The tables among some frames.
+    pub(crate) fn among(&self, first: Pfn, frames: u64) -> Vec<Pfn> {
+        let range = first.get()..first.get() + frames;
+        self.of.range(range).map(|(table, _)| Pfn::new(*table)).collect()
     }
 
     /// Tables of second stages.

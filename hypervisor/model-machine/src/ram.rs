@@ -100,6 +100,15 @@ impl Ram {
         }
     }
 
+    /// Zeroes the 2 MiB that begin with a frame.
+    pub(crate) fn clear_region(&self, first: Pfn) {
+        if let Some(block) = self.block(first).and_then(OnceLock::get) {
+            for frame in block.iter().filter_map(OnceLock::get) {
+                frame.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            }
+        }
+    }
+
     /// Whether some aligned word of RAM has this value: the search from outside.
     pub fn contains(&self, value: u64) -> bool {
         self.pieces

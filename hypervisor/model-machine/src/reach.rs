@@ -8,7 +8,7 @@ use audit::{Entry, Format, Leaf, Pa, Va};
 use memory::address::{ENTRIES, Hpa, Pfn};
 use std::sync::atomic::Ordering;
 
-use crate::journal::{Journal, Time};
+use crate::journal::{Journal, Time, Word};
 use crate::ram::Ram;
 
 /// Bits of a physical address that the model's CPUs have: enough for the whole direct map (96 TiB), so that bits 51 to 48 are reserved.
@@ -147,58 +147,40 @@ impl Walker<'_> {
         if table.is_none() && history.is_none() {
             return;
         }
-        let bytes = 4096_u64 << (9 * (level - 1));
-        for index in 0..ENTRIES {
-            let linear = base + bytes * index as u64;
-            if linear > span.1 || linear + (bytes - 1) < span.0 {
-                continue;
-            }
+        let shift = 12 + 9 * u32::from(level - 1);
+        let last = base + ((ENTRIES as u64) << shift) - 1;
+        if span.0 > last || span.1 < base {
+            return;
+        }
+        let first = (span.0.max(base) - base) >> shift;
+        let end = (span.1.min(last) - base) >> shift;
+        for index in first as usize..=end as usize {
+            let linear = base + ((index as u64) << shift);
             let present = table.map_or(0, |table| table[index].load(Ordering::Relaxed));
-            let Some(words) = history else {
-                if present != 0 {
-                    let value = Value {
-                        value: present,
-                        earliest: cursor.earliest,
-                        until: Time::MAX,
-                        current,
-                    };
-                    self.entry(&cursor, index, linear, value, span, visit);
-                }
-                continue;
-            };
-            let word = &words[index];
-            // Hardware sets accessed and dirty bits (5, 6, and in EPT 8, 9) by itself.
-            if word.since != 0 && (word.last ^ present) & !0x360 != 0 {
-                visit(Node::Bad {
-                    at: Hpa::new(pfn.hpa().get() + 8 * index as u64),
-                    level,
-                    why: format!("{present:#x} was written past the machine over {:#x}", word.last),
-                });
-            }
-            // A walk may read the same value at several times: the earliest counts for what lies below, the latest for the leaf.
-            let mut values = vec![Value {
+            let word = history.map(|words| &words[index]);
+            let since = word.map_or(0, |word| word.since);
+            let value = Value {
                 value: present,
-                earliest: cursor.earliest.max(word.since),
+                earliest: cursor.earliest.max(since),
                 until: Time::MAX,
                 current,
-            }];
-            for past in word.past.iter().filter(|past| past.to > cursor.earliest) {
-                let earliest = cursor.earliest.max(past.from);
-                match values.iter_mut().find(|value| value.value == past.value) {
-                    Some(known) => {
-                        known.earliest = known.earliest.min(earliest);
-                        known.until = known.until.max(past.to);
+            };
+            match word {
+                Some(word) if !word.past.is_empty() || since != 0 => {
+                    // Hardware sets accessed and dirty bits (5, 6, and in EPT 8, 9) by itself.
+                    if since != 0 && (word.last ^ present) & !0x360 != 0 {
+                        visit(Node::Bad {
+                            at: Hpa::new(pfn.hpa().get() + 8 * index as u64),
+                            level,
+                            why: format!("{present:#x} was written past the machine over {:#x}", word.last),
+                        });
                     }
-                    None => values.push(Value {
-                        value: past.value,
-                        earliest,
-                        until: past.to,
-                        current: false,
-                    }),
+                    for value in values(word, &cursor, value) {
+                        self.entry(&cursor, index, linear, value, span, visit);
+                    }
                 }
-            }
-            for value in values {
-                self.entry(&cursor, index, linear, value, span, visit);
+                _ if present != 0 => self.entry(&cursor, index, linear, value, span, visit),
+                _ => {}
             }
         }
     }
@@ -245,6 +227,28 @@ impl Walker<'_> {
     pub(crate) fn decode(&self, level: u8, linear: u64, value: u64) -> Entry {
         self.format.decode(level, address(self.format, linear), value)
     }
+}
+
+/// What a walk may have read in an entry. It may read the same value at several times: the earliest counts for what lies below, the latest for
+/// the leaf.
+fn values(word: &Word, cursor: &Cursor, present: Value) -> Vec<Value> {
+    let mut values = vec![present];
+    for past in word.past.iter().filter(|past| past.to > cursor.earliest) {
+        let earliest = cursor.earliest.max(past.from);
+        match values.iter_mut().find(|value| value.value == past.value) {
+            Some(known) => {
+                known.earliest = known.earliest.min(earliest);
+                known.until = known.until.max(past.to);
+            }
+            None => values.push(Value {
+                value: past.value,
+                earliest,
+                until: past.to,
+                current: false,
+            }),
+        }
+    }
+    values
 }
 
 /// The physical address as `audit` writes it.

@@ -52,7 +52,12 @@ impl Snapshot {
         let contents = states
             .iter()
             .filter(|(.., state)| !matches!(state, FrameState::Free { .. }))
-            .flat_map(|(pfn, count, _)| (0..*count).map(|frame| pfn.add(frame)))
+            .flat_map(|(pfn, count, _)| {
+                // As a rule one for all frames of a region.
+                let one = state.tags.of_region(*pfn);
+                let frames = if one.is_some() { 1 } else { *count };
+                (0..frames).map(move |frame| pfn.add(frame))
+            })
             .map(|pfn| (pfn, state.tags.get(pfn)))
             .collect();
         Self {
@@ -75,6 +80,16 @@ impl Snapshot {
             waiting: memory.waiting_tables(),
             stats: memory.stats(),
         }
+    }
+
+    /// What is left of everything that happened since: the first difference in anything but the counters and the contents of memory.
+    pub fn trace(&self, later: &Self) -> Option<String> {
+        let later = Self {
+            contents: self.contents.clone(),
+            stats: self.stats,
+            ..later.clone()
+        };
+        self.difference(&later)
     }
 
     /// The first difference, in words; `None` when all is equal.

@@ -17,10 +17,25 @@ pub enum Writer {
     Zeroed,
 }
 
+/// The frames of an aligned 2 MiB.
+enum Region {
+    All(Writer),
+    Each(Box<[Writer; ENTRIES]>),
+}
+
+impl Region {
+    fn get(&self, index: usize) -> Writer {
+        match self {
+            Self::All(writer) => *writer,
+            Self::Each(writers) => writers[index],
+        }
+    }
+}
+
 /// The writers of all frames.
 #[derive(Default)]
 pub(crate) struct Tags {
-    regions: BTreeMap<u64, Box<[Writer; ENTRIES]>>,
+    regions: BTreeMap<u64, Region>,
     /// Regions in which some frame may be a guest's.
     secret: BTreeSet<u64>,
 }
@@ -29,17 +44,44 @@ impl Tags {
     pub(crate) fn get(&self, pfn: Pfn) -> Writer {
         self.regions
             .get(&pfn.region_number())
-            .map_or(Writer::Unknown, |region| region[pfn.get() as usize % ENTRIES])
+            .map_or(Writer::Unknown, |region| region.get(pfn.get() as usize % ENTRIES))
+    }
+
+    /// The writer of a whole region, if it is one.
+    pub(crate) fn of_region(&self, pfn: Pfn) -> Option<Writer> {
+        match self.regions.get(&pfn.region_number()) {
+            None => Some(Writer::Unknown),
+            Some(Region::All(writer)) => Some(*writer),
+            Some(Region::Each(_)) => None,
+        }
     }
 
     pub(crate) fn set(&mut self, pfn: Pfn, writer: Writer) {
         let region = self
             .regions
             .entry(pfn.region_number())
-            .or_insert_with(|| Box::new([Writer::Unknown; ENTRIES]));
-        region[pfn.get() as usize % ENTRIES] = writer;
+            .or_insert(Region::All(Writer::Unknown));
+        if let Region::All(all) = region {
+            if *all == writer {
+                return;
+            }
+            *region = Region::Each(Box::new([*all; ENTRIES]));
+        }
+        if let Region::Each(writers) = region {
+            writers[pfn.get() as usize % ENTRIES] = writer;
+        }
         if writer == Writer::Guest {
             self.secret.insert(pfn.region_number());
+        }
+    }
+
+    /// Sets all frames of the region that begins with a frame.
+    pub(crate) fn set_region(&mut self, first: Pfn, writer: Writer) {
+        self.regions.insert(first.region_number(), Region::All(writer));
+        if writer == Writer::Guest {
+            self.secret.insert(first.region_number());
+        } else {
+            self.secret.remove(&first.region_number());
         }
     }
 
@@ -57,7 +99,9 @@ impl Tags {
     /// Forgets regions that hold nobody's secrets any more.
     pub(crate) fn settle(&mut self) {
         let regions = &self.regions;
-        self.secret
-            .retain(|region| regions[region].contains(&Writer::Guest));
+        self.secret.retain(|region| match &regions[region] {
+            Region::All(writer) => *writer == Writer::Guest,
+            Region::Each(writers) => writers.contains(&Writer::Guest),
+        });
     }
 }

@@ -2,7 +2,7 @@
 //! operation.
 
 use audit::{Entry, Leaf};
-use memory::address::{Hpa, Pfn};
+use memory::address::{Hpa, Hva, Pfn};
 use memory::layout::{DIRECT_MAP_BASE, SLOT_BYTES, WINDOW_BASE};
 
 use crate::check::Rule;
@@ -172,16 +172,32 @@ impl State {
         found
     }
 
-    /// A frame was overwritten, as bytes or for a new table.
-    pub(crate) fn overwritten(&mut self, ram: &Ram, frame: Pfn) {
-        if !self.places.of(frame).is_empty()
-            && let Some(who) = self.may_walk(ram, frame)
-        {
-            let what = format!(
-                "{} is overwritten while {who} may walk it as a table",
-                frame.hpa()
-            );
-            self.broken(Rule::FreedAfterFlush, what);
+    /// A CPU has dropped a translation: if it is one of a window entry that no other CPU's tables lead to, nobody has what the entry was.
+    pub(crate) fn forget_window(&mut self, index: usize, at: Hva) {
+        let linear = at.get() & LINEAR;
+        let words: Vec<Hpa> = self.opened.keys().map(|at| Hpa::new(*at)).collect();
+        for word in words {
+            let covers = |place: &Place| {
+                let shift = 12 + 9 * u32::from(place.level - 1);
+                let base = place.base + ((index_of(word) as u64) << shift);
+                place.space == Space::Window(index) && linear.wrapping_sub(base) < 1 << shift
+            };
+            if self.places.of(word.pfn()).iter().all(covers) {
+                self.journal.forget(word);
+            }
+        }
+    }
+
+    /// Frames were overwritten, as bytes or for a new table.
+    pub(crate) fn overwritten(&mut self, ram: &Ram, first: Pfn, frames: u64) {
+        for frame in self.places.among(first, frames) {
+            if let Some(who) = self.may_walk(ram, frame) {
+                let what = format!(
+                    "{} is overwritten while {who} may walk it as a table",
+                    frame.hpa()
+                );
+                self.broken(Rule::FreedAfterFlush, what);
+            }
         }
     }
 

@@ -1,0 +1,94 @@
+//! Proof 1: whatever happens in whatever order, no rule is broken, after no step and in no state between two stores.
+//!
+//! `LACUNA_HISTORIES` sets how many histories each test tries.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use memory::address::Level;
+use memory::guest::SecondStageKind;
+use model_machine::{Board, Op, World};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Histories that each test tries: enough to find each of the breaks that docs/testing.md lists, in less than a minute for all.
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("LACUNA_HISTORIES").map_or(Ok(400), |text| text.parse());
+    ProptestConfig {
+        cases: cases.unwrap(),
+        max_shrink_iters: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
+    let kind = select(vec![
+        SecondStageKind::Nested,
+        SecondStageKind::Extended,
+        SecondStageKind::ExtendedSplit,
+    ]);
+    let (cpu, guest) = (0..3_usize, 0..8_usize);
+    // Most guests are small; some take all there is.
+    let regions = prop_oneof![6 => 1..=6_u64, 2 => 1..=most_regions, 1 => Just(most_regions)];
+    let op = prop_oneof![
+        4 => (cpu.clone(), regions.clone(), kind).prop_map(|(cpu, regions, kind)| Op::Launch { cpu, regions, kind }),
+        8 => (cpu.clone(), guest.clone(), 1..12_usize).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
+        4 => (cpu.clone(), guest.clone(), Just(1000)).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
+        4 => (cpu.clone(), guest.clone()).prop_map(|(cpu, guest)| Op::Die { cpu, guest }),
+        3 => (guest.clone(), any::<u64>()).prop_map(|(guest, at)| Op::GuestWrite { guest, at }),
+        2 => (cpu.clone(), guest.clone(), any::<u64>(), 1..64_usize)
+            .prop_map(|(cpu, guest, at, bytes)| Op::HostWrite { cpu, guest, at, bytes }),
+        2 => (cpu.clone(), guest, any::<u64>()).prop_map(|(cpu, guest, at)| Op::Fetch { cpu, guest, at }),
+        3 => (cpu.clone(), 0..=11_u8).prop_map(|(cpu, order)| Op::Allocate { cpu, order }),
+        3 => any::<usize>().prop_map(|which| Op::Free { which }),
+        1 => regions.prop_map(|regions| Op::Carve { regions }),
+        1 => Just(Op::Hoard),
+        2 => Just(Op::Relent),
+        3 => cpu.clone().prop_map(|cpu| Op::Enter { cpu }),
+        2 => cpu.clone().prop_map(|cpu| Op::Leave { cpu }),
+        1 => cpu.prop_map(|cpu| Op::Nmi { cpu }),
+    ];
+    prop::collection::vec(op, 1..length)
+}
+
+fn run(ram: &[(u64, u64)], cpus: usize, largest: Level, history: &[Op]) -> Result<(), TestCaseError> {
+    let mut board = Board::new(ram, cpus, largest);
+    let mut world = World::new(board.boot());
+    let fail = |op: &dyn std::fmt::Debug, broken: Vec<model_machine::Violation>| {
+        let list: Vec<String> = broken.iter().take(8).map(ToString::to_string).collect();
+        TestCaseError::fail(format!("{op:?}:\n{}", list.join("\n")))
+    };
+    for op in history {
+        if let Err(broken) = world.apply(*op) {
+            // Half-done launches and teardowns would panic when they are dropped.
+            std::mem::forget(world);
+            return Err(fail(op, broken));
+        }
+    }
+    world.end().map_err(|broken| fail(&"the end", broken))
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// One gigablock with a 1G leaf, which guests may hide as a whole, and one without.
+    #[test]
+    fn on_a_machine_with_one_large_leaf(history in ops(540, 30)) {
+        run(&[(0, 96 * MIB), (GIB, GIB)], 2, Level::L3, &history)?;
+    }
+
+    /// Several 1G leaves, more CPUs.
+    #[test]
+    fn on_a_machine_with_several_large_leaves(history in ops(64, 40)) {
+        run(&[(0, 3 * GIB + 36 * MIB)], 3, Level::L3, &history)?;
+    }
+
+    /// Little memory: allocations fail all the time.
+    #[test]
+    fn on_a_machine_with_little_memory(history in ops(24, 60)) {
+        run(&[(0, 640 << 10), (MIB, 39 * MIB)], 2, Level::L2, &history)?;
+    }
+}
