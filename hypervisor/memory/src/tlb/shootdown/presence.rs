@@ -20,7 +20,7 @@ impl fmt::Display for JoinError {
     }
 }
 
-impl Cpu<'_> {
+impl<'c> Cpu<'c> {
     /// Announces a CPU, to be called by whoever starts it, before the CPU can load the host's tables. False when it is announced or
     /// started already.
     #[must_use]
@@ -84,11 +84,11 @@ impl Cpu<'_> {
     /// Entry of an NMI, a machine check, or any other interrupt that can come while the CPU is away or between the steps of
     /// [`Self::back`]. Until the value is dropped the CPU counts as in the host; then it is again what it was.
     #[must_use = "the CPU counts as in the host while this lives"]
-    pub fn visit<P: Processor>(&self, processor: &P) -> Visit<'_> {
+    pub fn visit<P: Processor>(self, processor: &P) -> Visit<'c> {
         let before = self.line.mode();
         // Also when the mode is `Host` already: what was interrupted may be between the store and the flush.
         self.back(processor);
-        Visit { cpu: *self, before }
+        Visit { cpu: self, before }
     }
 
     /// The handler of the interrupt: flushes for every request made so far. An interrupt that comes when the flush has been done
