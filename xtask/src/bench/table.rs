@@ -255,6 +255,7 @@ mod tests {
                 .unwrap()
                 .to_owned()
         };
+        assert!(line("grouped        16M").ends_with(" 512"), "{text}");
         let row = line("linux-fresh    16M");
         let end = line("policy").find("take+hide").unwrap() + "take+hide".len();
         assert!(row[..end].ends_with("     610"), "{text}");
