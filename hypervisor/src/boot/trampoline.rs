@@ -1,7 +1,7 @@
 //! The first instructions of every CPU but the first: from real mode to Rust on a stack and tables of its own.
 //!
 //! A start-up interrupt lets a CPU begin in real mode at the start of a page below 1 MiB (SDM vol. 3A, 8.4.4.2; APM vol. 2, 14.1.3). The
-//! code of that page, [`PAGE`], only gets it into protected mode and jumps to the image, which does not move. There it goes on as `entry`
+//! code of that page only gets it into protected mode and jumps to the image, which does not move. There it goes on as `entry`
 //! does: long mode with the early tables, which show the image at identity too, then the high half. There it takes the hand-over, if
 //! that is still open, and with it the tables and the stack that are its own.
 //!
