@@ -44,6 +44,8 @@ pub enum Task {
     Image(Image),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
     Build,
+    /// Say whether KVM can be used on this host, and if not, what to change
+    Host(Host),
 }
 
 /// Which machine to run on.
@@ -148,6 +150,14 @@ pub struct Image {
     /// Appended to the hypervisor's command line, such as 'seed=7 together=2'
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,
+}
+
+/// Flags of `host`.
+#[derive(Debug, Args)]
+pub struct Host {
+    /// Write what the host says about KVM to this file; it has no names or addresses
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// Flags of `test`.

@@ -72,6 +72,9 @@ fn main() -> ExitCode {
             Task::Test(flags) => test::test(flags),
             Task::Image(flags) => image_command::image(flags).map(|()| 0),
             Task::Build => build_only().map(|()| 0),
+            Task::Host(flags) => preflight::report(flags.json.as_deref())
+                .map(|()| 0)
+                .map_err(Failure::from),
         });
     ExitCode::from(match result {
         Ok(code) => code,

@@ -1,69 +1,35 @@
 //! Which machine is the best that works on this host, and why not the better one.
 //!
-//! `kvm` asks the host: what happens when `/dev/kvm` is opened, and which CPU it offers to guests. The answer is a plain
-//! value ([`Host`]), so that hosts can be written down (`tests`). [`Host::obstacle`] judges it: what a guest would find
-//! counts, not whether the device opens. [`choose`] takes the machine.
+//! `ask` asks the host: its CPU, KVM's modules, what happens when `/dev/kvm` is opened, and which CPU it offers to guests. The answer is a
+//! plain value ([`Host`], in `host`), which `cargo xtask host --json` writes down; `hosts` has such recordings for the tests.
+//! [`Host::obstacle`] judges it: what a guest would find counts, not whether the device opens. [`choose`] takes the machine.
 
-mod kvm;
+mod ask;
+mod host;
 #[cfg(test)]
 mod tests;
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
 
 use crate::machine::Kind;
 
-/// What a host says about KVM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
-    /// What `/dev/kvm` answers.
-    pub kvm: Device,
-    /// `/sys/module/kvm_amd/parameters/nested`, where the module is loaded.
-    pub amd_nested: Option<String>,
-    /// `/sys/module/kvm_intel/parameters/nested`, where the module is loaded.
-    pub intel_nested: Option<String>,
-}
-
-/// What `/dev/kvm` answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Device {
-    /// There is no such file.
-    Missing,
-    /// This user may not open it.
-    Forbidden,
-    /// It opens, or not, but does not answer as KVM does.
-    Broken(String),
-    /// The CPU that it offers to guests.
-    Offers(Cpu),
-}
-
-/// The part of a CPU that matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cpu {
-    /// CPUID leaf 0: `AuthenticAMD`, `GenuineIntel`, ...
-    pub vendor: String,
-    /// AMD's virtualization: CPUID 8000_0001H ECX bit 2 (APM volume 3, appendix E.4.2).
-    pub svm: bool,
-    /// AMD's nested paging: CPUID 8000_000AH EDX bit 0 (APM volume 3, appendix E.4.9).
-    pub npt: bool,
-    /// Intel's virtualization: CPUID 1 ECX bit 5 (SDM volume 2, CPUID).
-    pub vmx: bool,
-}
+#[cfg(test)]
+pub use host::Cpu;
+pub use host::{Device, Host};
 
 impl Host {
     /// Asks the host that this program runs on.
     pub fn ask() -> Self {
-        kvm::ask()
+        ask::host()
     }
 
     /// Why KVM is not used here, in one sentence; `None` when it works.
     pub fn obstacle(&self) -> Option<String> {
         let cpu = match &self.kvm {
-            Device::Missing => {
-                return Some(
-                    "there is no /dev/kvm (virtualization is off in the firmware, or the module kvm_amd or kvm_intel is not loaded)"
-                        .into(),
-                );
-            }
+            Device::Missing => return Some(format!("there is no /dev/kvm: {}", self.why_no_device())),
             Device::Forbidden => {
                 return Some(
                     "this user may not open /dev/kvm (`sudo usermod -aG kvm $USER`, then log in again)"
@@ -73,39 +39,76 @@ impl Host {
             Device::Broken(answer) => return Some(format!("/dev/kvm does not answer as KVM does: {answer}")),
             Device::Offers(cpu) => cpu,
         };
-        // With VMX comes EPT unless kvm_intel was loaded with ept=0, which the hypervisor itself then says.
-        if cpu.svm && cpu.npt || cpu.vmx {
-            return None;
-        }
-        if cpu.svm {
+        let (amd, intel) = (&self.kvm_amd, &self.kvm_intel);
+        if cpu.svm && !cpu.npt {
             return Some(
-                "KVM offers its guests SVM without nested paging (kvm_amd was loaded with npt=0)".into(),
+                "KVM offers its guests SVM without nested paging (kvm_amd was loaded with npt=0): `sudo modprobe -r kvm_amd && sudo modprobe kvm_amd npt=1 nested=1`".into(),
             );
         }
-        let reason = match (&self.amd_nested, &self.intel_nested) {
-            (Some(nested), _) if !is_on(nested) => {
-                "the module kvm_amd was loaded with nested=0: `sudo modprobe -r kvm_amd && sudo modprobe kvm_amd nested=1`".into()
-            }
-            (_, Some(nested)) if !is_on(nested) => {
-                "the module kvm_intel was loaded with nested=0: `sudo modprobe -r kvm_intel && sudo modprobe kvm_intel nested=1`".into()
-            }
-            (None, None) => {
+        // The CPU that KVM offers does not show EPT in CPUID; without it in the host, KVM does not offer it either.
+        if cpu.vmx && intel.as_ref().is_some_and(|module| module.is_off("ept")) {
+            return Some(
+                "KVM offers its guests VMX without EPT (kvm_intel was loaded with ept=0): `sudo modprobe -r kvm_intel && sudo modprobe kvm_intel ept=1 nested=1`".into(),
+            );
+        }
+        if cpu.svm || cpu.vmx {
+            return None;
+        }
+        let off = [("kvm_amd", amd), ("kvm_intel", intel)]
+            .into_iter()
+            .find(|(_, module)| module.as_ref().is_some_and(|module| module.is_off("nested")));
+        let reason = match off {
+            Some((name, _)) => format!(
+                "the module {name} was loaded with nested=0: `sudo modprobe -r {name} && sudo modprobe {name} nested=1`"
+            ),
+            None if amd.is_none() && intel.is_none() => {
                 "neither kvm_amd nor kvm_intel is loaded as a module, so there is no `nested` parameter to change".into()
             }
-            (Some(nested), _) | (_, Some(nested)) => {
-                format!("nested={}, so it is the machine below that lacks it", nested.trim())
-            }
+            None => "nested=1, so it is the machine below that lacks it".into(),
         };
         Some(format!(
             "KVM opens, but offers its guests neither SVM nor VMX on this {} CPU ({reason})",
             cpu.vendor
         ))
     }
+
+    /// What to do where the device is missing.
+    fn why_no_device(&self) -> String {
+        if self.kvm_amd.is_some() || self.kvm_intel.is_some() {
+            return "KVM's module is loaded, so this is a container that was not given the device (docker: `--device /dev/kvm`)".into();
+        }
+        let module = match (self.cpu.svm, self.cpu.vmx) {
+            (true, _) => "kvm_amd",
+            (_, true) => "kvm_intel",
+            (false, false) if self.cpu.hypervisor => {
+                return "this is a virtual machine, and the machine below offers it neither SVM nor VMX: switch on nested virtualization there".into();
+            }
+            (false, false) => {
+                return "the CPU shows neither SVM nor VMX: enable AMD-V or VT-x in the firmware's setup"
+                    .into();
+            }
+        };
+        format!("the module {module} is not loaded: `sudo modprobe {module}`")
+    }
 }
 
-/// Whether a module parameter says yes; KVM's modules write `1` or `Y` depending on their age.
-fn is_on(parameter: &str) -> bool {
-    matches!(parameter.trim(), "1" | "Y" | "y")
+/// Says what this host is good for, and writes it down where `json` says.
+///
+/// # Errors
+/// The file can't be written.
+pub fn report(json: Option<&Path>) -> Result<()> {
+    let host = Host::ask();
+    match host.obstacle() {
+        None => println!("kvm: works"),
+        Some(obstacle) => println!("kvm: does not work here: {obstacle}"),
+    }
+    let choice = choose(None, &host)?;
+    println!("--machine auto takes {}", choice.kind.name());
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&host).context("write the host down")?;
+        fs::write(path, format!("{text}\n")).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A machine, and why it was taken.

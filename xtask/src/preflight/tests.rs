@@ -1,121 +1,170 @@
-//! The judgement on hosts that were written down.
+//! The judgement on hosts that were recorded with `cargo xtask host --json`.
+//!
+//! The recordings in `hosts` are from Debian 12's kernel 6.1 on emulated CPUs, with the parameters and rights that their names say;
+//! `software-kvm` from a virtual machine with a KVM that emulates.
 
+use super::ask::host_cpu;
+use super::host::{Device, Host};
 use super::*;
 
-fn cpu(vendor: &str) -> Cpu {
-    Cpu {
-        vendor: vendor.into(),
-        svm: false,
-        npt: false,
-        vmx: false,
-    }
-}
+/// Each recording, and how its host is judged: nothing where KVM works, else a part of the sentence.
+const HOSTS: [(&str, &str, &[&str]); 13] = [
+    ("amd", include_str!("hosts/amd.json"), &[]),
+    ("intel", include_str!("hosts/intel.json"), &[]),
+    (
+        "amd-nested-off",
+        include_str!("hosts/amd-nested-off.json"),
+        &[
+            "neither SVM nor VMX on this AuthenticAMD CPU",
+            "kvm_amd was loaded with nested=0: `sudo modprobe -r kvm_amd && sudo modprobe kvm_amd nested=1`",
+        ],
+    ),
+    (
+        "intel-nested-off",
+        include_str!("hosts/intel-nested-off.json"),
+        &[
+            "neither SVM nor VMX on this GenuineIntel CPU",
+            "kvm_intel was loaded with nested=0: `sudo modprobe -r kvm_intel && sudo modprobe kvm_intel nested=1`",
+        ],
+    ),
+    (
+        "amd-npt-off",
+        include_str!("hosts/amd-npt-off.json"),
+        &[
+            "SVM without nested paging",
+            "`sudo modprobe -r kvm_amd && sudo modprobe kvm_amd npt=1 nested=1`",
+        ],
+    ),
+    (
+        "intel-ept-off",
+        include_str!("hosts/intel-ept-off.json"),
+        &[
+            "VMX without EPT",
+            "`sudo modprobe -r kvm_intel && sudo modprobe kvm_intel ept=1 nested=1`",
+        ],
+    ),
+    (
+        "amd-no-access",
+        include_str!("hosts/amd-no-access.json"),
+        &["this user may not open /dev/kvm (`sudo usermod -aG kvm $USER`"],
+    ),
+    (
+        "amd-module-missing",
+        include_str!("hosts/amd-module-missing.json"),
+        &["there is no /dev/kvm", "`sudo modprobe kvm_amd`"],
+    ),
+    (
+        "intel-module-missing",
+        include_str!("hosts/intel-module-missing.json"),
+        &["there is no /dev/kvm", "`sudo modprobe kvm_intel`"],
+    ),
+    (
+        "container",
+        include_str!("hosts/container.json"),
+        &[
+            "there is no /dev/kvm",
+            "a container that was not given the device",
+        ],
+    ),
+    (
+        "virtual-machine",
+        include_str!("hosts/virtual-machine.json"),
+        &[
+            "there is no /dev/kvm",
+            "this is a virtual machine",
+            "switch on nested virtualization there",
+        ],
+    ),
+    (
+        "firmware-off",
+        include_str!("hosts/firmware-off.json"),
+        &[
+            "there is no /dev/kvm",
+            "enable AMD-V or VT-x in the firmware's setup",
+        ],
+    ),
+    (
+        "software-kvm",
+        include_str!("hosts/software-kvm.json"),
+        &[
+            "neither SVM nor VMX on this GenuineIntel CPU",
+            "neither kvm_amd nor kvm_intel is loaded",
+        ],
+    ),
+];
 
-fn host(kvm: Device, amd: Option<&str>, intel: Option<&str>) -> Host {
-    Host {
-        kvm,
-        amd_nested: amd.map(str::to_owned),
-        intel_nested: intel.map(str::to_owned),
-    }
-}
-
-fn reason(host: &Host) -> String {
-    let choice = choose(None, host).unwrap();
-    assert_eq!(choice.kind, Kind::Tcg);
-    let error = choose(Some(Kind::Kvm), host).unwrap_err().to_string();
-    assert!(
-        error.starts_with("the machine kvm does not work here: "),
-        "{error}"
-    );
-    assert!(choice.why.ends_with(error.split_once(": ").unwrap().1), "{error}");
-    choice.why
+fn recorded(name: &str) -> Host {
+    let (_, text, _) = HOSTS.iter().find(|(known, ..)| *known == name).unwrap();
+    serde_json::from_str(text).unwrap()
 }
 
 #[test]
-fn amd_with_nested_kvm_takes_kvm() {
-    let offer = Cpu {
-        svm: true,
-        npt: true,
-        ..cpu("AuthenticAMD")
-    };
-    let host = host(Device::Offers(offer), Some("1\n"), None);
-    assert_eq!(choose(None, &host).unwrap().kind, Kind::Kvm);
-    assert_eq!(choose(Some(Kind::Kvm), &host).unwrap().kind, Kind::Kvm);
-    let asked = choose(Some(Kind::Tcg), &host).unwrap();
-    assert_eq!((asked.kind, asked.why.as_str()), (Kind::Tcg, "asked for"));
-}
-
-#[test]
-fn a_software_kvm_that_opens_and_offers_nothing() {
-    let why = reason(&host(Device::Offers(cpu("GenuineIntel")), None, None));
-    assert_eq!(
-        why,
-        "not kvm: KVM opens, but offers its guests neither SVM nor VMX on this GenuineIntel CPU (neither kvm_amd nor kvm_intel is loaded as a module, so there is no `nested` parameter to change)"
-    );
-}
-
-#[test]
-fn amd_with_nested_switched_off() {
-    for off in ["0\n", "N\n"] {
-        let why = reason(&host(Device::Offers(cpu("AuthenticAMD")), Some(off), None));
-        assert!(
-            why.contains("kvm_amd was loaded with nested=0: `sudo modprobe"),
-            "{why}"
+fn every_recorded_host_is_judged_and_told_what_to_change() {
+    for (name, text, says) in HOSTS {
+        let host: Host = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Host>(&serde_json::to_string(&host).unwrap()).unwrap(),
+            host
+        );
+        let best = choose(None, &host).unwrap();
+        if says.is_empty() {
+            assert_eq!(host.obstacle(), None, "{name}");
+            assert_eq!(best.kind, Kind::Kvm, "{name}");
+            assert_eq!(choose(Some(Kind::Kvm), &host).unwrap().kind, Kind::Kvm, "{name}");
+            continue;
+        }
+        assert_eq!(best.kind, Kind::Tcg, "{name}");
+        let obstacle = host.obstacle().unwrap();
+        for part in says {
+            assert!(obstacle.contains(part), "{name}: {obstacle}");
+        }
+        assert_eq!(best.why, format!("not kvm: {obstacle}"), "{name}");
+        let error = choose(Some(Kind::Kvm), &host).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("the machine kvm does not work here: {obstacle}"),
+            "{name}"
         );
     }
 }
 
 #[test]
-fn amd_without_nested_paging() {
-    let offer = Cpu {
-        svm: true,
-        ..cpu("AuthenticAMD")
-    };
-    let why = reason(&host(Device::Offers(offer), Some("1\n"), None));
-    assert!(why.contains("SVM without nested paging"), "{why}");
+fn a_machine_that_was_asked_for_is_taken_on_any_host() {
+    for kind in [Kind::Tcg, Kind::Bochs, Kind::NestedAmd, Kind::NestedIntel] {
+        let asked = choose(Some(kind), &recorded("firmware-off")).unwrap();
+        assert_eq!((asked.kind, asked.why.as_str()), (kind, "asked for"));
+    }
 }
 
 #[test]
-fn amd_inside_a_machine_that_hides_svm() {
-    let why = reason(&host(Device::Offers(cpu("AuthenticAMD")), Some("1\n"), None));
+fn older_modules_and_other_answers() {
+    let mut old = recorded("intel-nested-off");
+    old.kvm_intel = Some(serde_json::from_str(r#"{"nested":"0"}"#).unwrap());
     assert!(
-        why.contains("nested=1, so it is the machine below that lacks it"),
-        "{why}"
+        old.obstacle()
+            .unwrap()
+            .contains("kvm_intel was loaded with nested=0")
     );
+    // The module is willing; what it runs on is not.
+    old.kvm_intel = Some(serde_json::from_str(r#"{"nested":"Y"}"#).unwrap());
+    assert!(
+        old.obstacle()
+            .unwrap()
+            .contains("nested=1, so it is the machine below that lacks it")
+    );
+    old.kvm = Device::Broken("its API version is 9, not 12".into());
+    let wanted = "/dev/kvm does not answer as KVM does: its API version is 9, not 12";
+    assert_eq!(old.obstacle().unwrap(), wanted);
 }
 
 #[test]
-fn intel_with_nested_kvm_takes_kvm_and_says_what_to_change_without() {
-    let offer = Cpu {
-        vmx: true,
-        ..cpu("GenuineIntel")
-    };
-    let with = host(Device::Offers(offer), None, Some("Y\n"));
-    assert_eq!(choose(None, &with).unwrap().kind, Kind::Kvm);
-    let why = reason(&host(Device::Offers(cpu("GenuineIntel")), None, Some("N\n")));
-    assert!(
-        why.contains("kvm_intel was loaded with nested=0: `sudo modprobe"),
-        "{why}"
-    );
-}
-
-#[test]
-fn no_device_no_rights_no_kvm() {
-    assert!(reason(&host(Device::Missing, None, None)).contains("there is no /dev/kvm"));
-    let why = reason(&host(Device::Forbidden, Some("1\n"), None));
-    assert!(
-        why.contains("may not open /dev/kvm (`sudo usermod -aG kvm $USER`"),
-        "{why}"
-    );
-    let why = reason(&host(
-        Device::Broken("its API version is 9, not 12".into()),
-        None,
-        None,
-    ));
-    assert!(
-        why.ends_with("/dev/kvm does not answer as KVM does: its API version is 9, not 12"),
-        "{why}"
-    );
+fn the_first_cpu_of_cpuinfo_counts() {
+    let text = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vmx hypervisor\n\nprocessor\t: 1\nvendor_id\t: Other\nflags\t\t: svm\n";
+    let cpu = host_cpu(text);
+    assert_eq!(cpu.vendor, "GenuineIntel");
+    assert_eq!((cpu.svm, cpu.vmx, cpu.hypervisor), (false, true, true));
+    // `vmx flags` is another line of newer kernels.
+    assert!(!host_cpu("vmx flags\t: vnmi\nflags\t: fpu\n").vmx);
 }
 
 #[test]

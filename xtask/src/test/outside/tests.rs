@@ -131,15 +131,13 @@ fn a_mistake_must_be_found_for_what_it_is() {
 
 #[test]
 fn intel_s_guests_under_kvm_are_not_looked_for() {
-    let host = |svm, vmx| Host {
-        kvm: Device::Offers(Cpu {
+    let host = |svm, vmx| {
+        Host::offering(Cpu {
             vendor: String::new(),
             svm,
             npt: svm,
             vmx,
-        }),
-        amd_nested: None,
-        intel_nested: None,
+        })
     };
     let reason = obstacle(Kind::Kvm, &host(false, true)).unwrap();
     assert!(reason.contains("a format of its own"), "{reason}");

@@ -2,22 +2,55 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 
-use super::{Cpu, Device, Host};
+use super::host::{Cpu, Device, Host, HostCpu, Module};
 
 /// The API's version, the same since 2007; the kernel's documentation says to refuse any other
 /// (Documentation/virt/kvm/api.rst, KVM_GET_API_VERSION).
 const API_VERSION: i32 = 12;
 
-pub(super) fn ask() -> Host {
-    let nested = |module: &str| fs::read_to_string(format!("/sys/module/{module}/parameters/nested")).ok();
+pub(super) fn host() -> Host {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     Host {
+        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+        cpu: host_cpu(&text("/proc/cpuinfo")),
+        kvm_amd: module("kvm_amd", "npt"),
+        kvm_intel: module("kvm_intel", "ept"),
         kvm: device(),
-        amd_nested: nested("kvm_amd"),
-        intel_nested: nested("kvm_intel"),
+    }
+}
+
+/// A loaded module's parameters `nested` and `paging`.
+fn module(name: &str, paging: &str) -> Option<Module> {
+    let folder = Path::new("/sys/module").join(name);
+    let read = |parameter: &str| {
+        let text = fs::read_to_string(folder.join("parameters").join(parameter)).ok()?;
+        Some((parameter.to_owned(), text.trim().to_owned()))
+    };
+    folder
+        .is_dir()
+        .then(|| Module(["nested", paging].into_iter().filter_map(read).collect()))
+}
+
+/// The first CPU of `/proc/cpuinfo`.
+pub(super) fn host_cpu(cpuinfo: &str) -> HostCpu {
+    let value = |name: &str| {
+        let fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        let mut found = fields
+            .filter(|(field, _)| field.trim() == name)
+            .map(|(_, value)| value.trim());
+        found.next().unwrap_or_default()
+    };
+    let has = |flag: &str| value("flags").split_whitespace().any(|word| word == flag);
+    HostCpu {
+        vendor: value("vendor_id").to_owned(),
+        svm: has("svm"),
+        vmx: has("vmx"),
+        hypervisor: has("hypervisor"),
     }
 }
 
