@@ -9,11 +9,11 @@ use memory::frame::{FrameState, FrameTable};
 use memory::layout::DIRECT_MAP_BASE;
 
 use crate::guests::{GuestTree, TableKind};
-use crate::machine::{ModelMachine, State};
+use crate::machine::ModelMachine;
 use crate::ram::Ram;
 use crate::reach::{LINEAR, Node, Reached};
+use crate::state::{State, WINDOWS};
 use crate::tags::Writer;
-use crate::watch::WINDOWS;
 
 /// What must always hold, by the numbers of the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

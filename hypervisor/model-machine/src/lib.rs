@@ -3,9 +3,9 @@
 //! No emulator keeps what real hardware may keep. Here every store to a table is noted (`journal`), and what a CPU may still use of
 //! the old values is worked out exactly: any mix of entries that a walk could have read since that CPU's last flush (`reach`).
 //!
-//! [`ram`] is the memory, [`cpu`] one CPU's caches, [`tags`] who wrote each frame last, [`guests`] the second stages and what runs under
-//! them. [`machine`] puts these together behind `memory`'s trait and boots the way the hypervisor does ([`board`]). Each store is judged when it
-//! happens (`watch`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
+//! [`ram`] is the memory, [`cpu`] one CPU's caches, [`tags`] who wrote each frame last, [`guests`] the second stages, `places` where each
+//! table stands, `state` all of these. [`machine`] and [`hardware`] put them behind `memory`'s traits; [`board`] boots the way the
+//! hypervisor does. Each store is judged when it happens (`watch`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
 //! ([`snapshot`]). [`world`] drives it: operations on several guests and CPUs, the state judged after each.
 //!
 //! The walker is that of `audit`, which is written from the manuals and shares nothing with `memory`.
@@ -20,12 +20,15 @@ pub mod board;
 pub mod check;
 pub mod cpu;
 pub mod guests;
+pub mod hardware;
 mod journal;
 pub mod machine;
+pub mod op;
 mod places;
 pub mod ram;
 mod reach;
 pub mod snapshot;
+mod state;
 pub mod tags;
 #[cfg(test)]
 mod tests;
@@ -36,7 +39,9 @@ pub use board::{Board, Booted};
 pub use check::{Rule, Violation};
 pub use cpu::Fault;
 pub use guests::TableKind;
-pub use machine::{ModelCpu, ModelMachine};
+pub use hardware::ModelCpu;
+pub use machine::ModelMachine;
+pub use op::Op;
 pub use snapshot::Snapshot;
 pub use tags::Writer;
-pub use world::{Op, World};
+pub use world::World;

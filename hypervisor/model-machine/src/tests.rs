@@ -6,7 +6,8 @@ use memory::machine::Machine;
 
 use crate::board::Board;
 use crate::check::{Rule, Violation};
-use crate::machine::{ModelCpu, ModelMachine};
+use crate::hardware::ModelCpu;
+use crate::machine::ModelMachine;
 use crate::tags::Writer;
 
 const GIB: u64 = 1 << 30;

@@ -2,192 +2,16 @@
 //! operation.
 
 use audit::{Entry, Leaf};
-use memory::address::{Hpa, Hva, Pfn};
-use memory::layout::{DIRECT_MAP_BASE, SLOT_BYTES, WINDOW_BASE};
+use memory::address::{Hpa, Pfn};
+use memory::layout::DIRECT_MAP_BASE;
 
 use crate::check::Rule;
-use crate::machine::{State, index_of};
 use crate::places::{Place, Space};
-use crate::ram::Ram;
+use crate::ram::{Ram, word};
 use crate::reach::{LINEAR, Node, Reached, Walker, hpa};
-
-/// The addresses of the windows, without sign.
-pub(crate) const WINDOWS: (u64, u64) = {
-    let first = WINDOW_BASE.get() & LINEAR;
-    (first, first + SLOT_BYTES - 1)
-};
-
-/// The tables before and after the windows.
-pub(crate) const AROUND_WINDOWS: [(u64, u64); 2] = [(0, WINDOWS.0 - 1), (WINDOWS.1 + 1, LINEAR)];
+use crate::state::State;
 
 impl State {
-    /// A CPU flushes: global translations stay.
-    pub(crate) fn flush_cpu(&mut self, ram: &Ram, index: usize) {
-        if self.journal.saw_global {
-            let mut globals = Vec::new();
-            let cpu = &self.cpus[index];
-            self.host(ram)
-                .walk(cpu.root, cpu.flushed, (0, LINEAR), &mut |node| {
-                    if let Node::Leaf(reached) = node
-                        && reached.leaf.attributes.global
-                        && !cpu.has_dropped(&reached.leaf, reached.until)
-                        && !cpu.globals.contains(&reached.leaf)
-                    {
-                        globals.push(reached.leaf);
-                    }
-                });
-            self.cpus[index].globals.extend(globals);
-        }
-        let now = self.journal.now();
-        self.cpus[index].flush(now);
-    }
-
-    /// Finds every table's place anew.
-    pub(crate) fn place_all(&mut self, ram: &Ram, shared_root: Pfn) {
-        self.places.clear();
-        self.reached_by_guests.clear();
-        let top = Place {
-            space: Space::Shared,
-            level: 4,
-            base: 0,
-        };
-        self.places.add(shared_root, top);
-        let mut found = Vec::new();
-        let oldest = self.cpus.iter().map(|cpu| cpu.flushed).min().unwrap_or(0);
-        for (index, cpu) in self.cpus.iter().enumerate() {
-            let mut add = |space, span| {
-                self.host(ram).walk(cpu.root, oldest, span, &mut |node| {
-                    if let Node::Table { pfn, level, base, .. } = node {
-                        let space = if level == 4 { Space::Shared } else { space };
-                        found.push((pfn, Place { space, level, base }));
-                    }
-                });
-            };
-            add(Space::Window(index), WINDOWS);
-            if index == 0 {
-                AROUND_WINDOWS.iter().for_each(|span| add(Space::Shared, *span));
-            }
-        }
-        for (pfn, place) in found {
-            self.places.add(pfn, place);
-        }
-        let numbers: Vec<u16> = self.guests.iter().map(|guest| guest.number).collect();
-        for number in numbers {
-            self.place_guest(ram, number);
-        }
-    }
-
-    /// Finds the places of a guest's tables, and what it may reach.
-    pub(crate) fn place_guest(&mut self, ram: &Ram, number: u16) {
-        let Some(tree) = self.guests.iter().find(|tree| tree.number == number).copied() else {
-            return;
-        };
-        let (mut tables, mut leaves) = (Vec::new(), Vec::new());
-        self.second_stage(ram, tree.kind).walk(
-            tree.root,
-            tree.flushed,
-            (0, LINEAR),
-            &mut |node| match node {
-                Node::Table { pfn, level, base, .. } => tables.push((pfn, level, base)),
-                Node::Leaf(reached) => leaves.push(reached.extent()),
-                Node::Bad { .. } => {}
-            },
-        );
-        let space = Space::Guest(number);
-        for (pfn, level, base) in tables {
-            self.places.add(pfn, Place { space, level, base });
-        }
-        for (start, bytes) in leaves {
-            self.reached_by_guests.insert(start, (bytes, number));
-        }
-    }
-
-    /// How a CPU's host code could reach bytes of these: by the direct map, or by a window that is not its own open one.
-    pub(crate) fn host_reaches(
-        &self,
-        ram: &Ram,
-        index: usize,
-        start: u64,
-        bytes: u64,
-    ) -> Option<(Reached, &'static str)> {
-        let cpu = &self.cpus[index];
-        if cpu.is_held() {
-            return None;
-        }
-        let overlaps = |leaf: &Leaf| {
-            let (from, length) = (leaf.pa.get(), leaf.size.bytes());
-            from < start + bytes && start < from + length
-        };
-        let mut found = None;
-        let direct = (DIRECT_MAP_BASE.get() & LINEAR) + start;
-        self.host(ram)
-            .walk(cpu.root, cpu.flushed, (direct, direct + bytes - 1), &mut |node| {
-                if let Node::Leaf(reached) = node
-                    && overlaps(&reached.leaf)
-                    && !cpu.has_dropped(&reached.leaf, reached.until)
-                {
-                    found = Some((reached, "the direct map"));
-                }
-            });
-        self.host(ram).walk(cpu.root, cpu.flushed, WINDOWS, &mut |node| {
-            if let Node::Leaf(reached) = node
-                && overlaps(&reached.leaf)
-                && !cpu.has_dropped(&reached.leaf, reached.until)
-                && !(reached.current && self.opened.get(&reached.at.get()) == Some(&index))
-            {
-                found = Some((reached, "a window"));
-            }
-        });
-        if let Some(leaf) = cpu.globals.iter().find(|leaf| overlaps(leaf)) {
-            let reached = Reached {
-                leaf: *leaf,
-                at: Hpa::new(0),
-                until: 0,
-                current: false,
-            };
-            found = Some((reached, "a global translation"));
-        }
-        found
-    }
-
-    /// Whether some CPU, held or not, or some guest may walk a frame as a table.
-    pub(crate) fn may_walk(&self, ram: &Ram, frame: Pfn) -> Option<String> {
-        let mut found = None;
-        for (index, cpu) in self.cpus.iter().enumerate() {
-            self.host(ram)
-                .walk(cpu.root, cpu.flushed, (0, LINEAR), &mut |node| {
-                    if matches!(node, Node::Table { pfn, .. } if pfn == frame) {
-                        found = Some(format!("CPU {index}"));
-                    }
-                });
-        }
-        for tree in &self.guests {
-            self.second_stage(ram, tree.kind)
-                .walk(tree.root, tree.flushed, (0, LINEAR), &mut |node| {
-                    if matches!(node, Node::Table { pfn, .. } if pfn == frame) {
-                        found = Some(format!("guest {}", tree.number));
-                    }
-                });
-        }
-        found
-    }
-
-    /// A CPU has dropped a translation: if it is one of a window entry that no other CPU's tables lead to, nobody has what the entry was.
-    pub(crate) fn forget_window(&mut self, index: usize, at: Hva) {
-        let linear = at.get() & LINEAR;
-        let words: Vec<Hpa> = self.opened.keys().map(|at| Hpa::new(*at)).collect();
-        for word in words {
-            let covers = |place: &Place| {
-                let shift = 12 + 9 * u32::from(place.level - 1);
-                let base = place.base + ((index_of(word) as u64) << shift);
-                place.space == Space::Window(index) && linear.wrapping_sub(base) < 1 << shift
-            };
-            if self.places.of(word.pfn()).iter().all(covers) {
-                self.journal.forget(word);
-            }
-        }
-    }
-
     /// Frames were overwritten, as bytes or for a new table.
     pub(crate) fn overwritten(&mut self, ram: &Ram, first: Pfn, frames: u64) {
         for frame in self.places.among(first, frames) {
@@ -228,7 +52,7 @@ impl State {
             let Some(walker) = self.walker_at(ram, place.space) else {
                 return;
             };
-            let linear = place.base + ((index_of(at) as u64) << (12 + 9 * (place.level - 1)));
+            let linear = place.base + ((word(at) as u64) << (12 + 9 * (place.level - 1)));
             let (before, after) = (
                 walker.decode(place.level, linear, old),
                 walker.decode(place.level, linear, new),

@@ -1,0 +1,100 @@
+//! How guests come and go, step by step.
+
+use std::collections::BTreeMap;
+
+use memory::frame::GuestId;
+use memory::guest::{GuestFlushed, LaunchError, SecondStageKind};
+
+use super::{Guest, Stage, World};
+use crate::check::Violation;
+
+impl World<'_> {
+    pub(super) fn launch(
+        &mut self,
+        cpu: usize,
+        regions: u64,
+        kind: SecondStageKind,
+    ) -> Result<(), Vec<Violation>> {
+        let cpu = self.cpu(cpu);
+        let id = GuestId::new(self.next_id).unwrap();
+        let before = self.snapshot();
+        match self.memory.launch(&cpu, kind, id, regions << 21) {
+            Ok(hiding) => {
+                self.launched += 1;
+                self.next_id += 1;
+                self.guests.push(Guest {
+                    id,
+                    kind,
+                    bytes: regions << 21,
+                    stage: Stage::Hiding(hiding),
+                    written: BTreeMap::new(),
+                });
+                Ok(())
+            }
+            Err(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
+                self.refused += 1;
+                self.unchanged(&before, "a launch was refused")
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// One step in the life of a guest.
+    pub(super) fn advance(&mut self, cpu: usize, index: usize) -> Result<(), Vec<Violation>> {
+        let cpu = self.cpu(cpu);
+        let windows = &mut self.windows[cpu.index()];
+        let memory = &mut self.memory;
+        let Guest {
+            id,
+            kind,
+            bytes,
+            stage,
+            written,
+        } = self.guests.swap_remove(index);
+        let next = match stage {
+            Stage::Hiding(hiding) => Some(Stage::Launching(hiding.wait(&cpu))),
+            Stage::Launching(mut launching) => {
+                if launching.step(memory, &cpu, windows) {
+                    Some(Stage::Launching(launching))
+                } else {
+                    let guest = launching.finish(memory, &cpu, windows);
+                    assert_eq!(guest.bytes(), bytes);
+                    self.machine.guest_begins(id, kind.into(), guest.second_stage());
+                    Some(Stage::Alive(guest))
+                }
+            }
+            Stage::Alive(guest) => Some(Stage::Revoked(guest.revoke(&cpu))),
+            Stage::Revoked(revoked) => {
+                self.machine.guest_flushed(id);
+                Some(Stage::Teardown(revoked.reclaim(GuestFlushed::new(id))))
+            }
+            Stage::Teardown(mut teardown) => {
+                if teardown.step(memory, &cpu, windows) {
+                    Some(Stage::Teardown(teardown))
+                } else {
+                    self.machine.guest_ends(id);
+                    Some(Stage::Restored(teardown.finish(memory, &cpu, windows)))
+                }
+            }
+            Stage::Restored(restored) => Some(Stage::Flushed(restored.wait(&cpu))),
+            Stage::Flushed(flushed) => {
+                flushed.release(memory, &cpu);
+                None
+            }
+        };
+        if let Some(stage) = next {
+            self.guests.push(Guest {
+                id,
+                kind,
+                bytes,
+                stage,
+                written,
+            });
+            let last = self.guests.len() - 1;
+            self.guests.swap(index, last);
+        }
+        // What a teardown gives back is gone before its next step.
+        self.take_all();
+        self.judge()
+    }
+}

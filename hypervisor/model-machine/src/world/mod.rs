@@ -1,0 +1,231 @@
+//! A machine with guests and host allocations, driven by [`Op`]s: what the proofs run. After each step the whole state is judged.
+//!
+//! A launch and a teardown are advanced step by step, so that those of several guests run into each other, each step on any CPU that
+//! has its windows (`life`); meanwhile guests and host use their memory (`uses`), and the host takes memory for itself (`host`).
+
+mod host;
+mod life;
+mod uses;
+
+use std::collections::BTreeMap;
+
+use memory::HostMemory;
+use memory::address::Gpa;
+use memory::frame::{GuestId, HostFrames};
+use memory::guest::{Flushed, GuestMemory, Hiding, Launching, Restored, Revoked, SecondStageKind, Teardown};
+use memory::window::Windows;
+
+use crate::board::Booted;
+use crate::check::{Rule, Violation};
+use crate::hardware::ModelCpu;
+use crate::machine::ModelMachine;
+use crate::op::Op;
+use crate::snapshot::Snapshot;
+
+/// How far a guest is.
+enum Stage {
+    Hiding(Hiding),
+    Launching(Launching),
+    Alive(GuestMemory),
+    Revoked(Revoked),
+    Teardown(Teardown),
+    Restored(Restored),
+    Flushed(Flushed),
+}
+
+struct Guest {
+    id: GuestId,
+    kind: SecondStageKind,
+    bytes: u64,
+    stage: Stage,
+    /// What it, or the host for it, has written, by address.
+    written: BTreeMap<u64, u64>,
+}
+
+/// The machine and everything on it.
+pub struct World<'m> {
+    machine: &'m ModelMachine,
+    memory: HostMemory<'m>,
+    windows: Vec<Windows>,
+    guests: Vec<Guest>,
+    held: Vec<HostFrames>,
+    /// Everything that was free, while the host hoards.
+    hoard: Option<Vec<HostFrames>>,
+    next_id: u16,
+    boot: Snapshot,
+    /// Launches that were refused.
+    pub refused: u64,
+    /// Launches that were granted.
+    pub launched: u64,
+}
+
+impl<'m> World<'m> {
+    /// A machine at boot.
+    pub fn new((machine, booted): (&'m ModelMachine, Booted<'m>)) -> Self {
+        let Booted { memory, windows } = booted;
+        Self {
+            boot: Snapshot::of(machine, &memory),
+            machine,
+            memory,
+            windows,
+            guests: Vec::new(),
+            held: Vec::new(),
+            hoard: None,
+            next_id: 1,
+            refused: 0,
+            launched: 0,
+        }
+    }
+
+    /// The memory subsystem.
+    pub fn memory(&mut self) -> &mut HostMemory<'m> {
+        &mut self.memory
+    }
+
+    /// The whole state.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self.machine, &self.memory)
+    }
+
+    /// Does one thing and judges the state after each step of it.
+    ///
+    /// # Errors
+    /// The rules that were broken.
+    pub fn apply(&mut self, op: Op) -> Result<(), Vec<Violation>> {
+        match op {
+            Op::Launch { cpu, regions, kind } => self.launch(cpu, regions, kind)?,
+            Op::Advance { cpu, guest, steps } => {
+                for _ in 0..steps {
+                    if let Some(guest) = self.choose(guest, |stage| !matches!(stage, Stage::Alive(_))) {
+                        self.advance(cpu, guest)?;
+                    }
+                }
+            }
+            Op::Die { cpu, guest } => {
+                if let Some(guest) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) {
+                    self.advance(cpu, guest)?;
+                }
+            }
+            Op::GuestWrite { guest, at } => self.guest_write(guest, at)?,
+            Op::HostWrite {
+                cpu,
+                guest,
+                at,
+                bytes,
+            } => self.host_write(cpu, guest, at, bytes)?,
+            Op::Fetch { cpu, guest, at } => {
+                let cpu = self.cpu(cpu);
+                if let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) {
+                    let guest = &mut self.guests[index];
+                    if let Stage::Alive(memory) = &mut guest.stage {
+                        memory.allow_fetch(&mut self.memory, &cpu, Gpa::new(at % guest.bytes));
+                    }
+                }
+            }
+            Op::Allocate { cpu, order } => self.allocate(cpu, order)?,
+            Op::Free { which } => {
+                if !self.held.is_empty() {
+                    let extent = self.held.swap_remove(which % self.held.len());
+                    self.memory.frames.free(extent);
+                }
+            }
+            Op::Carve { regions } => {
+                let before = self.snapshot();
+                if let Ok(regions) = self.memory.frames.carve(regions) {
+                    self.memory.frames.uncarve(regions);
+                }
+                self.unchanged(&before, "regions were carved and given back")?;
+            }
+            Op::Hoard => {
+                self.hoard.get_or_insert_default();
+                self.take_all();
+            }
+            Op::Relent => self.relent(),
+            Op::Enter { cpu } => self.cpu(cpu).enter_guest(),
+            Op::Leave { cpu } => {
+                self.cpu(cpu);
+            }
+            Op::Nmi { cpu } => {
+                let mut found = Vec::new();
+                let cpu = self.machine.cpu(cpu % self.machine.cpus());
+                cpu.nmi(|| found = self.machine.check(&self.memory.frames));
+                judged(found)?;
+            }
+        }
+        self.judge()
+    }
+
+    /// Everything ends: guests die, the host frees what it has, all CPUs come back; then everything must be as at boot.
+    ///
+    /// # Errors
+    /// The rules that were broken.
+    pub fn end(mut self) -> Result<(), Vec<Violation>> {
+        while !self.guests.is_empty() {
+            self.advance(0, 0)?;
+        }
+        self.relent();
+        for extent in self.held.drain(..) {
+            self.memory.frames.free(extent);
+        }
+        for index in 0..self.machine.cpus() {
+            self.cpu(index);
+        }
+        // One more round, which every CPU answers, releases what waited for those that were away.
+        self.launch(0, 1, SecondStageKind::Nested)?;
+        while !self.guests.is_empty() {
+            self.advance(0, 0)?;
+        }
+        self.judge()?;
+        let now = self.snapshot();
+        if let Some(difference) = self.boot.trace(&now) {
+            return Err(vec![Violation {
+                rule: Rule::GivingBackNeverFails,
+                what: format!("after the last guest: {difference}"),
+            }]);
+        }
+        Ok(())
+    }
+
+    /// Judges the state.
+    ///
+    /// # Errors
+    /// The rules that were broken.
+    pub fn judge(&self) -> Result<(), Vec<Violation>> {
+        judged(self.machine.check(&self.memory.frames))
+    }
+
+    fn unchanged(&self, before: &Snapshot, after: &str) -> Result<(), Vec<Violation>> {
+        match before.difference(&self.snapshot()) {
+            None => Ok(()),
+            Some(difference) => Err(vec![Violation {
+                rule: Rule::RefusedChangesNothing,
+                what: format!("after {after}: {difference}"),
+            }]),
+        }
+    }
+
+    /// A CPU, in the host.
+    fn cpu(&self, number: usize) -> ModelCpu<'m> {
+        let cpu = self.machine.cpu(number % self.machine.cpus());
+        if cpu.is_in_guest() {
+            cpu.leave_guest();
+        }
+        cpu
+    }
+
+    fn choose(&self, number: usize, fits: impl Fn(&Stage) -> bool) -> Option<usize> {
+        let fitting: Vec<usize> = (0..self.guests.len())
+            .filter(|index| fits(&self.guests[*index].stage))
+            .collect();
+        fitting.get(number % fitting.len().max(1)).copied()
+    }
+
+    /// Guests in any stage.
+    pub fn guests(&self) -> usize {
+        self.guests.len()
+    }
+}
+
+fn judged(found: Vec<Violation>) -> Result<(), Vec<Violation>> {
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
