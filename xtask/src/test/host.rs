@@ -18,12 +18,18 @@ const LIMIT: Duration = Duration::from_secs(45 * 60);
 /// How many of the last lines of cargo's output are shown when it did not even build.
 const TAIL: usize = 40;
 
+/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 30,000 in all take about ten minutes.
+const LONG_HISTORIES: &str = "10000";
+
 /// Runs the tests of the workspace's default members.
 ///
 /// # Errors
 /// cargo can't be started, or Ctrl-C came.
-pub fn run(tally: &mut Tally) -> Result<()> {
+pub fn run(tally: &mut Tally, long: bool) -> Result<()> {
     let mut cargo = workspace::cargo();
+    if long {
+        cargo.env("LACUNA_HISTORIES", LONG_HISTORIES);
+    }
     cargo.args(["test", "--no-fail-fast", "--color=never"]);
     // Both streams into one pipe: the results only make sense in their order.
     let (output, input) = std::io::pipe().context("make a pipe")?;

@@ -146,7 +146,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     let mut tally = Tally::default();
     setup::everything()?;
     if with_host {
-        host::run(&mut tally)?;
+        host::run(&mut tally, flags.long)?;
     }
     let needed = |flavor| {
         KINDS
