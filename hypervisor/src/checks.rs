@@ -1,7 +1,7 @@
 //! What the independent walker (`audit`) finds, at boot, while guests live, after every death and at the end.
 //!
 //! The walker shares no code with the mapper. What is private comes from the living guests: each has a list of its regions, which is
-//! threaded through the frame records. The host's tables must reach none of it; a guest's second-stage tables must map its own part, and
+//! threaded through the frame records; what the pool keeps for reuse is hidden, too. The host's tables must reach none of it; a guest's second-stage tables must map its own part, and
 //! at the addresses that the records of those frames name.
 
 use core::fmt;
@@ -10,7 +10,7 @@ use audit::{
     BootCheck, BootRecord, DirectMap, Extent, Format, Pa, PrivateExtent, PrivateSet, Record, RegionState,
     Tables, Va, check_records, check_second_stage, check_unreachable,
 };
-use memory::address::{Hpa, Level, Pfn};
+use memory::address::{Hpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
 use memory::frame::{FrameState, OutOfMemory};
 use memory::guest::{GuestMemory, SecondStageKind};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
@@ -18,7 +18,7 @@ use memory::memory_map::MemoryMap;
 use report::{BlockState, Leaves, Span};
 
 use crate::frames::{leak_slice, with_memory};
-use crate::hardware::WalkerView;
+use crate::hardware::{Hardware, WalkerView};
 
 /// Why no record of the boot could be made.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl fmt::Display for ChecksError {
 /// Why there is no list of what is private.
 #[derive(Debug)]
 pub enum PrivateError {
-    /// The guests name more regions than RAM has; the number that it has.
+    /// The guests name more pieces of memory than there is room for; the number that fit.
     TooMany(usize),
     /// Two guests, or one guest twice, name the same region.
     Overlap(audit::SetError),
@@ -55,7 +55,7 @@ impl fmt::Display for PrivateError {
         match self {
             Self::TooMany(slots) => write!(
                 f,
-                "the guests' lists name more regions than the {slots} that RAM has: one is on two lists"
+                "the guests' lists name more than {slots} pieces of memory: RAM is torn to shreds, or one is on two lists"
             ),
             Self::Overlap(error) => write!(f, "the guests' lists name a region twice: {error}"),
         }
@@ -130,6 +130,9 @@ pub struct Tally {
     pub held: u64,
 }
 
+/// The owner of hidden memory that no guest has; a guest's number is not 0.
+const NOBODY: u64 = 0;
+
 /// The walker with what it remembers of the boot.
 pub struct Checks {
     view: WalkerView,
@@ -185,7 +188,8 @@ impl Checks {
             end: Pa::new(0),
             owner: 0,
         };
-        let private = leak_slice(slots, none).map_err(ChecksError::OutOfMemory)?;
+        // Regions, and room for what a guest launched into the last free memory has below 2 MiB: eight blocks' worth of single pages.
+        let private = leak_slice(slots + 8 * 512, none).map_err(ChecksError::OutOfMemory)?;
         let tables = Tables::new(&view, host, root.hpa().get());
         let record = BootRecord::capture(direct_map, &tables, words).map_err(ChecksError::Capture)?;
         Ok(Self {
@@ -332,21 +336,30 @@ fn gather<'p, 'g>(
 ) -> Result<PrivateSet<'p>, PrivateError> {
     let slots = private.len();
     let mut count = 0;
+    let mut add = |(pfn, order): (Pfn, u8), owner: u64| {
+        let slot = private.get_mut(count).ok_or(PrivateError::TooMany(slots))?;
+        let start = pfn.hpa().get();
+        *slot = PrivateExtent {
+            start: Pa::new(start),
+            end: Pa::new(start + (PAGE_SIZE << order)),
+            owner,
+        };
+        count += 1;
+        Ok(())
+    };
     for guest in guests {
+        let owner = guest.id().get().into();
         with_memory(|memory| {
-            for pfn in guest.regions(&memory.frames) {
-                let slot = private.get_mut(count).ok_or(PrivateError::TooMany(slots))?;
-                let start = pfn.hpa().get();
-                *slot = PrivateExtent {
-                    start: Pa::new(start),
-                    end: Pa::new(start + Level::L2.bytes()),
-                    owner: guest.id().get().into(),
-                };
-                count += 1;
-            }
-            Ok(())
+            let mut regions = guest.regions(&memory.frames);
+            regions.try_for_each(|pfn| add((pfn, REGION_ORDER), owner))?;
+            let mut pieces = guest.pieces(&Hardware, &memory.frames);
+            pieces.try_for_each(|piece| add(piece, owner))
         })?;
     }
+    with_memory(|memory| {
+        let mut cached = memory.pool().cached(&memory.frames);
+        cached.try_for_each(|extent| add(extent, NOBODY))
+    })?;
     let extents = private.get_mut(..count).unwrap_or_default();
     extents.sort_unstable_by_key(|extent| extent.start);
     PrivateSet::new(extents).map_err(PrivateError::Overlap)
@@ -355,7 +368,7 @@ fn gather<'p, 'g>(
 /// What the frame records say about the frame at an address.
 fn record_of(pa: Pa) -> Option<Record> {
     match with_memory(|memory| memory.frames.state(Hpa::new(pa.get()).pfn())) {
-        FrameState::Private { owner, gfn } => Some(Record {
+        FrameState::Private { owner, gfn, .. } => Some(Record {
             owner: owner.get().into(),
             gpa: Va::new(gfn.gpa().get()),
         }),

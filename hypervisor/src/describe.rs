@@ -56,18 +56,21 @@ fn direct_map(hpa: Hpa, out: &mut dyn Write) -> fmt::Result {
         return write!(out, "frame records busy");
     };
     match state {
-        FrameState::Private { owner, gfn } => {
+        FrameState::Private { owner, gfn, .. } => {
             let gpa = gfn.gpa().get() + hpa.get() % 4096;
             write!(out, "hole of guest {owner} (its guest-physical {gpa:#x})")
         }
-        FrameState::Hidden => write!(out, "hole that no guest owns"),
-        FrameState::Unmapped => write!(out, "hole whose flush is under way"),
+        FrameState::Hidden { .. } | FrameState::PoolFree { .. } | FrameState::Pooled => {
+            write!(out, "hole that no guest owns")
+        }
+        FrameState::Quarantined { .. } => write!(out, "hole that is out of use for good"),
+        FrameState::Unmapped { .. } => write!(out, "hole whose flush is under way"),
         FrameState::Absent => write!(out, "which is not RAM"),
         FrameState::Reserved => write!(out, "in use since boot"),
         FrameState::Free { .. } | FrameState::Tail => write!(out, "free memory"),
         FrameState::Host { order } => write!(out, "host memory, extent of {} frames", 1_u64 << order),
         FrameState::Table { .. } | FrameState::TableListed { .. } => write!(out, "page table"),
-        FrameState::Carved => write!(out, "region on its way to be hidden"),
+        FrameState::Carved { .. } => write!(out, "memory on its way to be hidden"),
         FrameState::Mixed => write!(out, "block of small extents"),
     }
 }

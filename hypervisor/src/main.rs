@@ -326,6 +326,7 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
     let cpus = (cpus_found(platform.as_ref()), cpus_used);
     start_report(info, features, cpus, &ram, &config, &capabilities);
     let kind = backend.second_stage();
+    frames::with_memory(|memory| memory.allow_large_guest_leaves(backend.large_guest_leaves()));
     let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, kind) {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),

@@ -214,7 +214,8 @@ impl<'s> BootRecord<'s> {
 
     /// Checks the direct map in `tables` against the record.
     ///
-    /// - Every region that overlaps an extent of `holes` is absent, all of it.
+    /// - Every region that lies in extents of `holes` is absent, all of it. One that lies there partly is mapped by 4K leaves, as many as
+    ///   pages are left. (That these are the right pages is for [`check_unreachable`](crate::check_unreachable) to find.)
     /// - A gigablock without such regions is what it was at boot, leaf for leaf (accessed and dirty aside).
     /// - In a gigablock with holes every other region is a 2M leaf with the attributes it had at boot, or what it was at boot where that was
     ///   smaller than 2M or absent.
@@ -271,8 +272,17 @@ impl<'s> BootRecord<'s> {
         } else {
             None
         };
+        let at_boot = self.words.get(region.slot).copied().unwrap_or(ABSENT);
         if let Some(hole) = hole {
-            if found != ABSENT {
+            let pages = M2 / 4096 - holes.pages(pa, Pa::new(pa.get() + M2));
+            let as_it_must = match region.state {
+                RegionState::Absent => pages == 0 || at_boot & KIND == SMALL_4K,
+                RegionState::Small4K { leaves, .. } => {
+                    u64::from(leaves) == pages || at_boot & KIND == SMALL_4K && u64::from(leaves) < pages
+                }
+                RegionState::In1G(_) | RegionState::Leaf2M(_) => false,
+            };
+            if !as_it_must {
                 return Err(BootViolation::HoleMapped {
                     pa,
                     va,
@@ -282,7 +292,6 @@ impl<'s> BootRecord<'s> {
             done.holes += 1;
             return Ok(());
         }
-        let at_boot = self.words.get(region.slot).copied().unwrap_or(ABSENT);
         let expected = if has_holes { beside_holes(at_boot) } else { at_boot };
         if found != expected {
             return Err(BootViolation::Changed {

@@ -80,6 +80,16 @@ impl<'e> PrivateSet<'e> {
         count
     }
 
+    /// Pages of `start..end` that some extent overlaps; the extents are made of whole pages.
+    pub(crate) fn pages(&self, start: Pa, end: Pa) -> u64 {
+        let first = self.extents.partition_point(|extent| extent.end <= start);
+        let inside = self.extents[first..]
+            .iter()
+            .take_while(|extent| extent.start < end);
+        let bytes = inside.map(|extent| extent.end.min(end).get() - extent.start.max(start).get());
+        bytes.sum::<u64>() / K4
+    }
+
     /// The first byte of `start..end` that is not `owner`'s, with its owner.
     fn not_owned(&self, start: Pa, end: Pa, owner: u64) -> Option<(Pa, Option<u64>)> {
         let mut at = start;

@@ -8,9 +8,9 @@
 use crate::address::{Gfn, Hva, Level, PAGE_SIZE, Pfn};
 use crate::direct_map::DirectMap;
 use crate::frame::allocator::{HostFrames, OutOfMemory};
-use crate::frame::list::{TableFrame, TableList};
 use crate::frame::records::FrameTable;
 use crate::frame::state::{FrameState, GuestId};
+use crate::frame::table_frame::{TableFrame, TableList};
 use crate::host::HostMemory;
 use crate::layout::direct;
 use crate::machine::{Machine, TableAt, WindowSpan};
@@ -84,6 +84,7 @@ impl HostMemory<'_> {
                 FrameState::Private {
                     owner: memory.id,
                     gfn,
+                    order: 0,
                 },
             );
             match make_slot(machine, &mut self.frames, memory.root.pfn(), gfn) {

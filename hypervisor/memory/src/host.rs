@@ -3,11 +3,12 @@
 use crate::address::Pfn;
 use crate::direct_map::DirectMap;
 use crate::frame::FrameTable;
-use crate::frame::list::{Clean, Dirty, Region, RegionList};
+use crate::frame::extent::Dirty;
+use crate::frame::extent_list::ExtentList;
 use crate::machine::Machine;
+use crate::region::{Pool, Watermarks};
 use crate::stats::{Costs, Stats};
 use crate::tlb::{FlushBatch, Flusher, Posted, Receipt};
-use crate::window::{WINDOW_BYTES, Windows};
 
 /// The frames, the direct map over them, and what waits for a flush.
 pub struct HostMemory<'m> {
@@ -15,6 +16,9 @@ pub struct HostMemory<'m> {
     pub frames: FrameTable<'m>,
     pub(crate) direct_map: DirectMap,
     pub(crate) flusher: Flusher,
+    pub(crate) pool: Pool,
+    /// Whether second-stage tables may have 1G leaves.
+    pub(crate) large_guest_leaves: bool,
     pub(crate) stats: Stats,
     pub(crate) costs: Costs,
 }
@@ -23,10 +27,13 @@ impl<'m> HostMemory<'m> {
     /// Takes over RAM and the direct map under the top-level table `root`, as the boot built it.
     pub fn new<M: Machine>(machine: &M, mut frames: FrameTable<'m>, root: Pfn) -> Self {
         let direct_map = DirectMap::adopt(machine, &mut frames, root);
+        let marks = Watermarks::for_frames(frames.frames());
         Self {
             frames,
             direct_map,
             flusher: Flusher::new(),
+            pool: Pool::new(marks),
+            large_guest_leaves: false,
             stats: Stats::default(),
             costs: Costs::default(),
         }
@@ -54,22 +61,8 @@ impl<'m> HostMemory<'m> {
     }
 
     /// Opens a batch after its flush.
-    pub(crate) fn complete<M: Machine>(&mut self, machine: &M, receipt: Receipt) -> RegionList<Dirty> {
+    pub(crate) fn complete<M: Machine>(&mut self, machine: &M, receipt: Receipt) -> ExtentList<Dirty> {
         self.flusher
             .complete(machine.cpu(), &mut self.frames, &mut self.stats, receipt)
-    }
-
-    /// Overwrites a hidden region with zeros, through a window.
-    pub(crate) fn scrub<M: Machine>(
-        &mut self,
-        machine: &M,
-        windows: &mut Windows,
-        region: Region<Dirty>,
-    ) -> Region<Clean> {
-        let start = machine.now();
-        windows.open(machine, region.pfn()).zero();
-        self.stats.bytes_scrubbed += WINDOW_BYTES;
-        self.costs.scrub += machine.now().wrapping_sub(start);
-        region.scrubbed()
     }
 }

@@ -18,6 +18,8 @@ pub const DIRECT_MAP_BASE: Hva = Hva::new(0xffff_8000_0000_0000);
 pub const DIRECT_MAP_BYTES: u64 = 192 << 39;
 /// Start of a CPU's windows (top-level slot 448).
 pub const WINDOW_BASE: Hva = Hva::new(0xffff_e000_0000_0000);
+/// Start of the windows for single pages: the 2 MiB after the window for a region.
+pub const PAGE_WINDOW_BASE: Hva = Hva::new(WINDOW_BASE.get() + (2 << 20));
 /// Start of the area of stacks and per-CPU data (top-level slot 449).
 pub const STACK_BASE: Hva = Hva::new(0xffff_e080_0000_0000);
 /// Start of the area of device registers (top-level slot 450).

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::address::{ENTRIES, Hva, Pfn};
+use crate::address::{ENTRIES, Hva, Level, Pfn};
 use crate::tlb::shootdown::{Cpu, Processor};
 
 /// A 4 KiB frame as a translation table: 512 entries that hardware may read, and mark accessed and dirty, at any time.
@@ -77,6 +77,13 @@ pub trait Machine: Processor {
     /// Drops this CPU's translation of the page at `at` and its copies of the table entries that lead there (INVLPG; SDM
     /// vol. 3A, 4.10.4.1; APM vol. 2, 5.5.2).
     fn invalidate(&self, at: Hva);
+
+    /// The same for `count` pages of the size of a leaf of `level`, side by side. A machine may drop more than that.
+    fn invalidate_run(&self, at: Hva, level: Level, count: usize) {
+        for page in 0..count as u64 {
+            self.invalidate(Hva::new(at.get() + page * level.bytes()));
+        }
+    }
 
     /// A clock for the counters of costs: cycles on hardware, instructions where the machine counts those. It need not be the same
     /// on two CPUs.

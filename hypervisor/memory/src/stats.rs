@@ -1,21 +1,33 @@
 //! Counters of everything that changes a mapping. Splits and merges carry Linux' names where they are printed
 //! (`direct_map_level2_splits` and so on; level 2 = a 2M leaf, level 3 = a 1G leaf).
 
+use crate::paging::edit::MergeBlocked;
+
 /// Counters since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// 2M leaves of the direct map replaced by tables of 4K leaves. Regions are hidden whole, so only [`crate::baseline`] does it.
+    /// 2M leaves of the direct map replaced by tables of 4K leaves: where memory had to be hidden although no whole region was free.
     pub level2_splits: u64,
     /// 1G leaves of the direct map replaced by tables of 2M leaves.
     pub level3_splits: u64,
+    /// Tables of 512 4K leaves merged into 2M leaves.
+    pub level2_collapses: u64,
     /// Tables of 512 2M leaves merged into 1G leaves.
     pub level3_collapses: u64,
+    /// Entries of the direct map written: cleared, filled, split, merged, parked. Hidden memory that changes hands writes none.
+    pub direct_map_writes: u64,
     /// Third-level entries cleared because their gigablock became all holes.
     pub tables_parked: u64,
     /// Regions taken out of the direct map.
     pub regions_hidden: u64,
     /// Regions put back.
     pub regions_restored: u64,
+    /// Gigablocks hidden by one entry; their regions count above, too.
+    pub gigablocks_hidden: u64,
+    /// 4K pages taken out of the direct map one by one, because no whole region was free.
+    pub pages_hidden: u64,
+    /// 4K pages put back.
+    pub pages_restored: u64,
     /// Host shootdowns asked for: rounds, whatever the number of CPUs.
     pub flushes: u64,
     /// CPUs interrupted for them: they were in the host.
@@ -28,8 +40,48 @@ pub struct Stats {
     pub bytes_scrubbed: u64,
     /// 2M leaves of guests' tables replaced by 4K leaves, because the guest executed from there on a CPU with the erratum iTLB multihit.
     pub second_stage_splits: u64,
-    /// Merges not done although the count of canonical entries was full: the entries disagreed.
-    pub merges_blocked: u64,
+    /// Merges not done although the count of canonical entries was full, by what was in the way.
+    pub merges_blocked: MergesBlocked,
+    /// Frames that could not be made safe and are out of use for good.
+    pub frames_quarantined: u64,
+    /// Small extents handed out by the pool or a magazine, and taken back.
+    pub pool_allocations: u64,
+    /// Small extents taken back.
+    pub pool_frees: u64,
+    /// Regions that the pool was asked for and had in its cache: no map change, no flush.
+    pub cache_hits: u64,
+    /// Regions given back to the host because free memory was low, or on request.
+    pub regions_shrunk: u64,
+}
+
+/// Merges that were not done, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MergesBlocked {
+    /// An entry was absent.
+    pub hole: u64,
+    /// An entry led to a table, or there was no table to merge.
+    pub smaller_leaves: u64,
+    /// The entries did not map one aligned piece of memory in order.
+    pub address: u64,
+    /// The entries differed in access rights, memory type or a software bit.
+    pub attributes: u64,
+}
+
+impl MergesBlocked {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.hole + self.smaller_leaves + self.address + self.attributes
+    }
+
+    pub(crate) fn count(&mut self, reason: MergeBlocked) {
+        let counter = match reason {
+            MergeBlocked::Hole => &mut self.hole,
+            MergeBlocked::SmallerLeaves | MergeBlocked::NoTable => &mut self.smaller_leaves,
+            MergeBlocked::Address => &mut self.address,
+            MergeBlocked::Attributes => &mut self.attributes,
+        };
+        *counter += 1;
+    }
 }
 
 /// Where the time went, in ticks of [`Machine::now`](crate::machine::Machine::now), summed since boot.

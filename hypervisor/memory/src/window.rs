@@ -1,20 +1,21 @@
-//! Windows: how a CPU reaches a hidden region for a moment.
+//! Windows: how a CPU reaches hidden memory for a moment.
 //!
 //! Each CPU has its own top-level table; its window slot leads to tables that no other CPU's top-level table knows, so no other CPU
-//! can reach, or even speculate, through an open window. Opening writes an absent entry and costs no flush; closing clears it and
-//! drops the one translation on this CPU. A window borrows its CPU's [`Windows`], so it cannot be open twice, leave the CPU,
-//! or stay open when the CPU enters a guest (entering needs the CPU, too).
+//! can reach, or even speculate, through an open window. There is one place for a window of 2 MiB and 512 for pages, which show scattered
+//! frames side by side. Opening writes absent entries and costs no flush; closing clears them and drops those translations on this CPU, all
+//! of a window in one batch. A window borrows its CPU's [`Windows`], so it cannot be open twice, leave the CPU, or stay open when the CPU
+//! enters a guest (entering needs the CPU, too).
 
 use core::marker::PhantomData;
 
-use crate::address::{Hva, Level, Pfn};
-use crate::layout::WINDOW_BASE;
+use crate::address::{ENTRIES, Hva, Level, PAGE_SIZE, Pfn, REGION_ORDER};
+use crate::layout::{PAGE_WINDOW_BASE, WINDOW_BASE};
 use crate::machine::{Machine, WindowSpan};
 use crate::paging::build::{BuildError, TableBuilder};
 use crate::paging::edit::Slot;
 use crate::paging::format::{Attributes, LongMode};
 
-/// Bytes that a window shows.
+/// Bytes that the largest window shows.
 pub const WINDOW_BYTES: u64 = Level::L2.bytes();
 
 /// One CPU's windows. Not `Send`: it belongs to the CPU whose top-level table leads to it.
@@ -22,7 +23,9 @@ pub const WINDOW_BYTES: u64 = Level::L2.bytes();
 pub struct Windows {
     /// The level-2 table below the window slot.
     table: Pfn,
-    /// Windows closed: one local invalidation each.
+    /// The level-1 table of the page windows.
+    pages: Pfn,
+    /// Translations dropped on this CPU because a window was closed.
     invalidations: u64,
     not_send: PhantomData<*const ()>,
 }
@@ -35,53 +38,105 @@ impl Windows {
     pub fn new<M: Machine, A: FnMut() -> Option<Pfn>>(
         builder: &mut TableBuilder<'_, M, A>,
     ) -> Result<Self, BuildError> {
-        let table = builder.table_for(WINDOW_BASE, Level::L2)?;
         Ok(Self {
-            table,
+            table: builder.table_for(WINDOW_BASE, Level::L2)?,
+            pages: builder.table_for(PAGE_WINDOW_BASE, Level::L1)?,
             invalidations: 0,
             not_send: PhantomData,
         })
     }
 
-    /// Local invalidations so far, one for each window closed.
+    /// Local invalidations so far: one for each 2 MiB or page that was shown.
     pub fn invalidations(&self) -> u64 {
         self.invalidations
     }
 
-    /// Opens a window on a region. Crate-private: whoever opens one must own the region or the guest.
-    pub(crate) fn open<'w, M: Machine>(&'w mut self, machine: &'w M, region: Pfn) -> Window<'w, M> {
+    /// Opens a window on an extent of at most 2 MiB. Crate-private: whoever opens one must own the extent or the guest.
+    pub(crate) fn open<'w, M: Machine>(&'w mut self, machine: &'w M, pfn: Pfn, order: u8) -> Window<'w, M> {
+        if order < REGION_ORDER {
+            let mut window = self.open_pages(machine);
+            let added = window.add(pfn, order);
+            assert!(
+                added,
+                "broken invariant: less than 2 MiB do not fit the page windows"
+            );
+            return window;
+        }
         let slot = Slot::of(machine, self.table, WINDOW_BASE.index(2), Level::L2);
-        let filled = slot.fill::<LongMode>(region, Attributes::DATA);
+        let filled = order == REGION_ORDER && slot.fill::<LongMode>(pfn, Attributes::DATA);
         assert!(
             filled,
             "broken invariant: a window is open already, or {} is no region",
-            region.hpa()
+            pfn.hpa()
         );
         Window {
             windows: self,
             machine,
+            start: WINDOW_BASE,
+            level: Level::L2,
+            shown: 1,
+        }
+    }
+
+    /// Opens a window that shows nothing yet, for extents below 2 MiB side by side.
+    pub(crate) fn open_pages<'w, M: Machine>(&'w mut self, machine: &'w M) -> Window<'w, M> {
+        Window {
+            windows: self,
+            machine,
+            start: PAGE_WINDOW_BASE,
+            level: Level::L1,
+            shown: 0,
         }
     }
 }
 
-/// An open window on 2 MiB; closed when dropped, which invalidates one translation on this CPU.
+/// An open window; closed when dropped.
 pub(crate) struct Window<'w, M: Machine> {
     windows: &'w mut Windows,
     machine: &'w M,
+    start: Hva,
+    /// Of its leaves.
+    level: Level,
+    /// Leaves that are there.
+    shown: usize,
 }
 
 impl<M: Machine> Window<'_, M> {
-    /// Overwrites the whole region with zeros.
-    pub(crate) fn zero(&mut self) {
-        self.machine.zero(self.span(0, WINDOW_BYTES as usize));
+    /// Shows another extent behind those shown already. False, and nothing changed, when there is no room, or it is not below 2 MiB.
+    #[must_use]
+    pub(crate) fn add(&mut self, pfn: Pfn, order: u8) -> bool {
+        let fits = order < REGION_ORDER && self.shown + (1 << order) <= ENTRIES;
+        if self.level != Level::L1 || !fits {
+            return false;
+        }
+        for page in 0..1 << order {
+            let filled = self
+                .slot(self.shown)
+                .fill::<LongMode>(pfn.add(page), Attributes::DATA);
+            assert!(filled, "broken invariant: a page window is open already");
+            self.shown += 1;
+        }
+        true
     }
 
-    /// Writes at a byte offset; the caller keeps within the region.
+    /// Bytes shown.
+    fn bytes(&self) -> u64 {
+        self.shown as u64 * self.level.bytes()
+    }
+
+    /// Overwrites everything shown with zeros; how many bytes that were.
+    pub(crate) fn zero(&mut self) -> u64 {
+        let bytes = self.bytes();
+        self.machine.zero(self.span(0, bytes as usize));
+        bytes
+    }
+
+    /// Writes at a byte offset; the caller keeps within the window.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
         self.machine.copy_in(self.span(offset, data.len()), data);
     }
 
-    /// Reads from a byte offset; the caller keeps within the region.
+    /// Reads from a byte offset; the caller keeps within the window.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         self.machine.copy_out(self.span(offset, data.len()), data);
     }
@@ -90,17 +145,30 @@ impl<M: Machine> Window<'_, M> {
         assert!(
             offset
                 .checked_add(len as u64)
-                .is_some_and(|end| end <= WINDOW_BYTES),
+                .is_some_and(|end| end <= self.bytes()),
             "broken invariant: access past the end of a window"
         );
-        WindowSpan::new(Hva::new(WINDOW_BASE.get() + offset), len)
+        WindowSpan::new(Hva::new(self.start.get() + offset), len)
+    }
+
+    fn slot(&self, leaf: usize) -> Slot<'_, M> {
+        let at = Hva::new(self.start.get() + leaf as u64 * self.level.bytes());
+        match self.level {
+            Level::L1 => Slot::of(self.machine, self.windows.pages, at.index(1), Level::L1),
+            _ => Slot::of(self.machine, self.windows.table, at.index(2), Level::L2),
+        }
     }
 }
 
 impl<M: Machine> Drop for Window<'_, M> {
     fn drop(&mut self) {
-        Slot::of(self.machine, self.windows.table, WINDOW_BASE.index(2), Level::L2).clear();
-        self.machine.invalidate(WINDOW_BASE);
-        self.windows.invalidations += 1;
+        for leaf in 0..self.shown {
+            self.slot(leaf).clear();
+        }
+        self.machine.invalidate_run(self.start, self.level, self.shown);
+        self.windows.invalidations += self.shown as u64;
     }
 }
+
+// The page windows are one level-1 table's.
+const _: () = assert!(ENTRIES as u64 * PAGE_SIZE == WINDOW_BYTES);

@@ -158,7 +158,11 @@ fn host_memory_and_regions_grow_from_opposite_ends() {
     let host = table.allocate(0).unwrap();
     let regions = table.carve(3).unwrap();
     assert_eq!(host.pfn().gigablock_number(), 3);
-    assert!(regions.pfns(&table).all(|pfn| pfn.gigablock_number() == 0));
+    assert!(
+        regions
+            .extents(&table)
+            .all(|(pfn, _)| pfn.gigablock_number() == 0)
+    );
     table.uncarve(regions);
     table.free(host);
     assert_eq!(table.free_frames(), table.frames());

@@ -6,6 +6,7 @@
 
 use memory::address::Level;
 use memory::guest::SecondStageKind;
+use memory::stats::Stats;
 use model_machine::{Board, Op, Violation, World};
 
 const MIB: u64 = 1 << 20;
@@ -105,12 +106,25 @@ fn a_launch_is_refused_when_regions_are_missing() {
     }
 }
 
-/// Several guests, one of which has hidden a whole gigablock, one split by fetches; all of them are alive when memory runs out for good.
+/// Several guests, one of which has hidden a whole gigablock by one entry, one split by fetches.
 #[test]
 fn guests_die_and_all_is_restored_while_every_allocation_fails() {
+    let stats = all_die_without_memory([5, 529, 7]);
+    assert_eq!((stats.gigablocks_hidden, stats.tables_parked), (1, 0));
+}
+
+/// The same where guests together have filled a gigablock with holes, one by one.
+#[test]
+fn a_parked_table_comes_back_while_every_allocation_fails() {
+    let stats = all_die_without_memory([5, 300, 236]);
+    assert_eq!((stats.gigablocks_hidden, stats.tables_parked), (0, 1));
+}
+
+/// All guests are alive when memory runs out for good. The counters of that moment.
+fn all_die_without_memory(sizes: [u64; 3]) -> Stats {
     let mut board = Board::new(&[(0, 64 * MIB), (GIB, GIB)], 3, Level::L3);
     let mut world = World::new(board.boot());
-    for (number, regions) in [(0, 5), (1, 529), (2, 7)] {
+    for (number, regions) in sizes.into_iter().enumerate() {
         let kind = KINDS[2 - number];
         held(world.apply(Op::Launch {
             cpu: number,
@@ -123,7 +137,8 @@ fn guests_die_and_all_is_restored_while_every_allocation_fails() {
             steps: 2000,
         }));
     }
-    assert_eq!((world.launched, world.memory().stats().tables_parked), (3, 1));
+    assert_eq!(world.launched, 3);
+    let stats = world.memory().stats();
     held(world.apply(Op::Hoard));
     for guest in 0..3 {
         held(world.apply(Op::GuestWrite { guest, at: 5 * MIB }));
@@ -152,4 +167,5 @@ fn guests_die_and_all_is_restored_while_every_allocation_fails() {
     }
     assert_eq!(world.guests(), 0);
     held(world.end());
+    stats
 }

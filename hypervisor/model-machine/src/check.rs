@@ -111,8 +111,8 @@ impl Summary {
         each_state(ram, frames, |pfn, count, state| {
             let (at, bytes) = (pfn.hpa(), count << 12);
             match state {
-                FrameState::Unmapped => summary.unmapped.push(at, bytes),
-                FrameState::Hidden => {
+                FrameState::Unmapped { .. } => summary.unmapped.push(at, bytes),
+                FrameState::Hidden { .. } | FrameState::PoolFree { .. } | FrameState::Quarantined { .. } => {
                     summary.hidden.push(at, bytes);
                     summary.unmapped.push(at, bytes);
                 }
@@ -340,7 +340,7 @@ impl Judge<'_> {
         for frame in (0..bytes >> 12).step_by(step as usize) {
             let (pfn, gfn) = (first.add(frame), Gfn::new((reached.leaf.va.get() >> 12) + frame));
             match self.frames.state(pfn) {
-                FrameState::Private { owner, gfn: own } if owner.get() == tree.number && own == gfn => {}
+                FrameState::Private { owner, gfn: own, .. } if owner.get() == tree.number && own == gfn => {}
                 other => {
                     let what = format!(
                         "{who} may reach {} at guest frame {gfn}, which is {other:?}",

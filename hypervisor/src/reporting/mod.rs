@@ -304,11 +304,9 @@ impl<'a> Reporter<'a> {
 fn counters(windows: &Windows, ticks_to_first_guest: u64, loading: Loading) -> Counters {
     let (stats, costs) = with_memory(|memory| (memory.stats(), memory.costs()));
     Counters {
-        // Zero with guests: regions are hidden whole. Only the benchmark's comparison makes tables of 4K leaves.
         direct_map_level2_splits: stats.level2_splits,
         direct_map_level3_splits: stats.level3_splits,
-        // Zero by structure, so nothing counts it: no code merges a table of 4K leaves of the direct map.
-        direct_map_level2_collapses: 0,
+        direct_map_level2_collapses: stats.level2_collapses,
         direct_map_level3_collapses: stats.level3_collapses,
         flushes: stats.flushes,
         window_invlpgs: windows.invalidations(),

@@ -124,6 +124,9 @@ pub trait Backend: Sized + Sync + 'static {
     /// The second-stage tables that guests need on this CPU.
     fn second_stage(&self) -> SecondStageKind;
 
+    /// Whether those tables may have 1G leaves.
+    fn large_guest_leaves(&self) -> bool;
+
     /// Takes the frames that all guests share.
     ///
     /// # Errors

@@ -90,8 +90,11 @@ impl FrameTable<'_> {
     pub fn allocate(&mut self, order: u8) -> Result<HostFrames, OutOfMemory> {
         let pfn = if order >= REGION_ORDER {
             self.allocate_blocks(order)
+        } else if let Some(frames) = self.allocate_listed(order) {
+            return Ok(frames);
         } else {
-            self.allocate_frames(order)
+            self.break_block()
+                .and_then(|index| self.allocate_in(index, order))
         };
         match pfn {
             Some(pfn) => Ok(HostFrames { pfn, order }),
@@ -108,7 +111,7 @@ impl FrameTable<'_> {
             self.release_block_run(index, order - REGION_ORDER);
             return;
         }
-        self.unlist_partial(index);
+        self.unlist_host(index);
         let (words, buddy) = self.frames_of(index);
         let merged = buddy.release(&mut FrameUnits(words), (pfn.get() % 512) as u16, order);
         self.free_frames += 1 << order;
@@ -116,7 +119,7 @@ impl FrameTable<'_> {
             self.free_frames -= 512;
             self.release_block_run(index, 0);
         } else {
-            self.list_partial(index);
+            self.list_host(index);
         }
     }
 
@@ -140,15 +143,21 @@ impl FrameTable<'_> {
         }
     }
 
-    fn allocate_frames(&mut self, order: u8) -> Option<Pfn> {
-        let listed = self.partial[usize::from(order)..].iter().find_map(|head| *head);
-        let index = match listed {
-            Some(index) => {
-                self.unlist_partial(index);
-                index
-            }
-            None => self.break_block()?,
-        };
+    /// Takes `1 << order` frames, less than a region, without breaking up a whole free one.
+    pub(crate) fn allocate_listed(&mut self, order: u8) -> Option<HostFrames> {
+        let index = self.host_blocks.fitting(order)?;
+        self.unlist_host(index);
+        let pfn = self.allocate_in(index, order)?;
+        Some(HostFrames { pfn, order })
+    }
+
+    /// The order of the largest free run below a region.
+    pub(crate) fn largest_listed_run(&self) -> Option<u8> {
+        self.host_blocks.largest()
+    }
+
+    /// Takes frames from a block that is on no list at the moment, and lists it.
+    fn allocate_in(&mut self, index: BlockIndex, order: u8) -> Option<Pfn> {
         let start = self.block_pfn(index);
         let (words, buddy) = self.frames_of(index);
         let unit = buddy.allocate(&mut FrameUnits(words), order);
@@ -156,7 +165,7 @@ impl FrameTable<'_> {
             words[usize::from(unit)] = FrameWord::new(FrameState::Host { order });
             self.free_frames -= 1 << order;
         }
-        self.list_partial(index);
+        self.list_host(index);
         unit.map(|unit| start.add(u64::from(unit)))
     }
 
@@ -165,30 +174,27 @@ impl FrameTable<'_> {
             return None;
         }
         let run = order - REGION_ORDER;
-        // One look at a record for each gigablock, at most once for 512 small allocations.
-        let gigablock = self
-            .gigablock_indices()
-            .rev()
-            .find(|&g| self.largest_run_in(g).is_some_and(|largest| largest >= run))?;
-        let index = self.take_block_run(gigablock, run)?;
-        self.block_mut(index).word = FrameWord::new(FrameState::Host { order });
-        Some(self.block_pfn(index))
+        let gigablock = self.highest_with_run(run)?;
+        let pfn = self.take_block_run(gigablock, run)?;
+        *self.head_mut(pfn, order) = FrameWord::new(FrameState::Host { order });
+        Some(pfn)
     }
 
-    /// Takes `1 << run` blocks from one gigablock; the first one's word is `Tail` until the caller sets it.
-    pub(crate) fn take_block_run(&mut self, gigablock: GigablockIndex, run: u8) -> Option<BlockIndex> {
-        let base = self.block_of(self.gigablock_pfn(gigablock))?;
+    /// Takes `1 << run` blocks from one gigablock; the first frame. The first block's word is `Tail` until the caller sets it.
+    pub(crate) fn take_block_run(&mut self, gigablock: GigablockIndex, run: u8) -> Option<Pfn> {
         let (blocks, buddy) = self.blocks_of(gigablock);
         let unit = buddy.allocate(&mut BlockUnits(blocks), run)?;
+        self.reshelve(gigablock);
         self.free_blocks -= 1 << run;
         self.free_frames -= 512 << run;
-        Some(base.plus(unit))
+        Some(self.gigablock_pfn(gigablock).add(u64::from(unit) << REGION_ORDER))
     }
 
     /// Makes `1 << run` blocks free.
     pub(crate) fn release_block_run(&mut self, index: BlockIndex, run: u8) {
         let (blocks, buddy) = self.blocks_of(index.gigablock());
         buddy.release(&mut BlockUnits(blocks), index.unit(), run);
+        self.reshelve(index.gigablock());
         self.free_blocks += 1 << run;
         self.free_frames += 512 << run;
     }
@@ -204,38 +210,5 @@ impl FrameTable<'_> {
         buddy.release(&mut FrameUnits(words), 0, TOP_ORDER);
         self.free_frames += 512;
         Some(index)
-    }
-
-    /// Puts a mixed block on the list of its largest free run, if it has one.
-    pub(super) fn list_partial(&mut self, index: BlockIndex) {
-        let Some(largest) = self.block(index).buddy.largest() else {
-            return;
-        };
-        let head = self.partial[usize::from(largest)];
-        if let Some(head) = head {
-            self.block_mut(head).previous = BlockIndex::to_link(Some(index));
-        }
-        let block = self.block_mut(index);
-        block.next = BlockIndex::to_link(head);
-        block.previous = BlockIndex::to_link(None);
-        self.partial[usize::from(largest)] = Some(index);
-    }
-
-    /// Takes a mixed block off the list of its largest free run, before that changes.
-    fn unlist_partial(&mut self, index: BlockIndex) {
-        let Some(largest) = self.block(index).buddy.largest() else {
-            return;
-        };
-        let (next, previous) = (
-            BlockIndex::from_link(self.block(index).next),
-            BlockIndex::from_link(self.block(index).previous),
-        );
-        match previous {
-            Some(previous) => self.block_mut(previous).next = BlockIndex::to_link(next),
-            None => self.partial[usize::from(largest)] = next,
-        }
-        if let Some(next) = next {
-            self.block_mut(next).previous = BlockIndex::to_link(previous);
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! The buddy algorithm over 512 units, used twice: for the blocks of a gigablock and for the frames of a block.
+//! The buddy algorithm over 512 units, used three times: for the blocks of a gigablock, for the free frames of a block, and for its
+//! hidden ones that are free.
 //!
 //! Only the first unit of a run carries a mark: `Free` with its order and the links of the list it is on. All other units
 //! of a free run are `Tail`. So a split or a merge writes a constant number of words, whatever the order.
 
-use super::state::{FrameState, FrameWord, Link};
+use super::state::{FrameState, FrameWord, Link, RunKind};
 
 /// log2 of the 512 units: the order of a run of all of them.
 pub(super) const TOP_ORDER: u8 = 9;
@@ -12,6 +13,8 @@ const NONE: u16 = u16::MAX;
 
 /// The words of a buddy's 512 units.
 pub(super) trait Units {
+    /// Which free runs the buddy keeps: two buddies may share their units' words.
+    const KIND: RunKind;
     /// The word of a unit below 512.
     fn word(&self, unit: u16) -> FrameWord;
     /// Replaces the word of a unit below 512.
@@ -47,7 +50,7 @@ impl Buddy {
 
     /// Takes a run of `1 << order` units, from the smallest run that holds it. The first unit's word is left as `Tail`: the
     /// caller says what it is now.
-    pub(super) fn allocate(&mut self, units: &mut impl Units, order: u8) -> Option<u16> {
+    pub(super) fn allocate<U: Units>(&mut self, units: &mut U, order: u8) -> Option<u16> {
         let from = (order..=TOP_ORDER).find(|&o| self.heads[usize::from(o)] != NONE)?;
         let unit = self.heads[usize::from(from)];
         self.unlink(units, unit, from);
@@ -59,12 +62,12 @@ impl Buddy {
     }
 
     /// Gives a run back and joins it with its free neighbours; the order of the run that it became part of.
-    pub(super) fn release(&mut self, units: &mut impl Units, unit: u16, order: u8) -> u8 {
+    pub(super) fn release<U: Units>(&mut self, units: &mut U, unit: u16, order: u8) -> u8 {
         self.free += 1 << order;
         let (mut unit, mut merged) = (unit, order);
         while merged < TOP_ORDER {
             let neighbour = unit ^ (1 << merged);
-            match units.word(neighbour).free_run() {
+            match units.word(neighbour).free_run(U::KIND) {
                 Some((order, ..)) if order == merged => self.unlink(units, neighbour, merged),
                 _ => break,
             }
@@ -77,35 +80,35 @@ impl Buddy {
     }
 
     /// Puts a run at the front of its order's list.
-    fn link(&mut self, units: &mut impl Units, unit: u16, order: u8) {
+    fn link<U: Units>(&mut self, units: &mut U, unit: u16, order: u8) {
         let head = &mut self.heads[usize::from(order)];
         let next = Link((*head != NONE).then_some(*head));
         if let Some(next) = next.0
-            && let Some((order, _, after)) = units.word(next).free_run()
+            && let Some((order, _, after)) = units.word(next).free_run(U::KIND)
         {
-            units.set_word(next, FrameWord::free(order, Link(Some(unit)), after));
+            units.set_word(next, FrameWord::free(U::KIND, order, Link(Some(unit)), after));
         }
         *head = unit;
-        units.set_word(unit, FrameWord::free(order, Link(None), next));
+        units.set_word(unit, FrameWord::free(U::KIND, order, Link(None), next));
     }
 
     /// Takes a run off its order's list and makes its first unit a `Tail`.
-    fn unlink(&mut self, units: &mut impl Units, unit: u16, order: u8) {
-        let Some((_, previous, next)) = units.word(unit).free_run() else {
+    fn unlink<U: Units>(&mut self, units: &mut U, unit: u16, order: u8) {
+        let Some((_, previous, next)) = units.word(unit).free_run(U::KIND) else {
             return;
         };
         match previous.0 {
             None => self.heads[usize::from(order)] = next.0.unwrap_or(NONE),
             Some(before) => {
-                if let Some((order, earlier, _)) = units.word(before).free_run() {
-                    units.set_word(before, FrameWord::free(order, earlier, next));
+                if let Some((order, earlier, _)) = units.word(before).free_run(U::KIND) {
+                    units.set_word(before, FrameWord::free(U::KIND, order, earlier, next));
                 }
             }
         }
         if let Some(after) = next.0
-            && let Some((order, _, later)) = units.word(after).free_run()
+            && let Some((order, _, later)) = units.word(after).free_run(U::KIND)
         {
-            units.set_word(after, FrameWord::free(order, previous, later));
+            units.set_word(after, FrameWord::free(U::KIND, order, previous, later));
         }
         units.set_word(unit, FrameWord::new(FrameState::Tail));
     }
@@ -120,6 +123,8 @@ mod tests {
     struct Words(Vec<FrameWord>);
 
     impl Units for Words {
+        const KIND: RunKind = RunKind::Host;
+
         fn word(&self, unit: u16) -> FrameWord {
             self.0[usize::from(unit)]
         }

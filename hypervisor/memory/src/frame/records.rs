@@ -1,7 +1,7 @@
 //! The records of all frames, laid out over the memory map.
 //!
 //! A *section* is a run of gigablocks that hold RAM; sections are found by binary search, so the cost depends on the
-//! amount of RAM and not on the highest address. Each gigablock has one record and 512 block records (48 bytes each); each block with RAM in
+//! amount of RAM and not on the highest address. Each gigablock has one record and 512 block records (80 bytes each); each block with RAM in
 //! it has 512 frame words of 8 bytes. That is 0.2 % of RAM, of which the frame words of a block are touched only
 //! while its frames disagree.
 
@@ -9,11 +9,13 @@ use crate::address::{GIGABLOCK_ORDER, Gfn, Pfn, REGION_ORDER};
 use crate::memory_map::{FrameRange, MemoryMap};
 
 use super::buddy::{Buddy, TOP_ORDER, Units};
-use super::state::{FrameState, FrameWord};
+use super::partial::{BlockLists, Links};
+use super::shelves::{Shelf, Shelves};
+use super::state::{FrameState, FrameWord, RunKind};
 
 /// Blocks in a gigablock, frames in a block.
 const UNITS: usize = 512;
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// A run of consecutive gigablocks with RAM.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -34,13 +36,18 @@ pub(crate) struct Gigablock {
     number: u64,
     /// The level-2 table of a gigablock that is all holes, plus one; 0 while there is none.
     parked: u64,
+    /// Links of the list of its shelf.
+    pub(super) next: u32,
+    pub(super) previous: u32,
     /// Its free blocks.
-    buddy: Buddy,
+    pub(super) buddy: Buddy,
     /// Regions of it that are out of the direct map.
-    pub(crate) holes: u16,
+    holes: u16,
+    /// Where [`Shelves`] have it.
+    pub(super) shelf: Shelf,
     /// 1 when the direct map had one 1G leaf here at boot.
     whole_at_boot: u8,
-    padding: [u8; 7],
+    padding: [u8; 3],
 }
 
 /// An aligned 2 MiB of address space.
@@ -48,19 +55,30 @@ pub(crate) struct Gigablock {
 #[repr(C)]
 pub(super) struct Block {
     pub(super) word: FrameWord,
-    /// Links of the list that the block is on: mixed blocks by largest free run, or a list of regions.
-    pub(super) next: u32,
-    pub(super) previous: u32,
     /// Its frame words are `words[words * 512..][..512]`; `NONE` for a block without RAM.
     words: u32,
-    /// The free runs within a mixed block.
-    pub(super) buddy: Buddy,
+    /// Links among the blocks with free frames, by largest run; `host.next` also links lists of regions.
+    pub(super) host: Links,
+    /// The same among the blocks with free hidden frames.
+    pub(super) pool: Links,
+    /// The free frames of a mixed block.
+    pub(super) host_runs: Buddy,
+    /// The free hidden frames of a pooled or mixed block.
+    pub(super) pool_runs: Buddy,
+    /// Hidden frames, free or not, of a pooled or mixed block.
+    pub(super) hidden_frames: u16,
     padding: [u8; 6],
 }
 
 /// Index of a gigablock's record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct GigablockIndex(u32);
+pub(crate) struct GigablockIndex(pub(super) u32);
+
+impl GigablockIndex {
+    pub(super) fn position(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Index of a block's record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,11 +95,6 @@ impl BlockIndex {
 
     fn position(self) -> usize {
         self.0 as usize
-    }
-
-    /// The block `units` further on in the same gigablock.
-    pub(crate) fn plus(self, units: u16) -> Self {
-        Self(self.0 + u32::from(units))
     }
 
     /// For the link fields of a block record.
@@ -133,7 +146,7 @@ impl RecordsLayout {
     pub fn storage_words(&self) -> usize {
         let bytes = self.sections * size_of::<Section>()
             + self.gigablocks * (size_of::<Gigablock>() + UNITS * size_of::<Block>());
-        bytes / 8 + self.blocks_with_ram * UNITS
+        bytes / 8 + self.blocks_with_ram * UNITS + Shelves::storage_words(self.gigablocks)
     }
 }
 
@@ -143,18 +156,43 @@ pub struct FrameTable<'m> {
     pub(super) gigablocks: &'m mut [Gigablock],
     pub(super) blocks: &'m mut [Block],
     words: &'m mut [FrameWord],
-    /// Mixed blocks by the order of their largest free run.
-    pub(super) partial: [Option<BlockIndex>; TOP_ORDER as usize],
+    pub(super) shelves: Shelves<'m>,
+    /// Blocks with free frames.
+    pub(super) host_blocks: BlockLists,
+    /// Blocks with free hidden frames.
+    pub(super) pool_blocks: BlockLists,
     pub(super) free_frames: u64,
     /// Blocks that are free as a whole.
     pub(super) free_blocks: u64,
+    /// Free hidden frames of pooled and mixed blocks.
+    pub(super) pool_free_frames: u64,
+    /// Regions out of the direct map.
+    holes: u64,
+    /// Gigablocks that had a 1G leaf at boot and have holes.
+    broken_leaves: u64,
     frames: u64,
 }
 
-/// The frame words of one mixed block.
+/// The frame words of one block, for its free frames.
 pub(super) struct FrameUnits<'a>(pub(super) &'a mut [FrameWord]);
 
 impl Units for FrameUnits<'_> {
+    const KIND: RunKind = RunKind::Host;
+
+    fn word(&self, unit: u16) -> FrameWord {
+        self.0[usize::from(unit)]
+    }
+    fn set_word(&mut self, unit: u16, word: FrameWord) {
+        self.0[usize::from(unit)] = word;
+    }
+}
+
+/// The same for its free hidden frames.
+pub(super) struct PoolUnits<'a>(pub(super) &'a mut [FrameWord]);
+
+impl Units for PoolUnits<'_> {
+    const KIND: RunKind = RunKind::Pool;
+
     fn word(&self, unit: u16) -> FrameWord {
         self.0[usize::from(unit)]
     }
@@ -167,6 +205,8 @@ impl Units for FrameUnits<'_> {
 pub(super) struct BlockUnits<'a>(pub(super) &'a mut [Block]);
 
 impl Units for BlockUnits<'_> {
+    const KIND: RunKind = RunKind::Host;
+
     fn word(&self, unit: u16) -> FrameWord {
         self.0[usize::from(unit)].word
     }
@@ -197,16 +237,21 @@ impl<'m> FrameTable<'m> {
         let (sections, rest) = take::<Section>(storage, layout.sections);
         let (gigablocks, rest) = take::<Gigablock>(rest, layout.gigablocks);
         let (blocks, rest) = take::<Block>(rest, layout.gigablocks * UNITS);
-        let (words, _) = take::<FrameWord>(rest, layout.blocks_with_ram * UNITS);
+        let (words, rest) = take::<FrameWord>(rest, layout.blocks_with_ram * UNITS);
         fill_sections(map, sections, gigablocks);
         let mut table = Self {
             sections,
             gigablocks,
             blocks,
             words,
-            partial: [None; TOP_ORDER as usize],
+            shelves: Shelves::new(rest, layout.gigablocks),
+            host_blocks: BlockLists::EMPTY,
+            pool_blocks: BlockLists::EMPTY,
             free_frames: 0,
             free_blocks: 0,
+            pool_free_frames: 0,
+            holes: 0,
+            broken_leaves: 0,
             frames: map.frames(),
         };
         table.fill_blocks(map, in_use);
@@ -217,10 +262,12 @@ impl<'m> FrameTable<'m> {
         // All of them first: releasing a block looks at its neighbours, on either side.
         self.blocks.fill(Block {
             word: FrameWord::new(FrameState::Absent),
-            next: NONE,
-            previous: NONE,
             words: NONE,
-            buddy: Buddy::EMPTY,
+            host: Links::NONE,
+            pool: Links::NONE,
+            host_runs: Buddy::EMPTY,
+            pool_runs: Buddy::EMPTY,
+            hidden_frames: 0,
             padding: [0; 6],
         });
         let ranges = map.ranges();
@@ -287,7 +334,7 @@ impl<'m> FrameTable<'m> {
             }
         }
         self.free_frames += free;
-        self.list_partial(index);
+        self.list_host(index);
     }
 
     /// Frames of RAM.
@@ -310,25 +357,29 @@ impl<'m> FrameTable<'m> {
         let Some(index) = self.block_of(pfn) else {
             return FrameState::Absent;
         };
-        let offset = pfn.get() % UNITS as u64;
-        match self.block(index).word.state() {
-            FrameState::Mixed => {
+        let (head, state) = match self.block(index).word.state() {
+            FrameState::Mixed | FrameState::Pooled => {
                 let base = self.block(index).words as usize * UNITS;
                 let words = &self.words[base..base + UNITS];
-                run_state(offset as u16, |unit| words[usize::from(unit)].state(), 0)
+                let unit = (pfn.get() % UNITS as u64) as u16;
+                let (head, state) = run_state(unit, |unit| words[usize::from(unit)].state(), 0);
+                (self.block_pfn(index).add(u64::from(head)), state)
             }
             FrameState::Tail => {
                 let base = index.gigablock().0 as usize * UNITS;
                 let blocks = &self.blocks[base..base + UNITS];
-                run_state(
-                    index.unit(),
-                    |unit| blocks[usize::from(unit)].word.state(),
-                    REGION_ORDER,
-                )
+                let block = |unit: u16| blocks[usize::from(unit)].word.state();
+                let (head, state) = run_state(index.unit(), block, REGION_ORDER);
+                let first = self.gigablock_pfn(index.gigablock());
+                (first.add(u64::from(head) << REGION_ORDER), state)
             }
-            FrameState::Private { owner, gfn } => FrameState::Private {
+            state => (self.block_pfn(index), state),
+        };
+        match state {
+            FrameState::Private { owner, gfn, order } => FrameState::Private {
                 owner,
-                gfn: Gfn::new(gfn.get() + offset),
+                gfn: Gfn::new(gfn.get() + pfn.get() - head.get()),
+                order,
             },
             state => state,
         }
@@ -337,8 +388,41 @@ impl<'m> FrameTable<'m> {
     /// Whether the frames of the 2 MiB block around a frame have states of their own. If not, what holds for one holds for all of them (a
     /// guest's region counts its guest addresses up).
     pub fn frames_differ(&self, pfn: Pfn) -> bool {
-        self.block_of(pfn)
-            .is_some_and(|index| self.block(index).word.state() == FrameState::Mixed)
+        self.block_of(pfn).is_some_and(|index| {
+            matches!(
+                self.block(index).word.state(),
+                FrameState::Mixed | FrameState::Pooled
+            )
+        })
+    }
+
+    /// The word at the head of an extent: the block's own from 2 MiB on, that of its first frame below.
+    pub(super) fn head_mut(&mut self, pfn: Pfn, order: u8) -> &mut FrameWord {
+        let index = self.known_block(pfn);
+        if order >= REGION_ORDER {
+            &mut self.block_mut(index).word
+        } else {
+            let (words, _) = self.frames_of(index);
+            &mut words[(pfn.get() % UNITS as u64) as usize]
+        }
+    }
+
+    /// The word at the head of an extent.
+    pub(super) fn head(&self, pfn: Pfn, order: u8) -> FrameWord {
+        let block = self.block(self.known_block(pfn));
+        if order >= REGION_ORDER {
+            block.word
+        } else {
+            self.words[block.words as usize * UNITS + (pfn.get() % UNITS as u64) as usize]
+        }
+    }
+
+    /// The block of a frame that belongs to an extent.
+    pub(super) fn known_block(&self, pfn: Pfn) -> BlockIndex {
+        match self.block_of(pfn) {
+            Some(index) => index,
+            None => panic!("broken invariant: {} is no RAM", pfn.hpa()),
+        }
     }
 
     /// Replaces the word of a single frame in a mixed block.
@@ -380,15 +464,58 @@ impl<'m> FrameTable<'m> {
     }
 
     /// A gigablock's record.
-    pub(crate) fn gigablock_mut(&mut self, index: GigablockIndex) -> &mut Gigablock {
-        &mut self.gigablocks[index.0 as usize]
+    pub(crate) fn gigablock(&self, index: GigablockIndex) -> &Gigablock {
+        &self.gigablocks[index.position()]
+    }
+
+    /// A gigablock's record.
+    pub(super) fn gigablock_mut(&mut self, index: GigablockIndex) -> &mut Gigablock {
+        &mut self.gigablocks[index.position()]
+    }
+
+    /// Regions out of the direct map, and gigablocks that have lost the 1G leaf of the boot to them.
+    pub fn holes(&self) -> (u64, u64) {
+        (self.holes, self.broken_leaves)
+    }
+
+    /// Counts regions of a gigablock that have left the direct map, or come back.
+    pub(crate) fn add_holes(&mut self, index: GigablockIndex, change: i16) {
+        let gigablock = self.gigablock_mut(index);
+        let before = gigablock.holes;
+        let after = before.saturating_add_signed(change);
+        gigablock.holes = after;
+        let whole_at_boot = gigablock.whole_at_boot();
+        self.holes = self.holes.saturating_add_signed(i64::from(change));
+        if whole_at_boot {
+            self.broken_leaves += u64::from(before == 0 && after > 0);
+            self.broken_leaves -= u64::from(before > 0 && after == 0);
+        }
+        self.reshelve(index);
+    }
+
+    /// Says that the direct map has one 1G leaf here at boot.
+    pub(crate) fn set_whole_at_boot(&mut self, index: GigablockIndex) {
+        self.gigablock_mut(index).whole_at_boot = 1;
+        self.reshelve(index);
+    }
+
+    /// Parks the level-2 table of a gigablock that is all holes, or takes it back.
+    pub(crate) fn set_parked(&mut self, index: GigablockIndex, table: Option<Pfn>) {
+        self.gigablock_mut(index).parked = table.map_or(0, |pfn| pfn.get() + 1);
     }
 
     /// The words and the buddy of a block with RAM in it.
     pub(super) fn frames_of(&mut self, index: BlockIndex) -> (&mut [FrameWord], &mut Buddy) {
         let block = &mut self.blocks[index.position()];
         let base = block.words as usize * UNITS;
-        (&mut self.words[base..base + UNITS], &mut block.buddy)
+        (&mut self.words[base..base + UNITS], &mut block.host_runs)
+    }
+
+    /// The words of a block with RAM in it, and its free hidden runs.
+    pub(super) fn pool_of(&mut self, index: BlockIndex) -> (&mut [FrameWord], &mut Buddy) {
+        let block = &mut self.blocks[index.position()];
+        let base = block.words as usize * UNITS;
+        (&mut self.words[base..base + UNITS], &mut block.pool_runs)
     }
 
     /// The blocks and the buddy of a gigablock.
@@ -412,18 +539,12 @@ impl<'m> FrameTable<'m> {
 
     /// Free whole blocks of a gigablock.
     pub(crate) fn regions_free_in(&self, index: GigablockIndex) -> u16 {
-        self.gigablocks[index.0 as usize].buddy.free_units()
-    }
-
-    /// Whether a gigablock had a 1G leaf at boot, and how many holes it has.
-    pub(crate) fn hole_cost(&self, index: GigablockIndex) -> (bool, u16) {
-        let gigablock = &self.gigablocks[index.0 as usize];
-        (gigablock.whole_at_boot(), gigablock.holes)
+        self.gigablock(index).buddy.free_units()
     }
 
     /// The order of the largest free run of blocks in a gigablock, in blocks.
     pub(crate) fn largest_run_in(&self, index: GigablockIndex) -> Option<u8> {
-        self.gigablocks[index.0 as usize].buddy.largest()
+        self.gigablock(index).buddy.largest()
     }
 }
 
@@ -433,38 +554,36 @@ impl Gigablock {
         self.whole_at_boot != 0
     }
 
-    /// Says that the direct map has one 1G leaf here at boot.
-    pub(crate) fn set_whole_at_boot(&mut self) {
-        self.whole_at_boot = 1;
+    /// Regions of it that are out of the direct map.
+    pub(crate) fn holes(&self) -> u16 {
+        self.holes
     }
 
     /// The level-2 table kept for the restore while the gigablock is all holes.
     pub(crate) fn parked(&self) -> Option<Pfn> {
         self.parked.checked_sub(1).map(Pfn::new)
     }
-
-    /// Parks or takes back the level-2 table.
-    pub(crate) fn set_parked(&mut self, table: Option<Pfn>) {
-        self.parked = table.map_or(0, |pfn| pfn.get() + 1);
-    }
 }
 
-/// The state that holds for `unit`: that of its own word, or that of the run that starts before it. `scale` is the log2 of
-/// frames in a unit.
-fn run_state(unit: u16, state: impl Fn(u16) -> FrameState, scale: u8) -> FrameState {
+/// The state that holds for `unit`, and the unit whose word says so: its own, or the head of the run that starts before it. `scale` is
+/// the log2 of frames in a unit.
+fn run_state(unit: u16, state: impl Fn(u16) -> FrameState, scale: u8) -> (u16, FrameState) {
     let own = state(unit);
     if own != FrameState::Tail {
-        return own;
+        return (unit, own);
     }
     for order in 1..=TOP_ORDER {
-        let head = state(unit & !((1 << order) - 1));
-        match head {
-            FrameState::Free { order: run } if run >= order => return head,
-            FrameState::Host { order: run } if run >= order + scale => return head,
-            _ => {}
+        let first = unit & !((1 << order) - 1);
+        let head = state(first);
+        let reaches = match head {
+            FrameState::Free { order: run } | FrameState::PoolFree { order: run } => run >= order,
+            _ => head.extent_order().is_some_and(|run| run >= order + scale),
+        };
+        if reaches {
+            return (first, head);
         }
     }
-    own
+    (unit, own)
 }
 
 /// Splits `count` values of type `T` off the front of the storage.
@@ -485,10 +604,13 @@ fn fill_sections(map: &MemoryMap, sections: &mut [Section], gigablocks: &mut [Gi
             gigablocks[count] = Gigablock {
                 number,
                 parked: 0,
+                next: NONE,
+                previous: NONE,
                 buddy: Buddy::EMPTY,
                 holes: 0,
+                shelf: Shelf::NONE,
                 whole_at_boot: 0,
-                padding: [0; 7],
+                padding: [0; 3],
             };
             if count == 0 || gigablocks[count - 1].number + 1 != number {
                 sections[section] = Section {

@@ -69,19 +69,57 @@ pub enum FrameState {
     },
     /// A block whose frames have words of their own.
     Mixed,
-    /// A region taken from the host allocator, still in the direct map.
-    Carved,
-    /// A region whose direct-map entry is cleared; translations may still be cached until its batch is flushed.
-    Unmapped,
-    /// A region out of the direct map that no guest owns.
-    Hidden,
-    /// A private frame or region of one guest, at one guest-physical address.
+    /// A hidden block whose frames have words of their own: private memory below 2 MiB comes from here.
+    Pooled,
+    /// First unit of a hidden run of `1 << order` frames in a block, zeroed and nobody's.
+    PoolFree {
+        /// log2 of the run's frames.
+        order: u8,
+    },
+    /// An extent taken from the host allocator to be hidden, still in the direct map.
+    Carved {
+        /// log2 of the extent's frames.
+        order: u8,
+    },
+    /// An extent whose direct-map entries are cleared; translations may still be cached until its batch is flushed.
+    Unmapped {
+        /// log2 of the extent's frames.
+        order: u8,
+    },
+    /// An extent out of the direct map that no guest owns.
+    Hidden {
+        /// log2 of the extent's frames.
+        order: u8,
+    },
+    /// A private extent of one guest, at one guest-physical address.
     Private {
         /// Whose.
         owner: GuestId,
-        /// Where in the guest: of the first frame.
+        /// Where in the guest: of the first frame; asked for a frame, of that one.
         gfn: Gfn,
+        /// log2 of the extent's frames.
+        order: u8,
     },
+    /// Memory that could not be made safe: out of the direct map and out of use for good.
+    Quarantined {
+        /// log2 of the extent's frames.
+        order: u8,
+    },
+}
+
+impl FrameState {
+    /// log2 of the frames of the extent that begins here, for states that have one.
+    pub(super) fn extent_order(self) -> Option<u8> {
+        match self {
+            Self::Host { order }
+            | Self::Carved { order }
+            | Self::Unmapped { order }
+            | Self::Hidden { order }
+            | Self::Private { order, .. }
+            | Self::Quarantined { order } => Some(order),
+            _ => None,
+        }
+    }
 }
 
 bitfield! {
@@ -90,70 +128,108 @@ bitfield! {
     #[derive(Clone, Copy)]
     struct Fields(u64);
     kind, set_kind: 3, 0;
-    // Free and Host.
+    // All kinds with an order but Private.
     order, set_order: 8, 4;
-    // Free: unit numbers, 0x3ff for none.
+    // Free and PoolFree: unit numbers, 0x3ff for none.
     previous_unit, set_previous_unit: 19, 10;
     next_unit, set_next_unit: 29, 20;
     // Table.
     canonical, set_canonical: 19, 10;
-    // TableListed: frame number plus one, 0 for none.
-    next_table, set_next_table: 50, 10;
+    // TableListed, and extents below 2 MiB on a list: frame number plus one, 0 for none.
+    next_listed, set_next_listed: 50, 10;
     // Private.
     owner, set_owner: 19, 4;
     gfn, set_gfn: 55, 20;
+    private_order, set_private_order: 60, 56;
 }
 
 const NO_UNIT: u64 = 0x3ff;
+
+/// A link to a frame as a word holds it. A frame number of RAM is below 2^40; one above it never entered the table of frames.
+fn listed(next: Option<Pfn>) -> u64 {
+    next.map_or(0, |pfn| pfn.get().min(MAX_PFN) + 1)
+}
 
 /// The encoded state of one frame or block.
 #[derive(Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 pub(super) struct FrameWord(u64);
 
+/// Which free runs: those of the host allocator, or those of the pool of hidden memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunKind {
+    /// Free ordinary memory.
+    Host = 2,
+    /// Free hidden memory.
+    Pool = 12,
+}
+
 impl FrameWord {
     /// The word for a state. A free run's links are set by [`FrameWord::free`].
     pub(super) fn new(state: FrameState) -> Self {
-        let mut fields = Fields(0);
-        match state {
-            FrameState::Absent => fields.set_kind(0),
-            FrameState::Reserved => fields.set_kind(1),
-            FrameState::Free { order } => return Self::free(order, Link(None), Link(None)),
-            FrameState::Tail => fields.set_kind(3),
-            FrameState::Host { order } => {
-                fields.set_kind(4);
-                fields.set_order(u64::from(order & 0x1f));
+        let of_order = |kind: u64, order: u8| {
+            let mut fields = Fields(0);
+            fields.set_kind(kind);
+            fields.set_order(u64::from(order & 0x1f));
+            fields
+        };
+        let of_kind = |kind: u64| of_order(kind, 0);
+        let fields = match state {
+            FrameState::Absent => of_kind(0),
+            FrameState::Reserved => of_kind(1),
+            FrameState::Free { order } => return Self::free(RunKind::Host, order, Link(None), Link(None)),
+            FrameState::PoolFree { order } => {
+                return Self::free(RunKind::Pool, order, Link(None), Link(None));
             }
+            FrameState::Tail => of_kind(3),
+            FrameState::Host { order } => of_order(4, order),
             FrameState::Table { canonical } => {
-                fields.set_kind(5);
+                let mut fields = of_kind(5);
                 fields.set_canonical(u64::from(canonical.min(512)));
+                fields
             }
             FrameState::TableListed { next } => {
-                fields.set_kind(6);
-                // A frame number of RAM is below 2^40; one above it never entered the table of frames.
-                fields.set_next_table(next.map_or(0, |pfn| pfn.get().min(MAX_PFN) + 1));
+                let mut fields = of_kind(6);
+                fields.set_next_listed(listed(next));
+                fields
             }
-            FrameState::Mixed => fields.set_kind(7),
-            FrameState::Carved => fields.set_kind(8),
-            FrameState::Unmapped => fields.set_kind(9),
-            FrameState::Hidden => fields.set_kind(10),
-            FrameState::Private { owner, gfn } => {
-                fields.set_kind(11);
+            FrameState::Mixed => of_kind(7),
+            FrameState::Carved { order } => of_order(8, order),
+            FrameState::Unmapped { order } => of_order(9, order),
+            FrameState::Hidden { order } => of_order(10, order),
+            FrameState::Private { owner, gfn, order } => {
+                let mut fields = of_kind(11);
                 fields.set_owner(u64::from(owner.get()));
                 fields.set_gfn(gfn.min(MAX_GFN).get());
+                fields.set_private_order(u64::from(order & 0x1f));
+                fields
             }
-        }
+            FrameState::Pooled => of_kind(13),
+            FrameState::Quarantined { order } => of_order(14, order),
+        };
         Self(fields.0)
     }
 
     /// The word for the first unit of a free run.
-    pub(super) fn free(order: u8, previous: Link, next: Link) -> Self {
+    pub(super) fn free(kind: RunKind, order: u8, previous: Link, next: Link) -> Self {
         let mut fields = Fields(0);
-        fields.set_kind(2);
+        fields.set_kind(kind as u64);
         fields.set_order(u64::from(order & 0x1f));
         fields.set_previous_unit(previous.0.map_or(NO_UNIT, u64::from));
         fields.set_next_unit(next.0.map_or(NO_UNIT, u64::from));
         Self(fields.0)
+    }
+
+    /// The same word with the next extent of the list that this one, below 2 MiB and no guest's, is on.
+    pub(super) fn with_next(self, next: Option<Pfn>) -> Self {
+        let mut fields = Fields(self.0);
+        fields.set_next_listed(listed(next));
+        Self(fields.0)
+    }
+
+    /// What [`FrameWord::with_next`] said.
+    pub(super) fn next(self) -> Option<Pfn> {
+        Fields(self.0).next_listed().checked_sub(1).map(Pfn::new)
     }
 
     /// The state that the word stands for.
@@ -168,29 +244,31 @@ impl FrameWord {
             5 => FrameState::Table {
                 canonical: fields.canonical() as u16,
             },
-            6 => FrameState::TableListed {
-                next: fields.next_table().checked_sub(1).map(Pfn::new),
-            },
+            6 => FrameState::TableListed { next: self.next() },
             7 => FrameState::Mixed,
-            8 => FrameState::Carved,
-            9 => FrameState::Unmapped,
-            10 => FrameState::Hidden,
+            8 => FrameState::Carved { order },
+            9 => FrameState::Unmapped { order },
+            10 => FrameState::Hidden { order },
             11 => match GuestId::new(fields.owner() as u16) {
                 Some(owner) => FrameState::Private {
                     owner,
                     gfn: Gfn::new(fields.gfn()),
+                    order: (fields.private_order() & 0x1f) as u8,
                 },
                 None => FrameState::Absent,
             },
+            12 => FrameState::PoolFree { order },
+            13 => FrameState::Pooled,
+            14 => FrameState::Quarantined { order },
             _ => FrameState::Absent,
         }
     }
 
-    /// The order and the links, when the word is that of a free run.
-    pub(super) fn free_run(self) -> Option<(u8, Link, Link)> {
+    /// The order and the links, when the word is that of a free run of this kind.
+    pub(super) fn free_run(self, kind: RunKind) -> Option<(u8, Link, Link)> {
         let fields = Fields(self.0);
         let link = |unit: u64| Link((unit != NO_UNIT).then_some(unit as u16));
-        (fields.kind() == 2).then(|| {
+        (fields.kind() == kind as u64).then(|| {
             (
                 (fields.order() & 0x1f) as u8,
                 link(fields.previous_unit()),
@@ -222,9 +300,12 @@ mod tests {
                 next: Some(Pfn::new(MAX_PFN)),
             },
             FrameState::Mixed,
-            FrameState::Carved,
-            FrameState::Unmapped,
-            FrameState::Hidden,
+            FrameState::Pooled,
+            FrameState::PoolFree { order: 8 },
+            FrameState::Carved { order: 18 },
+            FrameState::Unmapped { order: 9 },
+            FrameState::Hidden { order: 0 },
+            FrameState::Quarantined { order: 17 },
         ];
         for state in states {
             assert_eq!(FrameWord::new(state).state(), state);
@@ -233,15 +314,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn owners_and_guest_addresses_survive(owner in 1u16.., gfn in 0u64..1 << 36) {
-            let state = FrameState::Private { owner: GuestId::new(owner).unwrap(), gfn: Gfn::new(gfn) };
+        fn owners_and_guest_addresses_survive(owner in 1u16.., gfn in 0u64..1 << 36, order in 0u8..=18) {
+            let state = FrameState::Private { owner: GuestId::new(owner).unwrap(), gfn: Gfn::new(gfn), order };
             prop_assert_eq!(FrameWord::new(state).state(), state);
         }
 
         #[test]
         fn links_survive(order in 0u8..=9, previous in prop::option::of(0u16..512), next in prop::option::of(0u16..512)) {
-            let word = FrameWord::free(order, Link(previous), Link(next));
-            prop_assert_eq!(word.free_run(), Some((order, Link(previous), Link(next))));
+            for (kind, other) in [(RunKind::Host, RunKind::Pool), (RunKind::Pool, RunKind::Host)] {
+                let word = FrameWord::free(kind, order, Link(previous), Link(next));
+                prop_assert_eq!(word.free_run(kind), Some((order, Link(previous), Link(next))));
+                prop_assert_eq!(word.free_run(other), None);
+            }
         }
     }
 }

@@ -1,19 +1,22 @@
-//! Giving a new guest its memory: carve, hide, flush, scrub, assign, map.
+//! Giving a new guest its memory: take from the cache, carve, hide, flush, scrub, assign, map.
 
 use core::fmt;
 
-use crate::address::{Gfn, Level};
+use crate::address::{ENTRIES, GIGABLOCK_ORDER, Gfn, Level};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::list::{Cursor, Dirty, RegionList};
+use crate::frame::extent::{Carved, Clean};
+use crate::frame::extent_list::ExtentList;
 use crate::frame::state::GuestId;
+use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
+use crate::region::Scrubber;
 use crate::tlb::{Posted, Receipt};
 use crate::window::Windows;
 
 use super::GuestMemory;
-use super::second_stage::{MAX_BYTES, SecondStage, SecondStageKind, tables_for};
+use super::second_stage::{MAX_BYTES, SecondStage, SecondStageKind, Shape};
 
 /// Why a guest got no memory. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,7 @@ impl fmt::Display for LaunchError {
 pub struct Hiding {
     guest: GuestMemory,
     posted: Posted,
+    cached: ExtentList<Clean>,
 }
 
 impl Hiding {
@@ -65,9 +69,8 @@ impl Hiding {
         Launching {
             guest: self.guest,
             receipt: Some(self.posted.wait(machine)),
-            dirty: RegionList::new(),
+            scrubber: Scrubber::new(self.cached),
             next: Gfn::default(),
-            to_map: None,
         }
     }
 }
@@ -80,16 +83,14 @@ pub struct Launching {
     guest: GuestMemory,
     /// Until the first step has opened it.
     receipt: Option<Receipt>,
-    dirty: RegionList<Dirty>,
-    /// Where the next region that becomes the guest's goes.
+    scrubber: Scrubber,
+    /// Where the next extent that becomes the guest's goes.
     next: Gfn,
-    /// The next region to map, once all are the guest's.
-    to_map: Option<Cursor>,
 }
 
 impl Launching {
-    /// One step: opens the batch, then scrubs a region and makes it the guest's, or, when all are, maps up to 512 of them, one second-stage table's worth.
-    /// False when nothing was left to do.
+    /// One step: opens the batch, then scrubs a region, or, when all are clean, makes some the guest's and maps them: one second-stage table's worth. False
+    /// when nothing was left to do.
     pub fn step<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
@@ -99,59 +100,39 @@ impl Launching {
         if let Some(receipt) = self.receipt.take() {
             let start = machine.now();
             let waited = receipt.ticks();
-            self.dirty = memory.complete(machine, receipt);
+            self.scrubber.dirty = memory.complete(machine, receipt);
             memory.costs.hide += waited + machine.now().wrapping_sub(start);
             return true;
         }
-        let (start, scrubbed) = (machine.now(), memory.costs.scrub);
-        let more = self.advance(memory, machine, windows);
-        memory.costs.map += machine.now().wrapping_sub(start) - (memory.costs.scrub - scrubbed);
+        if self.scrubber.step(memory, machine, windows) {
+            return true;
+        }
+        let start = machine.now();
+        let more = self.assign_and_map(memory, machine);
+        memory.costs.map += machine.now().wrapping_sub(start);
         more
     }
 
-    fn advance<M: Machine>(
-        &mut self,
-        memory: &mut HostMemory<'_>,
-        machine: &M,
-        windows: &mut Windows,
-    ) -> bool {
-        let Some(region) = self.dirty.pop(&memory.frames) else {
-            return self.map_table(memory, machine);
-        };
-        let region = memory.scrub(machine, windows, region);
-        let region = region.assign(&mut memory.frames, self.guest.id, self.next);
-        self.guest.regions.push(&mut memory.frames, region);
-        self.next = self.next.add(Level::L2.frames());
-        true
-    }
-
-    fn map_table<M: Machine>(&mut self, memory: &HostMemory<'_>, machine: &M) -> bool {
-        let (frames, guest) = (&memory.frames, &self.guest);
-        let cursor = self.to_map.get_or_insert_with(|| guest.regions.start());
-        let Some(first) = guest.regions.next(frames, cursor) else {
-            return false;
-        };
-        let Some(table) = guest.tables.table_at(machine, first.gfn) else {
-            panic!(
-                "broken invariant: a new guest has no table for its frame {}",
-                first.gfn
-            )
-        };
-        let mut region = first;
-        loop {
-            let mapped = guest.tables.map(machine, guest.id, table, &region);
-            assert!(
-                mapped,
-                "broken invariant: guest frame {} of a new guest is mapped already",
-                region.gfn
-            );
-            // The next one begins another table where its frame is the first of a GiB.
-            let mut ahead = *cursor;
-            match guest.regions.next(frames, &mut ahead) {
-                Some(next) if !next.gfn.is_aligned(Level::L3.frames()) => (region, *cursor) = (next, ahead),
-                _ => return true,
+    fn assign_and_map<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) -> bool {
+        let (guest, frames) = (&mut self.guest, &mut memory.frames);
+        let mut leaves = 0;
+        while leaves < ENTRIES as u64 {
+            let Some(extent) = self.scrubber.clean.pop(frames) else {
+                return leaves > 0;
+            };
+            let at = self.next;
+            let extent = extent.assign(frames, guest.id, at);
+            self.next = Gfn::new(at.get() + extent.frames());
+            match guest.tables.map(machine, frames, guest.id, &extent) {
+                Ok(mapped) => leaves += mapped,
+                Err(_) => panic!("broken invariant: guest frame {at} of a new guest cannot be mapped"),
             }
+            if extent.is_regions() {
+                guest.regions.push(frames, extent);
+            }
+            // Below 2 MiB it is found again by the second stage.
         }
+        true
     }
 
     /// Does what is left; the guest's memory is complete, private and zero.
@@ -166,10 +147,24 @@ impl Launching {
     }
 }
 
+/// What a launch takes before it changes a mapping.
+struct Taken {
+    cached: ExtentList<Clean>,
+    carved: ExtentList<Carved>,
+    tables: TableList,
+    shape: Shape,
+}
+
 impl HostMemory<'_> {
-    /// Takes `bytes` bytes of memory for a guest, takes them out of the direct map, and asks for the one flush that hides them. This is one piece of work: about
-    /// 200 instructions a region (measured on TCG), so that 2 GiB take less than the zeroing of 2 MiB. `kind` is the layout of the
-    /// tables that will lead the guest to it.
+    /// Says whether the second stage may map whole gigablocks by 1G leaves: whether all CPUs know them. At first it may not.
+    pub fn allow_large_guest_leaves(&mut self, allowed: bool) {
+        self.large_guest_leaves = allowed;
+    }
+
+    /// Takes `bytes` bytes of memory for a guest, takes what the cache does not have out of the direct map, and asks for the one flush that
+    /// hides it; for none if the cache has it all. This is one piece of work: about 200 instructions a region (measured on TCG), so that 2 GiB take less than the zeroing of 2 MiB. When
+    /// there are not enough whole regions, the rest is made of smaller extents, as long as free memory stays above the low watermark.
+    /// `kind` is the layout of the tables that will lead the guest to it.
     ///
     /// # Errors
     /// See [`LaunchError`].
@@ -188,44 +183,109 @@ impl HostMemory<'_> {
         }
         let start = machine.now();
         // Everything that can fail: regions, second-stage tables, tables for splitting.
-        let regions = self
-            .frames
-            .carve(bytes / Level::L2.bytes())
-            .map_err(LaunchError::OutOfMemory)?;
-        let mut reserve = match self.frames.reserve_tables(machine, tables_for(kind, bytes)) {
-            Ok(reserve) => reserve,
-            Err(error) => {
-                self.frames.uncarve(regions);
-                return Err(LaunchError::OutOfMemory(error));
-            }
-        };
-        let batch = match self
-            .direct_map
-            .hide(machine, &mut self.frames, &mut self.stats, regions)
-        {
-            Ok(batch) => batch,
-            Err(error) => {
-                self.frames.uncarve(error.regions);
-                while let Some(table) = reserve.pop(&self.frames) {
-                    self.frames.free_table(table);
-                }
-                return Err(LaunchError::Hide(error.cause));
+        let taken = self.take_for_guest(machine, kind, bytes)?;
+        let Taken {
+            cached,
+            carved,
+            tables,
+            shape,
+        } = taken;
+        let posted = match self.hide(machine, carved) {
+            Ok(posted) => posted,
+            Err(cause) => {
+                self.put_back(cached);
+                self.frames.free_tables(tables);
+                return Err(LaunchError::Hide(cause));
             }
         };
         // From here on nothing can fail.
-        let posted = self.post(machine, batch);
         let hidden = machine.now();
         self.costs.hide += hidden.wrapping_sub(start);
-        let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, reserve, bytes) else {
+        let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, tables, shape) else {
             panic!("broken invariant: too few second-stage tables were reserved")
         };
         let guest = GuestMemory {
             id,
             bytes,
             tables,
-            regions: RegionList::new(),
+            regions: ExtentList::new(),
+            patched_from: shape.patched_from(),
         };
         self.costs.map += machine.now().wrapping_sub(hidden);
-        Ok(Hiding { guest, posted })
+        Ok(Hiding {
+            guest,
+            posted,
+            cached,
+        })
+    }
+
+    /// Takes memory and second-stage tables, all or nothing.
+    fn take_for_guest<M: Machine>(
+        &mut self,
+        machine: &M,
+        kind: SecondStageKind,
+        bytes: u64,
+    ) -> Result<Taken, LaunchError> {
+        let wanted = bytes / Level::L2.bytes();
+        let cached = self.take_cached(machine, wanted);
+        let missing = wanted - cached.frames() / 512;
+        let whole = missing.min(self.frames.free_regions());
+        let patched = missing - whole;
+        let spare = self
+            .frames
+            .free_frames()
+            .saturating_sub(whole * 512 + self.pool.low_watermark());
+        if patched * 512 > spare {
+            self.put_back(cached);
+            return Err(LaunchError::OutOfMemory(self.frames.out_of_memory(wanted * 512)));
+        }
+        let carved = match self.frames.carve(whole) {
+            Ok(carved) => carved,
+            Err(error) => {
+                self.put_back(cached);
+                return Err(LaunchError::OutOfMemory(error));
+            }
+        };
+        let is_gigablock = |extent: &(_, u8)| extent.1 == GIGABLOCK_ORDER;
+        let gigablocks = if self.large_guest_leaves && !kind.splits() {
+            cached.extents(&self.frames).filter(is_gigablock).count()
+                + carved.extents(&self.frames).filter(is_gigablock).count()
+        } else {
+            0
+        };
+        let shape = Shape {
+            bytes,
+            gigablocks: gigablocks as u64,
+            patched,
+        };
+        let mut taken = Taken {
+            cached,
+            carved,
+            tables: TableList::new(),
+            shape,
+        };
+        match self.take_tables_and_pieces(machine, kind, &mut taken) {
+            Ok(()) => Ok(taken),
+            Err(error) => {
+                self.put_back(taken.cached);
+                self.frames.uncarve(taken.carved);
+                self.frames.free_tables(taken.tables);
+                Err(LaunchError::OutOfMemory(error))
+            }
+        }
+    }
+
+    fn take_tables_and_pieces<M: Machine>(
+        &mut self,
+        machine: &M,
+        kind: SecondStageKind,
+        taken: &mut Taken,
+    ) -> Result<(), OutOfMemory> {
+        taken.tables = self.frames.reserve_tables(machine, taken.shape.tables(kind))?;
+        if taken.shape.patched > 0 {
+            let pieces = self.frames.carve_pieces(taken.shape.patched * 512)?;
+            taken.carved.append(&mut self.frames, pieces);
+        }
+        Ok(())
     }
 }

@@ -1,27 +1,29 @@
 //! A guest's memory, from launch to teardown.
 //!
-//! `launch` carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first. `second_stage` has the tables that
-//! lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through windows. `teardown` goes the other
-//! way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go in steps: scrubbing takes one
-//! region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
+//! `launch` takes what the pool has, carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first.
+//! `second_stage` has the tables that lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through
+//! windows. `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
+//! in steps: scrubbing takes one region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
 
 mod launch;
 mod second_stage;
 mod teardown;
 
+pub use crate::region::{Flushed, Restored};
 pub use launch::{Hiding, LaunchError, Launching};
 pub use second_stage::SecondStageKind;
-pub use teardown::{Flushed, GuestFlushed, Restored, Revoked, Teardown};
+pub use teardown::{GuestFlushed, Revoked, Teardown};
 
 use core::fmt;
 
-use crate::address::{Gfn, Gpa, Hpa, Pfn};
+use crate::address::{Gfn, Gpa, Hpa, PAGE_SIZE, Pfn, REGION_ORDER};
 use crate::frame::FrameTable;
-use crate::frame::list::{Private, RegionList};
+use crate::frame::extent::{Extent, Private};
+use crate::frame::extent_list::ExtentList;
 use crate::frame::state::{FrameState, GuestId};
 use crate::host::HostMemory;
 use crate::machine::Machine;
-use crate::window::{WINDOW_BYTES, Windows};
+use crate::window::Windows;
 use second_stage::SecondStage;
 
 /// The private memory of one guest: guest-physical 0 up to its size.
@@ -31,7 +33,9 @@ pub struct GuestMemory {
     id: GuestId,
     bytes: u64,
     tables: SecondStage,
-    regions: RegionList<Private>,
+    regions: ExtentList<Private>,
+    /// Guest frames from here on are backed by extents below 2 MiB, which are on no list: the second stage knows them.
+    patched_from: Gfn,
 }
 
 /// A guest-physical range that is not all the guest's memory.
@@ -69,9 +73,26 @@ impl GuestMemory {
         self.tables.root().hpa()
     }
 
-    /// The regions that back it, first frame each, in no particular order.
+    /// The regions that back it, first frame each, in no particular order. All of its memory unless no whole regions were free at launch.
     pub fn regions<'a>(&self, frames: &'a FrameTable<'_>) -> impl Iterator<Item = Pfn> + use<'a> {
-        self.regions.pfns(frames)
+        let extents = self.regions.extents(frames);
+        extents.flat_map(|(pfn, order)| {
+            (0..1 << (order - REGION_ORDER)).map(move |region: u64| pfn.add(region << REGION_ORDER))
+        })
+    }
+
+    /// First frame and order of the extents below 2 MiB that back the rest, as the second stage has them.
+    pub fn pieces<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &FrameTable<'_>,
+    ) -> impl Iterator<Item = (Pfn, u8)> {
+        let mut next = self.patched_from;
+        core::iter::from_fn(move || {
+            let piece = self.piece_at(machine, frames, next)?;
+            next = Gfn::new(next.get() + piece.frames());
+            Some((piece.pfn(), piece.order()))
+        })
     }
 
     /// Writes into the guest's memory, through windows.
@@ -89,10 +110,10 @@ impl GuestMemory {
         self.check(at, data.len() as u64)?;
         let mut at = at.get();
         while !data.is_empty() {
-            let offset = at % WINDOW_BYTES;
-            let (piece, rest) = data.split_at(data.len().min((WINDOW_BYTES - offset) as usize));
-            let region = self.region_at(machine, frames, Gpa::new(at))?;
-            windows.open(machine, region).write(offset, piece);
+            let (pfn, order, offset) = self.reach(machine, frames, Gpa::new(at))?;
+            let room = ((PAGE_SIZE << order) - offset) as usize;
+            let (piece, rest) = data.split_at(data.len().min(room));
+            windows.open(machine, pfn, order).write(offset, piece);
             at += piece.len() as u64;
             data = rest;
         }
@@ -114,12 +135,11 @@ impl GuestMemory {
         self.check(at, data.len() as u64)?;
         let mut at = at.get();
         while !data.is_empty() {
-            let offset = at % WINDOW_BYTES;
-            let length = data.len().min((WINDOW_BYTES - offset) as usize);
-            let (piece, rest) = data.split_at_mut(length);
-            let region = self.region_at(machine, frames, Gpa::new(at))?;
-            windows.open(machine, region).read(offset, piece);
-            at += length as u64;
+            let (pfn, order, offset) = self.reach(machine, frames, Gpa::new(at))?;
+            let room = ((PAGE_SIZE << order) - offset) as usize;
+            let (piece, rest) = data.split_at_mut(data.len().min(room));
+            windows.open(machine, pfn, order).read(offset, piece);
+            at += piece.len() as u64;
             data = rest;
         }
         Ok(())
@@ -141,18 +161,54 @@ impl GuestMemory {
         }
     }
 
-    /// The region that backs an address: what the second stage says, if the frame records agree.
-    fn region_at<M: Machine>(
+    /// What to open a window on for an address: first frame, order, and the address' offset in it. What the second stage says, if the frame
+    /// records agree.
+    fn reach<M: Machine>(
         &self,
         machine: &M,
         frames: &FrameTable<'_>,
         at: Gpa,
-    ) -> Result<Pfn, NotGuestMemory> {
-        let gfn = Gfn::new(at.gfn().get() & !511);
+    ) -> Result<(Pfn, u8, u64), NotGuestMemory> {
         let backed = self
             .tables
-            .translate(machine, gfn)
-            .filter(|pfn| frames.state(*pfn) == FrameState::Private { owner: self.id, gfn });
+            .translate(machine, at.gfn())
+            .and_then(|pfn| match frames.state(pfn) {
+                FrameState::Private { owner, gfn, order } if (owner, gfn) == (self.id, at.gfn()) => {
+                    let order = if order < REGION_ORDER { 0 } else { REGION_ORDER };
+                    let first = Pfn::new(pfn.get() & !((1 << order) - 1));
+                    Some((
+                        first,
+                        order,
+                        pfn.hpa().get() - first.hpa().get() + at.get() % PAGE_SIZE,
+                    ))
+                }
+                _ => None,
+            });
         backed.ok_or(NotGuestMemory { start: at, bytes: 1 })
+    }
+
+    /// Takes the memory out of use for good, because the guest's vCPUs cannot be shown to have stopped. Returns its bytes.
+    pub fn quarantine<M: Machine>(mut self, memory: &mut HostMemory<'_>, machine: &M) -> u64 {
+        let mut bytes = 0;
+        let mut next = self.patched_from;
+        while let Some(piece) = self.piece_at(machine, &memory.frames, next) {
+            next = Gfn::new(next.get() + piece.frames());
+            bytes += piece.quarantine(&mut memory.frames);
+        }
+        while let Some(extent) = self.regions.pop(&memory.frames) {
+            bytes += extent.quarantine(&mut memory.frames);
+        }
+        // Its tables stay as they are: a vCPU may still walk them.
+        memory.stats.frames_quarantined += bytes / PAGE_SIZE;
+        bytes
+    }
+
+    /// The extent below 2 MiB at a guest frame.
+    fn piece_at<M: Machine>(&self, machine: &M, frames: &FrameTable<'_>, at: Gfn) -> Option<Extent<Private>> {
+        if at.gpa().get() >= self.bytes {
+            return None;
+        }
+        let pfn = self.tables.translate(machine, at)?;
+        Extent::claim(frames, pfn, self.id, at).filter(|extent| !extent.is_regions())
     }
 }

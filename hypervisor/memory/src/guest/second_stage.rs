@@ -1,11 +1,13 @@
-//! The second stage of one guest: tables with 2M leaves, in the layout that the CPU's virtualization wants.
+//! The second stage of one guest, in the layout that the CPU's virtualization wants: 1G leaves first, where whole gigablocks back the
+//! guest, then 2M leaves, and 4K leaves at the end where there were no whole regions.
 
 use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
-use crate::frame::list::{Placed, TableFrame, TableList};
+use crate::frame::extent::{Extent, Private};
 use crate::frame::records::FrameTable;
 use crate::frame::state::GuestId;
+use crate::frame::table_frame::{TableFrame, TableList};
 use crate::machine::{Machine, TableAt};
 use crate::paging::edit::{Found, Slot, find};
 use crate::paging::ept::{Ept, EptAttributes};
@@ -29,7 +31,7 @@ pub enum SecondStageKind {
 
 impl SecondStageKind {
     /// Whether leaves may be split later.
-    const fn splits(self) -> bool {
+    pub(super) const fn splits(self) -> bool {
         matches!(self, Self::ExtendedSplit)
     }
 }
@@ -69,35 +71,61 @@ macro_rules! with_format {
 pub(super) struct SecondStage {
     kind: SecondStageKind,
     root: Pfn,
+    /// Whether some of the memory is mapped by 4K leaves from the start.
+    patched: bool,
     /// For splits.
     spare: TableList,
 }
 
-/// Tables that `bytes` bytes of guest memory need: the top level, one level-3 table, a level-2 table for each GiB, and where leaves may be
-/// split, one for each region.
-pub(super) fn tables_for(kind: SecondStageKind, bytes: u64) -> u64 {
-    let splits = if kind.splits() {
-        bytes / Level::L2.bytes()
-    } else {
-        0
-    };
-    2 + bytes.div_ceil(Level::L3.bytes()) + splits
+/// How much of a guest's memory is mapped by which leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Guest memory in bytes.
+    pub(super) bytes: u64,
+    /// GiB at the start that get 1G leaves.
+    pub(super) gigablocks: u64,
+    /// Regions' worth of guest addresses at the end that get 4K leaves.
+    pub(super) patched: u64,
+}
+
+impl Shape {
+    fn gigabytes(&self) -> core::ops::Range<u64> {
+        self.gigablocks..self.bytes.div_ceil(Level::L3.bytes())
+    }
+
+    fn patched(&self) -> core::ops::Range<u64> {
+        let regions = self.bytes / Level::L2.bytes();
+        regions - self.patched..regions
+    }
+
+    /// Guest addresses from here on are mapped by 4K leaves.
+    pub(super) fn patched_from(&self) -> Gfn {
+        Gfn::new(self.patched().start * Level::L2.frames())
+    }
+
+    /// Tables that it needs: the top level, one level-3 table, a level-2 table for each GiB without a 1G leaf, a level-1 table for each
+    /// 2 MiB of 4K leaves, and where leaves may be split, one for each of the others.
+    pub(super) fn tables(&self, kind: SecondStageKind) -> u64 {
+        let splits = if kind.splits() { self.patched().start } else { 0 };
+        2 + (self.gigabytes().end - self.gigabytes().start) + self.patched + splits
+    }
 }
 
 impl SecondStage {
-    /// Links the tables for `bytes` bytes of guest memory, all entries of the lowest ones absent. `reserve` holds [`tables_for`] zeroed
-    /// frames; `None` if it does not.
+    /// Links the tables for a guest's memory, all entries of the lowest ones absent. `reserve` holds [`Shape::tables`] zeroed frames;
+    /// `None` if it does not.
     pub(super) fn new<M: Machine>(
         machine: &M,
         kind: SecondStageKind,
         frames: &mut FrameTable<'_>,
         mut reserve: TableList,
-        bytes: u64,
+        shape: Shape,
     ) -> Option<Self> {
-        let root = with_format!(kind, F => build::<F, M>(machine, frames, &mut reserve, bytes))?;
+        let root = with_format!(kind, F => build::<F, M>(machine, frames, &mut reserve, shape))?;
         Some(Self {
             kind,
             root,
+            patched: shape.patched > 0,
             spare: reserve,
         })
     }
@@ -106,35 +134,31 @@ impl SecondStage {
         self.root
     }
 
-    /// Maps a private region where its record says that it belongs. The record is the reverse map: one owner, one address.
-    /// `table` is the level-2 table for that address ([`Self::table_at`]). False, and nothing changed, when the region is not
-    /// this guest's, or when something is mapped there.
-    #[must_use]
-    pub(super) fn map<M: Machine>(&self, machine: &M, guest: GuestId, table: Pfn, region: &Placed) -> bool {
-        if region.owner != guest {
-            return false;
+    /// Maps a private extent where its record says that it belongs. The record is the reverse map: one owner, one address. Returns how
+    /// many leaves that took.
+    ///
+    /// # Errors
+    /// When the extent is not this guest's (nothing was changed then), or something is mapped there.
+    pub(super) fn map<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &FrameTable<'_>,
+        guest: GuestId,
+        extent: &Extent<Private>,
+    ) -> Result<u64, NotMapped> {
+        let gfn = match extent.place(frames) {
+            Some((owner, gfn)) if owner == guest => gfn,
+            _ => return Err(NotMapped),
+        };
+        if self.kind.splits() && extent.is_regions() {
+            return map::<Ept, M>(machine, self.root, extent, gfn, EptAttributes::GUEST_DATA);
         }
-        let slot = Slot::of(machine, table, as_index(region.gfn.gpa()).index(2), Level::L2);
-        if self.kind.splits() {
-            return slot.fill::<Ept>(region.pfn, EptAttributes::GUEST_DATA);
-        }
-        with_format!(self.kind, F => slot.fill::<F>(region.pfn, <F as SecondStageFormat>::GUEST_RAM))
+        with_format!(self.kind, F => map::<F, M>(machine, self.root, extent, gfn, <F as SecondStageFormat>::GUEST_RAM))
     }
 
-    /// The level-2 table that translates a guest frame.
-    pub(super) fn table_at<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
-        with_format!(self.kind, F => match find::<F, M>(machine, self.root, as_index(gfn.gpa()), Level::L3) {
-            Found::Slot(slot) => match slot.decode::<F>() {
-                Decoded::Table(table) => Some(table),
-                _ => None,
-            },
-            _ => None,
-        })
-    }
-
-    /// The region mapped at an aligned guest frame.
+    /// The host frame behind a guest frame.
     pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
-        with_format!(self.kind, F => lookup::<F, M>(machine, self.root, gfn))
+        with_format!(self.kind, F => lookup::<F, M>(machine, (self.root, Level::L4), gfn))
     }
 
     /// Makes the region at an aligned guest frame executable, by small leaves. False, and nothing changed, when it is no large leaf, or
@@ -184,6 +208,7 @@ impl SecondStage {
             kind: self.kind,
             root: self.root,
             middle,
+            patched: self.patched,
             spare: self.spare,
         }
     }
@@ -193,30 +218,79 @@ fn build<F: Format, M: Machine>(
     machine: &M,
     frames: &mut FrameTable<'_>,
     reserve: &mut TableList,
-    bytes: u64,
+    shape: Shape,
 ) -> Option<Pfn> {
     let mut take = |frames: &mut FrameTable<'_>| Some(reserve.pop(frames)?.link(frames, 0));
     let root = take(frames)?;
     let middle = take(frames)?;
     Slot::of(machine, root, 0, Level::L4).link::<F>(middle);
-    for gigabyte in 0..bytes.div_ceil(Level::L3.bytes()) {
+    for gigabyte in shape.gigabytes() {
         let low = take(frames)?;
         Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<F>(low);
+    }
+    for region in shape.patched() {
+        let at = as_index(Gfn::new(region * Level::L2.frames()).gpa());
+        let Found::Slot(slot) = find::<F, M>(machine, root, at, Level::L2) else {
+            return None;
+        };
+        slot.link::<F>(take(frames)?);
     }
     Some(root)
 }
 
-/// The frame behind an aligned guest frame: what its large leaf says, or the first of the small ones that it was split into.
-fn lookup<F: Format, M: Machine>(machine: &M, root: Pfn, gfn: Gfn) -> Option<Pfn> {
-    let Found::Slot(slot) = find::<F, M>(machine, root, as_index(gfn.gpa()), Level::L2) else {
-        return None;
-    };
-    let slot = match slot.decode::<F>() {
-        Decoded::Table(split) => Slot::of(machine, split, 0, Level::L1),
-        _ => slot,
-    };
-    match slot.decode::<F>() {
-        Decoded::Leaf(pfn, _) => Some(pfn),
+/// An extent was not mapped: it is another guest's, or something is mapped there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotMapped;
+
+/// Writes the leaves of an extent, as large as the tables allow; how many.
+fn map<F: Format, M: Machine>(
+    machine: &M,
+    root: Pfn,
+    extent: &Extent<Private>,
+    start: Gfn,
+    attributes: F::Attributes,
+) -> Result<u64, NotMapped> {
+    let mut done = 0;
+    let mut leaves = 0;
+    while done < extent.frames() {
+        let gfn = Gfn::new(start.get() + done);
+        let (table, level) = lowest_table::<F, M>(machine, (root, Level::L4), gfn).ok_or(NotMapped)?;
+        // All that this table translates.
+        while done < extent.frames() {
+            let at = as_index(Gfn::new(start.get() + done).gpa());
+            let slot = Slot::of(machine, table, at.index(level as u8), level);
+            if !slot.fill::<F>(extent.pfn().add(done), attributes) {
+                return Err(NotMapped);
+            }
+            done += level.frames();
+            leaves += 1;
+            if (start.get() + done).is_multiple_of(level.frames() * ENTRIES as u64) {
+                break;
+            }
+        }
+    }
+    Ok(leaves)
+}
+
+/// The last table on the way from a table to a guest frame, whose entry is absent or a leaf.
+fn lowest_table<F: Format, M: Machine>(
+    machine: &M,
+    (mut table, mut level): (Pfn, Level),
+    gfn: Gfn,
+) -> Option<(Pfn, Level)> {
+    let at = as_index(gfn.gpa());
+    while let Decoded::Table(below) = Slot::of(machine, table, at.index(level as u8), level).decode::<F>() {
+        (table, level) = (below, level.below()?);
+    }
+    Some((table, level))
+}
+
+/// The host frame behind a guest frame.
+fn lookup<F: Format, M: Machine>(machine: &M, from: (Pfn, Level), gfn: Gfn) -> Option<Pfn> {
+    let (table, level) = lowest_table::<F, M>(machine, from, gfn)?;
+    let at = as_index(gfn.gpa());
+    match Slot::of(machine, table, at.index(level as u8), level).decode::<F>() {
+        Decoded::Leaf(pfn, _) => Some(pfn.add(gfn.get() & (level.frames() - 1))),
         _ => None,
     }
 }
@@ -234,21 +308,26 @@ pub(super) struct CutSecondStage {
     kind: SecondStageKind,
     root: Pfn,
     middle: Option<Pfn>,
+    patched: bool,
     spare: TableList,
 }
 
 impl CutSecondStage {
+    /// The host frame that was behind a guest frame.
+    pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
+        let from = (self.middle?, Level::L3);
+        with_format!(self.kind, F => lookup::<F, M>(machine, from, gfn))
+    }
+
     /// Frees the tables. The guest's translations, and with them every CPU's copies of these tables' entries, have been flushed.
     pub(super) fn free<M: Machine>(mut self, machine: &M, frames: &mut FrameTable<'_>) {
-        while let Some(table) = self.spare.pop(frames) {
-            frames.free_table(table);
-        }
+        frames.free_tables(core::mem::take(&mut self.spare));
         if let Some(middle) = self.middle {
             for index in 0..ENTRIES {
                 let entry = machine.table(TableAt::new(middle))[index].load(Ordering::Acquire);
                 if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
-                    if self.kind.splits() {
-                        free_splits(machine, frames, low);
+                    if self.kind.splits() || self.patched {
+                        with_format!(self.kind, F => free_small::<F, M>(machine, frames, low));
                     }
                     frames.free_table(TableFrame::unlinked(low));
                 }
@@ -259,11 +338,11 @@ impl CutSecondStage {
     }
 }
 
-/// Frees the tables below a level-2 table that large leaves were split into.
-fn free_splits<M: Machine>(machine: &M, frames: &mut FrameTable<'_>, low: Pfn) {
+/// Frees the tables of 4K leaves below a level-2 table.
+fn free_small<F: Format, M: Machine>(machine: &M, frames: &mut FrameTable<'_>, low: Pfn) {
     for entry in machine.table(TableAt::new(low)) {
-        if let Some(split) = table_of::<Ept>(Level::L2, entry.load(Ordering::Acquire)) {
-            frames.free_table(TableFrame::unlinked(split));
+        if let Some(small) = table_of::<F>(Level::L2, entry.load(Ordering::Acquire)) {
+            frames.free_table(TableFrame::unlinked(small));
         }
     }
 }
@@ -277,38 +356,37 @@ fn as_index(gpa: Gpa) -> Hva {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::REGION_ORDER;
     use crate::fake::Fake;
-    use crate::frame::list::RegionList;
 
     /// Rule 2: the owner is checked before an entry is written.
     #[test]
-    fn a_region_of_another_guest_is_not_mapped() {
+    fn an_extent_of_another_guest_is_not_mapped() {
         let (machine, mut memory, mut windows) = Fake::boot();
         let (own, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
         let reserve = memory.frames.reserve_tables(machine, 3).unwrap();
+        let shape = Shape {
+            bytes: 4 << 20,
+            gigablocks: 0,
+            patched: 0,
+        };
         let kind = SecondStageKind::Nested;
-        let tables = SecondStage::new(machine, kind, &mut memory.frames, reserve, 4 << 20).unwrap();
-        let table = tables.table_at(machine, Gfn::new(512)).unwrap();
+        let tables = SecondStage::new(machine, kind, &mut memory.frames, reserve, shape).unwrap();
 
-        let regions = memory.frames.carve(1).unwrap();
-        let batch = memory
-            .direct_map
-            .hide(machine, &mut memory.frames, &mut memory.stats, regions)
+        let region = memory
+            .allocate_private(machine, &mut windows, REGION_ORDER)
             .unwrap();
-        let receipt = memory.post(machine, batch).wait(machine);
-        let mut dirty = memory.complete(machine, receipt);
-        let region = dirty.pop(&memory.frames).unwrap();
-        let region = memory.scrub(machine, &mut windows, region);
-        let mut list = RegionList::new();
         let region = region.assign(&mut memory.frames, other, Gfn::new(512));
-        list.push(&mut memory.frames, region);
-        let region = list.next(&memory.frames, &mut list.start()).unwrap();
+        let frames = &memory.frames;
 
-        assert!(!tables.map(machine, own, table, &region));
+        assert_eq!(tables.map(machine, frames, own, &region), Err(NotMapped));
         assert_eq!(tables.translate(machine, Gfn::new(512)), None);
-        assert!(tables.map(machine, other, table, &region));
+        assert_eq!(tables.map(machine, frames, other, &region), Ok(1));
         // Nor twice at the same place.
-        assert!(!tables.map(machine, other, table, &region));
-        assert_eq!(tables.translate(machine, Gfn::new(512)), Some(region.pfn));
+        assert_eq!(tables.map(machine, frames, other, &region), Err(NotMapped));
+        assert_eq!(
+            tables.translate(machine, Gfn::new(513)),
+            Some(region.pfn().add(1))
+        );
     }
 }

@@ -1,11 +1,15 @@
-//! Taking a guest's memory back: revoke, flush, scrub, restore, merge, free. Nothing here can fail, allocates, or splits.
-//! [`Revoked`], [`Teardown`], [`Restored`], [`Flushed`] are the steps; nothing is locked while the flush is waited for.
+//! Taking a guest's memory back: revoke, flush, scrub, keep or restore, merge, free. Nothing here can fail, allocates, or splits.
+//! [`Revoked`], [`Teardown`], [`Restored`], [`Flushed`](crate::region::Flushed) are the steps; nothing is locked while the flush is waited for.
 
-use crate::frame::list::{Clean, Private, RegionList};
+use crate::address::{Gfn, Level, PAGE_SIZE};
+use crate::frame::extent::{Clean, Extent, Private};
+use crate::frame::extent_list::ExtentList;
+use crate::frame::pool::EmptyBlock;
 use crate::frame::state::GuestId;
 use crate::host::HostMemory;
 use crate::machine::Machine;
-use crate::tlb::{FlushBatch, Posted, Receipt};
+use crate::region::{Restored, Scrubber};
+use crate::tlb::FlushBatch;
 use crate::window::Windows;
 
 use super::GuestMemory;
@@ -34,7 +38,8 @@ pub struct Revoked {
     /// What cutting the second stage took; added to the costs at the end.
     ticks: u64,
     tables: CutSecondStage,
-    regions: RegionList<Private>,
+    regions: ExtentList<Private>,
+    pieces: core::ops::Range<u64>,
 }
 
 impl GuestMemory {
@@ -47,6 +52,7 @@ impl GuestMemory {
             ticks: machine.now().wrapping_sub(start),
             tables,
             regions: self.regions,
+            pieces: self.patched_from.get()..self.bytes / PAGE_SIZE,
         }
     }
 }
@@ -62,12 +68,20 @@ impl Revoked {
             "broken invariant: the wrong guest was flushed"
         );
         Teardown {
-            ticks: self.ticks,
-            tables: self.tables,
-            regions: self.regions,
-            clean: RegionList::new(),
+            revoked: self,
+            scrubber: Scrubber::default(),
+            given_back: ExtentList::new(),
             batch: FlushBatch::new(),
         }
+    }
+
+    /// The next extent below 2 MiB, which only the second stage knows.
+    fn next_piece<M: Machine>(&mut self, memory: &HostMemory<'_>, machine: &M) -> Option<Extent<Private>> {
+        let at = self.pieces.clone().next().map(Gfn::new)?;
+        let pfn = self.tables.translate(machine, at)?;
+        let piece = Extent::claim(&memory.frames, pfn, self.id, at)?;
+        self.pieces.start += piece.frames();
+        Some(piece)
     }
 }
 
@@ -75,10 +89,10 @@ impl Revoked {
 #[derive(Debug)]
 #[must_use = "a guest's memory comes back only through its teardown"]
 pub struct Teardown {
-    ticks: u64,
-    tables: CutSecondStage,
-    regions: RegionList<Private>,
-    clean: RegionList<Clean>,
+    revoked: Revoked,
+    scrubber: Scrubber,
+    /// What leaves the pool.
+    given_back: ExtentList<Clean>,
     batch: FlushBatch,
 }
 
@@ -103,11 +117,14 @@ impl Teardown {
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
-        if let Some(region) = self.regions.pop(&memory.frames) {
-            let region = region.revoked(&mut memory.frames);
-            let region = memory.scrub(machine, windows, region);
-            self.clean.push(&mut memory.frames, region);
+        if self.scrubber.is_done() {
+            self.revoke_some(memory, machine);
+        }
+        if self.scrubber.step(memory, machine, windows) {
             return true;
+        }
+        if !self.scrubber.clean.is_empty() {
+            self.leave_guest(memory);
         }
         let HostMemory {
             frames,
@@ -115,7 +132,39 @@ impl Teardown {
             stats,
             ..
         } = memory;
-        direct_map.restore(machine, frames, stats, &mut self.clean, &mut self.batch)
+        direct_map.restore(machine, frames, stats, &mut self.given_back, &mut self.batch)
+    }
+
+    /// Revokes one extent of regions, or as many smaller ones as are scrubbed at once.
+    fn revoke_some<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) {
+        let Self {
+            revoked, scrubber, ..
+        } = self;
+        if let Some(extent) = revoked.regions.pop(&memory.frames) {
+            let extent = extent.revoked(&mut memory.frames);
+            scrubber.dirty.push(&mut memory.frames, extent);
+            return;
+        }
+        while scrubber.dirty.frames() < Level::L2.frames()
+            && let Some(piece) = revoked.next_piece(memory, machine)
+        {
+            let piece = piece.revoked(&mut memory.frames);
+            scrubber.dirty.push(&mut memory.frames, piece);
+        }
+    }
+
+    /// Everything is clean: the cache keeps what it has room for, the rest leaves the pool.
+    fn leave_guest(&mut self, memory: &mut HostMemory<'_>) {
+        let mut clean = core::mem::take(&mut self.scrubber.clean);
+        memory.keep(&mut clean);
+        while let Some(extent) = clean.pop_piece(&memory.frames) {
+            match memory.frames.pool_put(extent) {
+                None => {}
+                Some(EmptyBlock::Region(region)) => clean.push(&mut memory.frames, region),
+                Some(EmptyBlock::Pieces(pieces)) => self.given_back.append(&mut memory.frames, pieces),
+            }
+        }
+        self.given_back.append(&mut memory.frames, clean);
     }
 
     /// Does what is left, frees the guest's tables, and asks for the one flush after which the host's tables that were merged away
@@ -128,43 +177,10 @@ impl Teardown {
     ) -> Restored {
         while self.step(memory, machine, windows) {}
         let start = machine.now();
-        self.tables.free(machine, &mut memory.frames);
+        let Revoked { ticks, tables, .. } = self.revoked;
+        tables.free(machine, &mut memory.frames);
         let posted = memory.post(machine, self.batch);
-        memory.costs.restore += self.ticks + machine.now().wrapping_sub(start);
-        Restored { posted }
-    }
-}
-
-/// A guest's memory is the host's again; the flush after it was asked for.
-#[derive(Debug)]
-#[must_use = "the flush is to be waited for"]
-pub struct Restored {
-    posted: Posted,
-}
-
-impl Restored {
-    /// Waits for the flush, without the lock of the memory subsystem.
-    pub fn wait<M: Machine>(self, machine: &M) -> Flushed {
-        Flushed {
-            receipt: self.posted.wait(machine),
-        }
-    }
-}
-
-/// The flush of a teardown was acknowledged.
-#[derive(Debug)]
-#[must_use = "tables are freed by its last step"]
-pub struct Flushed {
-    receipt: Receipt,
-}
-
-impl Flushed {
-    /// Frees the tables of the host that were merged away, as soon as every CPU has really flushed.
-    pub fn release<M: Machine>(self, memory: &mut HostMemory<'_>, machine: &M) {
-        let start = machine.now();
-        let waited = self.receipt.ticks();
-        let hidden = memory.complete(machine, self.receipt);
-        debug_assert!(hidden.is_empty());
-        memory.costs.restore += waited + machine.now().wrapping_sub(start);
+        memory.costs.restore += ticks + machine.now().wrapping_sub(start);
+        Restored::new(posted)
     }
 }

@@ -3,8 +3,8 @@
 use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Hva, Level, Pfn};
-use crate::frame::list::TableFrame;
 use crate::frame::records::FrameTable;
+use crate::frame::table_frame::TableFrame;
 use crate::machine::{Machine, TableAt};
 
 use super::format::{Decoded, Format};
@@ -15,6 +15,21 @@ pub(crate) struct Slot<'a, M: Machine> {
     table: TableAt,
     index: usize,
     level: Level,
+}
+
+/// Why the 512 entries of a table are not merged into one leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MergeBlocked {
+    /// There is no table.
+    NoTable,
+    /// One of them is absent.
+    Hole,
+    /// One of them leads to a table.
+    SmallerLeaves,
+    /// They do not map one aligned piece of memory in order.
+    Address,
+    /// They differ in more than the accessed and dirty bits: in access rights, memory type, or a software bit.
+    Attributes,
 }
 
 /// Where a walk ended.
@@ -141,29 +156,41 @@ impl<'a, M: Machine> Slot<'a, M> {
     }
 
     /// Replaces a table by one leaf if its 512 entries agree in everything but the accessed and dirty bits, which are or-ed together.
-    /// The table is returned; CPUs may still walk it until the next flush. `None`, and nothing changed, when they disagree.
-    pub(crate) fn merge<F: Format>(&self) -> Option<TableFrame> {
-        let below = self.level.below()?;
-        let Decoded::Table(table) = self.decode::<F>() else {
-            return None;
+    /// The table is returned; CPUs may still walk it until the next flush.
+    ///
+    /// # Errors
+    /// What is in the way; then nothing was changed.
+    pub(crate) fn merge<F: Format>(&self) -> Result<TableFrame, MergeBlocked> {
+        let (Some(below), Decoded::Table(table)) = (self.level.below(), self.decode::<F>()) else {
+            return Err(MergeBlocked::NoTable);
         };
         let entries = self.machine.table(TableAt::new(table));
         let first = entries[0].load(Ordering::Acquire);
-        let Decoded::Leaf(pfn, attributes) = F::decode(below, first) else {
-            return None;
+        let (pfn, attributes) = match F::decode(below, first) {
+            Decoded::Leaf(pfn, attributes) => (pfn, attributes),
+            Decoded::Table(_) => return Err(MergeBlocked::SmallerLeaves),
+            Decoded::Absent => return Err(MergeBlocked::Hole),
         };
         // The frame must be aligned to the large leaf, so the addresses of the others only fill bits that are zero in the first.
-        let leaf = F::leaf(self.level, pfn, attributes)?;
+        let leaf = F::leaf(self.level, pfn, attributes).ok_or(MergeBlocked::Address)?;
+        // The frame number stands at bit 12 in every layout; below the size of the leaves there are attributes.
+        let address = ((1 << 52) - 1) & !(below.bytes() - 1);
         let mut accessed_dirty = 0;
         for (i, entry) in (0..).zip(entries) {
             let entry = entry.load(Ordering::Acquire);
-            if (entry ^ (first | (i * below.bytes()))) & !F::ACCESSED_DIRTY != 0 {
-                return None;
+            let differs = (entry ^ (first | (i * below.bytes()))) & !F::ACCESSED_DIRTY;
+            if differs != 0 {
+                return Err(match F::decode(below, entry) {
+                    Decoded::Absent => MergeBlocked::Hole,
+                    Decoded::Table(_) => MergeBlocked::SmallerLeaves,
+                    Decoded::Leaf(..) if differs & !address != 0 => MergeBlocked::Attributes,
+                    Decoded::Leaf(..) => MergeBlocked::Address,
+                });
             }
             accessed_dirty |= entry & F::ACCESSED_DIRTY;
         }
         self.write(leaf | accessed_dirty);
-        Some(TableFrame::unlinked(table))
+        Ok(TableFrame::unlinked(table))
     }
 }
 
@@ -195,7 +222,7 @@ mod tests {
             }
         }
         let slot = Slot::of(machine, upper, 5, Level::L3);
-        assert_eq!(slot.merge::<LongMode>().map(|table| table.pfn()), Some(lower));
+        assert_eq!(slot.merge::<LongMode>().map(|table| table.pfn()), Ok(lower));
         assert_eq!(
             slot.decode::<LongMode>(),
             Decoded::Leaf(Pfn::new(1 << 18), Attributes::DATA)
@@ -204,20 +231,22 @@ mod tests {
 
     #[test]
     fn entries_that_disagree_in_anything_do_not_merge() {
-        let damage: [fn(u64) -> u64; 5] = [
-            |_| 0,
-            |entry| entry & !2,
-            |entry| entry | 1 << 8,
-            |entry| entry ^ 1 << 12,
-            |entry| entry + (2 << 20),
+        type Damage = (fn(u64) -> u64, MergeBlocked);
+        let damage: [Damage; 6] = [
+            (|_| 0, MergeBlocked::Hole),
+            (|entry| entry & !0x80, MergeBlocked::SmallerLeaves),
+            (|entry| entry & !2, MergeBlocked::Attributes),
+            (|entry| entry | 1 << 8, MergeBlocked::Attributes),
+            (|entry| entry ^ 1 << 12, MergeBlocked::Attributes),
+            (|entry| entry + (2 << 20), MergeBlocked::Address),
         ];
-        for harm in damage {
+        for (harm, reason) in damage {
             for index in [0, 1, 511] {
                 let (machine, upper, lower) = full_table();
                 let entry = &machine.frame(lower)[index];
                 entry.store(harm(entry.load(Ordering::Relaxed)), Ordering::Relaxed);
                 let slot = Slot::of(machine, upper, 5, Level::L3);
-                assert!(slot.merge::<LongMode>().is_none());
+                assert_eq!(slot.merge::<LongMode>().map(|table| table.pfn()), Err(reason));
                 assert_eq!(
                     slot.decode::<LongMode>(),
                     Decoded::Table(lower),

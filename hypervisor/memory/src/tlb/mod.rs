@@ -1,32 +1,34 @@
 //! Flushes, batched.
 //!
-//! Whatever a change leaves behind that a CPU may still reach through stale translations travels in a [`FlushBatch`]: regions
-//! whose entry is cleared, tables that are unlinked. One round of the shootdown protocol ([`shootdown`]) serves all of it, in three steps
+//! Whatever a change leaves behind that a CPU may still reach through stale translations travels in a [`FlushBatch`]: extents
+//! whose entries are cleared, tables that are unlinked. One round of the shootdown protocol ([`shootdown`]) serves all of it, in three steps
 //! of which each takes what the one before returns: [`Flusher::post`] asks, under the lock of the memory subsystem; [`Posted::wait`] waits,
 //! without it; [`Flusher::complete`] opens the batch again, under the lock, for the [`Receipt`].
 //!
-//! A region is hidden once every CPU has *acknowledged* (it cannot use a stale translation any more); a table frame
+//! An extent is hidden once every CPU has *acknowledged* (it cannot use a stale translation any more); a table frame
 //! is freed once every CPU has *really flushed*, because hardware may walk an old table on speculation whatever software
-//! does. Table frames wait in the [`Flusher`] until then.
+//! does. Table frames wait in the [`Flusher`] until then; those that a restore merged away wait for somebody else's flush.
 
 pub mod atomics;
 pub mod shootdown;
 
-use crate::frame::list::{Dirty, RegionList, TableFrame, TableList, Unmapped};
+use crate::frame::extent::{Dirty, Unmapped};
+use crate::frame::extent_list::ExtentList;
 use crate::frame::records::FrameTable;
+use crate::frame::table_frame::{TableFrame, TableList};
 use crate::machine::Machine;
 use crate::stats::Stats;
 use shootdown::{Acknowledged, Cpu, Generation, Request};
 
-/// Regions on their way through a flush.
+/// Extents on their way through a flush.
 ///
 /// # Panics
 /// Dropping it with something in it is a broken invariant and panics: there is no way to ignore a batch.
 #[derive(Debug, Default)]
-struct InFlight(RegionList<Unmapped>);
+struct InFlight(ExtentList<Unmapped>);
 
 impl InFlight {
-    fn take(&mut self) -> RegionList<Unmapped> {
+    fn take(&mut self) -> ExtentList<Unmapped> {
         core::mem::take(&mut self.0)
     }
 }
@@ -40,14 +42,14 @@ impl Drop for InFlight {
     }
 }
 
-/// Regions and tables that must not be reused before a flush.
+/// Extents and tables that must not be reused before a flush.
 ///
 /// # Panics
 /// Dropping a batch with something in it is a broken invariant and panics: there is no way to ignore a batch.
 #[derive(Debug, Default)]
 #[must_use = "what a batch holds comes out only through a flush"]
 pub struct FlushBatch {
-    regions: InFlight,
+    extents: InFlight,
     tables: TableList,
 }
 
@@ -55,24 +57,24 @@ impl FlushBatch {
     /// An empty batch.
     pub const fn new() -> Self {
         Self {
-            regions: InFlight(RegionList::new()),
+            extents: InFlight(ExtentList::new()),
             tables: TableList::new(),
         }
     }
 
-    /// Regions in the batch.
-    pub fn regions(&self) -> u64 {
-        self.regions.0.len()
+    /// Frames in the batch that are on their way into hiding.
+    pub fn frames(&self) -> u64 {
+        self.extents.0.frames()
     }
 
     /// Whether there is nothing to flush.
     pub fn is_empty(&self) -> bool {
-        self.regions.0.is_empty() && self.tables.is_empty()
+        self.extents.0.is_empty() && self.tables.is_empty()
     }
 
-    /// Adds regions whose entries have just been cleared.
-    pub(crate) fn push_regions(&mut self, frames: &mut FrameTable<'_>, regions: RegionList<Unmapped>) {
-        self.regions.0.append(frames, regions);
+    /// Adds extents whose entries have just been cleared.
+    pub(crate) fn push_extents(&mut self, frames: &mut FrameTable<'_>, extents: ExtentList<Unmapped>) {
+        self.extents.0.append(frames, extents);
     }
 
     /// Adds a table that has just been unlinked.
@@ -90,12 +92,12 @@ impl Drop for FlushBatch {
     }
 }
 
-/// A batch whose flush was asked for. Dropping it with regions in it panics, as for a [`FlushBatch`].
+/// A batch whose flush was asked for. Dropping it with extents in it panics, as for a [`FlushBatch`].
 #[derive(Debug)]
 #[must_use = "a flush is waited for"]
 pub struct Posted {
     request: Option<Request>,
-    regions: InFlight,
+    extents: InFlight,
 }
 
 impl Posted {
@@ -107,18 +109,18 @@ impl Posted {
         Receipt {
             acknowledged,
             ticks: machine.now().wrapping_sub(start),
-            regions: self.regions,
+            extents: self.extents,
         }
     }
 }
 
-/// Every CPU has acknowledged the flush of a batch. Dropping it with regions in it panics, as for a [`FlushBatch`].
+/// Every CPU has acknowledged the flush of a batch. Dropping it with extents in it panics, as for a [`FlushBatch`].
 #[derive(Debug)]
 #[must_use = "what a batch holds comes out only through its receipt"]
 pub struct Receipt {
     acknowledged: Option<Acknowledged>,
     ticks: u64,
-    regions: InFlight,
+    extents: InFlight,
 }
 
 impl Receipt {
@@ -142,6 +144,8 @@ pub struct Flusher {
     first: Waiting,
     /// Those that came since, with the latest generation of all of them.
     second: Waiting,
+    /// Those for which nobody has asked for a flush: the next request takes them along.
+    deferred: TableList,
 }
 
 impl Flusher {
@@ -152,7 +156,21 @@ impl Flusher {
 
     /// Table frames that wait until every CPU has really flushed.
     pub fn waiting(&self) -> u64 {
-        self.first.tables.len() + self.second.tables.len()
+        self.first.tables.len() + self.second.tables.len() + self.deferred.len()
+    }
+
+    /// Leaves the tables of a batch for the next flush that anybody asks for: what was merged away costs none of its own.
+    pub(crate) fn defer(&mut self, frames: &mut FrameTable<'_>, mut batch: FlushBatch) {
+        // A batch with extents in it says so when it is dropped.
+        self.deferred.append(frames, core::mem::take(&mut batch.tables));
+    }
+
+    /// A batch of the tables that nobody has asked a flush for.
+    pub(crate) fn take_deferred(&mut self) -> FlushBatch {
+        FlushBatch {
+            extents: InFlight::default(),
+            tables: core::mem::take(&mut self.deferred),
+        }
     }
 
     /// Asks for one shootdown for the whole batch; for none if the batch is empty.
@@ -166,7 +184,8 @@ impl Flusher {
         let mut request = None;
         if !batch.is_empty() {
             stats.flushes += 1;
-            let tables = core::mem::take(&mut batch.tables);
+            let mut tables = core::mem::take(&mut batch.tables);
+            tables.append(frames, core::mem::take(&mut self.deferred));
             let asked = request.insert(cpu.request());
             let list = if self.first.tables.is_empty() {
                 &mut self.first
@@ -180,11 +199,11 @@ impl Flusher {
         }
         Posted {
             request,
-            regions: core::mem::take(&mut batch.regions),
+            extents: core::mem::take(&mut batch.extents),
         }
     }
 
-    /// Opens a batch whose flush is acknowledged: returns its regions, which are hidden from now on, and frees what table frames it
+    /// Opens a batch whose flush is acknowledged: returns its extents, which are hidden from now on, and frees what table frames it
     /// can, this batch's or others'.
     pub fn complete(
         &mut self,
@@ -192,14 +211,14 @@ impl Flusher {
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
         mut receipt: Receipt,
-    ) -> RegionList<Dirty> {
+    ) -> ExtentList<Dirty> {
         if let Some(acknowledged) = receipt.acknowledged {
             stats.cpus_interrupted += u64::from(acknowledged.interrupted);
             stats.cpus_flagged += u64::from(acknowledged.flagged);
             stats.cpus_spared += u64::from(acknowledged.spared);
         }
         self.release(cpu, frames);
-        receipt.regions.take().acknowledged(frames)
+        receipt.extents.take().acknowledged(frames)
     }
 
     /// Frees the table frames for which every CPU has flushed meanwhile.
@@ -219,13 +238,13 @@ mod tests {
     use crate::fake::Fake;
     use crate::host::HostMemory;
 
-    /// A batch with one region in it, on a machine with one CPU.
+    /// A batch with one extent in it, on a machine with one CPU.
     fn batch() -> (&'static Fake, HostMemory<'static>, FlushBatch) {
         let (machine, mut memory, _) = Fake::boot();
-        let regions = memory.frames.carve(1).unwrap();
+        let extents = memory.frames.carve(1).unwrap();
         let batch = memory
             .direct_map
-            .hide(machine, &mut memory.frames, &mut memory.stats, regions)
+            .hide(machine, &mut memory.frames, &mut memory.stats, extents)
             .unwrap();
         (machine, memory, batch)
     }

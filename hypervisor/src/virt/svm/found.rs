@@ -17,6 +17,8 @@ pub struct SvmFound {
     decode_assists: bool,
     /// RDPRU exists, and its intercept.
     rdpru: bool,
+    /// Page tables may have 1G leaves.
+    gigabyte_pages: bool,
 }
 
 impl SvmFound {
@@ -46,6 +48,9 @@ impl SvmFound {
             rdpru: cpuid
                 .get_processor_capacity_feature_info()
                 .is_some_and(|features| features.has_rdpru()),
+            gigabyte_pages: cpuid
+                .get_extended_processor_and_feature_identifiers()
+                .is_some_and(|features| features.has_1gib_pages()),
         })
     }
 
@@ -74,6 +79,11 @@ impl SvmFound {
     /// Whether an exit by a move to a control or debug register reports all there is to know of the instruction.
     pub(super) const fn reports_moves(&self) -> bool {
         self.decode_assists && self.next_rip
+    }
+
+    /// Whether page tables may have 1G leaves.
+    pub(super) const fn gigabyte_pages(&self) -> bool {
+        self.gigabyte_pages
     }
 
     /// Whether RDPRU exists, and its intercept.

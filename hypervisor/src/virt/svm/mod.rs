@@ -70,6 +70,11 @@ impl Backend for Svm {
         SecondStageKind::Nested
     }
 
+    /// Nested tables know the page sizes of the host's (AMD APM vol. 2, 15.25.3).
+    fn large_guest_leaves(&self) -> bool {
+        self.found.gigabyte_pages()
+    }
+
     fn fits(&self) -> bool {
         SvmFound::detect() == Ok(self.found) && VectorUnit::detect() == self.vectors
     }

@@ -86,6 +86,10 @@ impl Backend for Vmx {
         self.found.second_stage()
     }
 
+    fn large_guest_leaves(&self) -> bool {
+        self.found.capabilities().ept_1g
+    }
+
     fn fits(&self) -> bool {
         VmxFound::detect() == Ok(self.found) && VectorUnit::detect() == self.vectors
     }

@@ -28,6 +28,7 @@ mod ept_vpid {
     pub const FOUR_LEVELS: u64 = 1 << 6;
     pub const WRITE_BACK: u64 = 1 << 14;
     pub const LARGE_2M: u64 = 1 << 16;
+    pub const LARGE_1G: u64 = 1 << 17;
     pub const INVEPT: u64 = 1 << 20;
     pub const INVEPT_SINGLE: u64 = 1 << 25;
     pub const INVEPT_ALL: u64 = 1 << 26;
@@ -162,6 +163,8 @@ pub struct Capabilities {
     pub vpid: Option<Vpid>,
     /// INVEPT can flush one guest's translations; else it flushes all.
     pub invept_single: bool,
+    /// EPT may have 1G leaves.
+    pub ept_1g: bool,
     /// log2 of the TSC ticks for one count of the preemption timer, where there is one.
     pub timer_shift: Option<u8>,
     /// Bits of CR0 that must be 1.
@@ -210,6 +213,7 @@ impl Capabilities {
             revision: (msrs.basic & basic::REVISION) as u32,
             controls,
             vpid,
+            ept_1g: msrs.ept_vpid & ept_vpid::LARGE_1G != 0,
             invept_single: msrs.ept_vpid & ept_vpid::INVEPT_SINGLE != 0,
             timer_shift: if controls.has_preemption_timer() {
                 Some((msrs.misc & TIMER_RATE) as u8)

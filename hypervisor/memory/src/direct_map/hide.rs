@@ -1,0 +1,345 @@
+//! Taking extents out of the direct map: check, take tables, then change without a way to fail.
+
+use core::fmt;
+
+use crate::address::{GIGABLOCK_ORDER, Pfn, REGION_ORDER};
+use crate::frame::allocator::OutOfMemory;
+use crate::frame::extent::Carved;
+use crate::frame::extent_list::ExtentList;
+use crate::frame::records::FrameTable;
+use crate::frame::table_frame::TableList;
+use crate::machine::{Machine, TableAt};
+use crate::paging::edit::Slot;
+use crate::paging::format::{Attributes, Decoded, LongMode};
+use crate::stats::Stats;
+use crate::tlb::FlushBatch;
+
+use super::{DirectMap, first_level, second_level, unreachable_shape};
+
+/// Why memory was not hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HideCause {
+    /// A table for splitting a leaf could not be had.
+    OutOfMemory(OutOfMemory),
+    /// The direct map has no leaf for this memory, or one that is not ordinary data.
+    NotALeaf(Pfn),
+}
+
+impl fmt::Display for HideCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory(error) => error.fmt(f),
+            Self::NotALeaf(pfn) => {
+                write!(
+                    f,
+                    "the direct map does not show {} as ordinary data: the memory there cannot be hidden",
+                    pfn.hpa()
+                )
+            }
+        }
+    }
+}
+
+/// Extents that were not hidden, none of them, and why.
+#[derive(Debug)]
+pub struct HideError {
+    /// The extents, still in the direct map.
+    pub extents: ExtentList<Carved>,
+    /// Why.
+    pub cause: HideCause,
+}
+
+/// A gigablock with a table, while entries of it are being cleared.
+struct Open<'a, M: Machine> {
+    number: u64,
+    /// Its third-level entry.
+    slot: Slot<'a, M>,
+    /// Its level-2 table.
+    table: Pfn,
+    /// Entries cleared so far.
+    cleared: i16,
+}
+
+impl<M: Machine> Open<'_, M> {
+    /// Notes what was cleared, and parks the table if nothing is left in it.
+    fn close(self, frames: &mut FrameTable<'_>, stats: &mut Stats) {
+        let first = Pfn::new(self.number << GIGABLOCK_ORDER);
+        let Some(index) = frames.gigablock_of(first) else {
+            unreachable_shape(first)
+        };
+        frames.add_holes(index, self.cleared);
+        if frames.gigablock(index).holes() == 512 {
+            // The table stays this gigablock's: a CPU that still walks it finds 512 absent entries, and only a restore here
+            // fills them again.
+            frames.set_parked(index, Some(self.table));
+            self.slot.clear();
+            stats.direct_map_writes += 1;
+            stats.tables_parked += 1;
+        }
+        frames.add_canonical(self.table, -i32::from(self.cleared));
+    }
+}
+
+impl DirectMap {
+    /// Takes the extents out of the direct map. They are hidden when the batch is flushed.
+    ///
+    /// # Errors
+    /// When a table frame is missing or an extent is not mapped as it should be; then nothing was changed and the extents come back.
+    pub fn hide<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        extents: ExtentList<Carved>,
+    ) -> Result<FlushBatch, HideError> {
+        let mut reserve = match self.reserve_tables(machine, frames, &extents) {
+            Ok(reserve) => reserve,
+            Err(cause) => return Err(HideError { extents, cause }),
+        };
+        // From here on nothing can fail: each extent was seen to be mapped, each leaf that will be split has a table in the reserve.
+        let mut batch = FlushBatch::new();
+        let mut open: Option<Open<'_, M>> = None;
+        let unmapped = extents.unmapped(frames, |frames, pfn, order| {
+            if order == GIGABLOCK_ORDER && self.hide_gigablock(machine, frames, stats, pfn) {
+                return;
+            }
+            let gigablock = match open.take() {
+                Some(same) if same.number == pfn.gigablock_number() => open.insert(same),
+                other => {
+                    other.into_iter().for_each(|done| done.close(frames, stats));
+                    open.insert(self.open(machine, frames, stats, &mut reserve, pfn))
+                }
+            };
+            if order < REGION_ORDER {
+                hide_piece(
+                    machine,
+                    frames,
+                    stats,
+                    &mut reserve,
+                    gigablock.table,
+                    (pfn, order),
+                );
+                return;
+            }
+            for region in regions(pfn, order) {
+                second_level(machine, gigablock.table, region).clear();
+                gigablock.cleared += 1;
+            }
+            stats.direct_map_writes += 1 << (order - REGION_ORDER);
+            stats.regions_hidden += 1 << (order - REGION_ORDER);
+        });
+        open.into_iter().for_each(|done| done.close(frames, stats));
+        batch.push_extents(frames, unmapped);
+        // Left over when extents of one gigablock or block were not next to each other on the list; never linked, so free at once.
+        while let Some(table) = reserve.pop(frames) {
+            frames.free_table(table);
+        }
+        Ok(batch)
+    }
+
+    /// Clears the 1G leaf of a gigablock; false, and nothing changed, when it has a table.
+    fn hide_gigablock<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        pfn: Pfn,
+    ) -> bool {
+        let (Some(slot), Some(index)) = (self.third_level(machine, pfn), frames.gigablock_of(pfn)) else {
+            unreachable_shape(pfn)
+        };
+        if !matches!(slot.decode::<LongMode>(), Decoded::Leaf(..)) {
+            return false;
+        }
+        slot.clear();
+        frames.add_holes(index, 512);
+        stats.direct_map_writes += 1;
+        stats.gigablocks_hidden += 1;
+        stats.regions_hidden += 512;
+        true
+    }
+
+    /// Checks every extent and takes a table for each leaf that will be split.
+    fn reserve_tables<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        extents: &ExtentList<Carved>,
+    ) -> Result<TableList, HideCause> {
+        let mut wanted = 0_u64;
+        // The gigablock in turn, and its table if it has one: looked up once for all extents in it.
+        let mut seen: Option<(u64, Option<Pfn>)> = None;
+        let mut block_to_split = None;
+        for (pfn, order) in extents.extents(frames) {
+            let number = pfn.gigablock_number();
+            let table = match seen {
+                Some((same, table)) if same == number => table,
+                _ => {
+                    let slot = self.third_level(machine, pfn).ok_or(HideCause::NotALeaf(pfn))?;
+                    // Restore writes data leaves again: only what is one now may go.
+                    let start = Pfn::new(number << GIGABLOCK_ORDER);
+                    let table = match slot.decode::<LongMode>() {
+                        Decoded::Table(table) => Some(table),
+                        Decoded::Leaf(..) if slot.says::<LongMode>(start, Attributes::DATA) => {
+                            wanted += u64::from(order < GIGABLOCK_ORDER);
+                            None
+                        }
+                        Decoded::Leaf(..) | Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
+                    };
+                    seen = Some((number, table));
+                    table
+                }
+            };
+            if order < REGION_ORDER {
+                let block = pfn.region_number();
+                let split = match table {
+                    None => true,
+                    Some(table) => !is_in_small_leaves(machine, table, (pfn, order))?,
+                };
+                wanted += u64::from(split && block_to_split != Some(block));
+                block_to_split = Some(block);
+            } else if let Some(table) = table {
+                for region in regions(pfn, order) {
+                    if !second_level(machine, table, region).says::<LongMode>(region, Attributes::DATA) {
+                        return Err(HideCause::NotALeaf(region));
+                    }
+                }
+            }
+        }
+        // A split writes every entry, so these need no zeroing.
+        frames
+            .reserve_frames(wanted, |_| {})
+            .map_err(HideCause::OutOfMemory)
+    }
+
+    /// Finds the table of the gigablock around `pfn`, splitting its 1G leaf if it has one.
+    fn open<'a, M: Machine>(
+        &self,
+        machine: &'a M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        reserve: &mut TableList,
+        pfn: Pfn,
+    ) -> Open<'a, M> {
+        let Some(slot) = self.third_level(machine, pfn) else {
+            unreachable_shape(pfn)
+        };
+        let table = match slot.decode::<LongMode>() {
+            Decoded::Table(table) => table,
+            Decoded::Leaf(start, attributes) => {
+                stats.level3_splits += 1;
+                stats.direct_map_writes += 1;
+                let table = reserve
+                    .pop(frames)
+                    .and_then(|table| slot.split::<LongMode>(frames, (start, attributes), table));
+                match table {
+                    Some(table) => table,
+                    None => unreachable_shape(pfn),
+                }
+            }
+            Decoded::Absent => unreachable_shape(pfn),
+        };
+        Open {
+            number: pfn.gigablock_number(),
+            slot,
+            table,
+            cleared: 0,
+        }
+    }
+}
+
+/// The first frame of each region of an extent.
+pub(super) fn regions(pfn: Pfn, order: u8) -> impl Iterator<Item = Pfn> {
+    (0..1_u64 << (order - REGION_ORDER)).map(move |region| pfn.add(region << REGION_ORDER))
+}
+
+/// The frames of an extent below 2 MiB.
+pub(super) fn pages(pfn: Pfn, order: u8) -> impl Iterator<Item = Pfn> {
+    (0..1_u64 << order).map(move |frame| pfn.add(frame))
+}
+
+/// Whether a piece is mapped by small leaves already; false when the 2M leaf around it has to be split.
+fn is_in_small_leaves<M: Machine>(machine: &M, table: Pfn, piece: (Pfn, u8)) -> Result<bool, HideCause> {
+    let (pfn, order) = piece;
+    let slot = second_level(machine, table, pfn);
+    let start = Pfn::new(pfn.region_number() << REGION_ORDER);
+    match slot.decode::<LongMode>() {
+        Decoded::Leaf(..) if slot.says::<LongMode>(start, Attributes::DATA) => Ok(false),
+        Decoded::Leaf(..) | Decoded::Absent => Err(HideCause::NotALeaf(pfn)),
+        Decoded::Table(low) => match pages(pfn, order)
+            .find(|page| !first_level(machine, low, *page).says::<LongMode>(*page, Attributes::DATA))
+        {
+            Some(page) => Err(HideCause::NotALeaf(page)),
+            None => Ok(true),
+        },
+    }
+}
+
+/// Clears the first-level entries of a piece, splitting the 2M leaf around it if there is one. `table` is the level-2 table.
+fn hide_piece<M: Machine>(
+    machine: &M,
+    frames: &mut FrameTable<'_>,
+    stats: &mut Stats,
+    reserve: &mut TableList,
+    table: Pfn,
+    piece: (Pfn, u8),
+) {
+    let (pfn, order) = piece;
+    let slot = second_level(machine, table, pfn);
+    let low = match slot.decode::<LongMode>() {
+        Decoded::Table(low) => low,
+        Decoded::Leaf(start, attributes) => {
+            stats.level2_splits += 1;
+            stats.direct_map_writes += 1;
+            let low = reserve
+                .pop(frames)
+                .and_then(|low| slot.split::<LongMode>(frames, (start, attributes), low));
+            frames.add_canonical(table, -1);
+            match low {
+                Some(low) => low,
+                None => unreachable_shape(pfn),
+            }
+        }
+        Decoded::Absent => unreachable_shape(pfn),
+    };
+    for page in pages(pfn, order) {
+        first_level(machine, low, page).clear();
+    }
+    frames.add_canonical(low, -(1 << order));
+    frames.add_hidden_frames(pfn, 1 << order);
+    stats.direct_map_writes += 1 << order;
+    stats.pages_hidden += 1 << order;
+}
+
+impl FrameTable<'_> {
+    /// Takes `count` zeroed frames for tables, all or none.
+    pub(crate) fn reserve_tables<M: Machine>(
+        &mut self,
+        machine: &M,
+        count: u64,
+    ) -> Result<TableList, OutOfMemory> {
+        self.reserve_frames(count, |pfn| machine.clear(TableAt::new(pfn)))
+    }
+
+    /// Takes `count` frames for tables, all or none, each prepared by `prepare`.
+    fn reserve_frames(&mut self, count: u64, prepare: impl Fn(Pfn)) -> Result<TableList, OutOfMemory> {
+        let mut reserve = TableList::new();
+        for _ in 0..count {
+            match self.allocate_table(&prepare) {
+                Ok(table) => reserve.push(self, table),
+                Err(error) => {
+                    self.free_tables(reserve);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(reserve)
+    }
+
+    /// Gives back tables that were never linked.
+    pub(crate) fn free_tables(&mut self, mut tables: TableList) {
+        while let Some(table) = tables.pop(self) {
+            self.free_table(table);
+        }
+    }
+}

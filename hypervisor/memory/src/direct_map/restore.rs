@@ -1,0 +1,161 @@
+//! Putting extents back into the direct map, and merging what is whole again. Nothing here can fail or allocates.
+
+use crate::address::{GIGABLOCK_ORDER, Pfn, REGION_ORDER};
+use crate::frame::extent::{Clean, Extent};
+use crate::frame::extent_list::ExtentList;
+use crate::frame::records::FrameTable;
+use crate::machine::Machine;
+use crate::paging::edit::Slot;
+use crate::paging::format::{Attributes, Decoded, LongMode};
+use crate::stats::Stats;
+use crate::tlb::FlushBatch;
+
+use super::hide::{pages, regions};
+use super::{DirectMap, first_level, second_level, unreachable_shape};
+
+impl DirectMap {
+    /// Puts the next extents on the list, all regions that lie in one gigablock or one smaller extent, back into the direct map, merges
+    /// what is whole again, and frees them. False when the list was empty.
+    pub fn restore<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        extents: &mut ExtentList<Clean>,
+        batch: &mut FlushBatch,
+    ) -> bool {
+        let Some(first) = extents.pop(frames) else {
+            return false;
+        };
+        if first.is_regions() {
+            self.restore_regions(machine, frames, stats, (first, extents), batch);
+        } else {
+            self.restore_piece(machine, frames, stats, first, batch);
+        }
+        true
+    }
+
+    /// Restores `first` and what follows it in the same gigablock.
+    fn restore_regions<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        (first, rest): (Extent<Clean>, &mut ExtentList<Clean>),
+        batch: &mut FlushBatch,
+    ) {
+        let (pfn, index) = (first.pfn(), first.gigablock(frames));
+        let Some(slot) = self.third_level(machine, pfn) else {
+            unreachable_shape(pfn)
+        };
+        let parked = frames.gigablock(index).parked();
+        let table = match (parked, slot.decode::<LongMode>()) {
+            (Some(table), _) | (None, Decoded::Table(table)) => table,
+            (None, Decoded::Absent) if first.order() == GIGABLOCK_ORDER => {
+                // Hidden by one entry, so back by one entry.
+                fill(&slot, pfn);
+                stats.direct_map_writes += 1;
+                stats.regions_restored += 512;
+                frames.add_holes(index, -512);
+                first.free(frames);
+                return;
+            }
+            _ => unreachable_shape(pfn),
+        };
+        if parked.is_some() {
+            // First of all: nothing is freed that the direct map does not show yet.
+            slot.link::<LongMode>(table);
+            stats.direct_map_writes += 1;
+            frames.set_parked(index, None);
+        }
+        let mut filled = 0;
+        let mut next = Some(first);
+        while let Some(extent) = next {
+            for region in regions(extent.pfn(), extent.order()) {
+                fill(&second_level(machine, table, region), region);
+                filled += 1;
+            }
+            extent.free(frames);
+            next = rest.pop_in(frames, index);
+        }
+        stats.regions_restored += filled as u64;
+        stats.direct_map_writes += filled as u64;
+        frames.add_holes(index, -filled);
+        if frames.add_canonical(table, i32::from(filled)) == Some(512)
+            && frames.gigablock(index).whole_at_boot()
+        {
+            merge(frames, stats, &slot, batch, |stats| &mut stats.level3_collapses);
+        }
+    }
+
+    /// Restores an extent below 2 MiB.
+    fn restore_piece<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        piece: Extent<Clean>,
+        batch: &mut FlushBatch,
+    ) {
+        let (pfn, order) = (piece.pfn(), piece.order());
+        let third = self.third_level(machine, pfn);
+        let Some((slot, Decoded::Table(table))) = third.map(|slot| {
+            let says = slot.decode::<LongMode>();
+            (slot, says)
+        }) else {
+            unreachable_shape(pfn)
+        };
+        let middle = second_level(machine, table, pfn);
+        let Decoded::Table(low) = middle.decode::<LongMode>() else {
+            unreachable_shape(pfn)
+        };
+        for page in pages(pfn, order) {
+            fill(&first_level(machine, low, page), page);
+        }
+        stats.direct_map_writes += 1 << order;
+        stats.pages_restored += 1 << order;
+        frames.add_hidden_frames(pfn, -(1 << order));
+        piece.free(frames);
+        if frames.add_canonical(low, 1 << order) != Some(512)
+            || !merge(frames, stats, &middle, batch, |stats| &mut stats.level2_collapses)
+        {
+            return;
+        }
+        let whole_at_boot = frames
+            .gigablock_of(pfn)
+            .is_some_and(|index| frames.gigablock(index).whole_at_boot());
+        if frames.add_canonical(table, 1) == Some(512) && whole_at_boot {
+            merge(frames, stats, &slot, batch, |stats| &mut stats.level3_collapses);
+        }
+    }
+}
+
+/// Writes a leaf over a hole.
+fn fill<M: Machine>(slot: &Slot<'_, M>, pfn: Pfn) {
+    let filled = slot.fill::<LongMode>(pfn, Attributes::DATA);
+    assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
+}
+
+/// Merges the table below an entry, if its entries agree; whether they did.
+fn merge<M: Machine>(
+    frames: &mut FrameTable<'_>,
+    stats: &mut Stats,
+    slot: &Slot<'_, M>,
+    batch: &mut FlushBatch,
+    counter: fn(&mut Stats) -> &mut u64,
+) -> bool {
+    match slot.merge::<LongMode>() {
+        Ok(table) => {
+            batch.push_table(frames, table);
+            stats.direct_map_writes += 1;
+            *counter(stats) += 1;
+            true
+        }
+        Err(blocked) => {
+            stats.merges_blocked.count(blocked);
+            false
+        }
+    }
+}
+
+const _: () = assert!(REGION_ORDER < GIGABLOCK_ORDER);

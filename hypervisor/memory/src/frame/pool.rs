@@ -1,0 +1,122 @@
+//! Small extents of hidden memory: a buddy inside each block that has some. A *pooled* block is hidden as a whole; a mixed block, in
+//! which host memory lives too, has single runs hidden when no whole block was free. Everything free in here is zeroed.
+//!
+//! Only records change here, no mapping.
+
+use crate::address::{Pfn, REGION_ORDER};
+
+use super::buddy::{Buddy, TOP_ORDER};
+use super::extent::{Clean, Extent};
+use super::extent_list::ExtentList;
+use super::records::{BlockIndex, FrameTable, PoolUnits};
+use super::state::{FrameState, FrameWord, RunKind};
+
+/// A block in which no hidden frame is used any more.
+#[derive(Debug)]
+#[must_use = "memory that is dropped is lost"]
+pub(crate) enum EmptyBlock {
+    /// A pooled block: a region again.
+    Region(Extent<Clean>),
+    /// The hidden runs of a mixed block.
+    Pieces(ExtentList<Clean>),
+}
+
+impl FrameTable<'_> {
+    /// Free hidden frames in blocks that are partly used.
+    pub fn pool_free_frames(&self) -> u64 {
+        self.pool_free_frames
+    }
+
+    /// Takes a small extent from the fullest block that has one.
+    pub(crate) fn pool_take(&mut self, order: u8) -> Option<Extent<Clean>> {
+        let index = self.pool_blocks.fitting(order)?;
+        self.pool_take_from(index, order)
+    }
+
+    /// Makes a region a pooled block and takes a small extent from it; the region itself when the order is not below a region's.
+    pub(crate) fn pool_open(&mut self, region: Extent<Clean>, order: u8) -> Extent<Clean> {
+        if order >= REGION_ORDER || region.order() != REGION_ORDER {
+            return region;
+        }
+        let index = self.known_block(region.pfn());
+        let block = self.block_mut(index);
+        block.word = FrameWord::new(FrameState::Pooled);
+        block.hidden_frames = 512;
+        let (words, runs) = self.pool_of(index);
+        words.fill(FrameWord::new(FrameState::Tail));
+        *runs = Buddy::EMPTY;
+        runs.release(&mut PoolUnits(words), 0, TOP_ORDER);
+        self.pool_free_frames += 512;
+        self.list_block(RunKind::Pool, index);
+        match self.pool_take_from(index, order) {
+            Some(extent) => extent,
+            None => panic!("broken invariant: a whole block has no run of order {order}"),
+        }
+    }
+
+    /// Adds a piece of a mixed block to the block's free hidden runs.
+    pub(crate) fn pool_add(&mut self, piece: Extent<Clean>) {
+        let (pfn, order) = (piece.pfn(), piece.order());
+        let index = self.known_block(pfn);
+        self.unlist_block(RunKind::Pool, index);
+        *self.head_mut(pfn, order) = FrameWord::new(FrameState::Tail);
+        let (words, runs) = self.pool_of(index);
+        runs.release(&mut PoolUnits(words), (pfn.get() % 512) as u16, order);
+        self.pool_free_frames += piece.frames();
+        self.list_block(RunKind::Pool, index);
+    }
+
+    fn pool_take_from(&mut self, index: BlockIndex, order: u8) -> Option<Extent<Clean>> {
+        self.unlist_block(RunKind::Pool, index);
+        let start = self.block_pfn(index);
+        let (words, runs) = self.pool_of(index);
+        let unit = runs.allocate(&mut PoolUnits(words), order);
+        if let Some(unit) = unit {
+            words[usize::from(unit)] = FrameWord::new(FrameState::Hidden { order });
+            self.pool_free_frames -= 1 << order;
+        }
+        self.list_block(RunKind::Pool, index);
+        unit.map(|unit| Extent::found(start.add(u64::from(unit)), order))
+    }
+
+    /// Puts a small extent back. If it was the last one used of its block, the block's hidden memory comes back.
+    pub(crate) fn pool_put(&mut self, extent: Extent<Clean>) -> Option<EmptyBlock> {
+        let index = self.known_block(extent.pfn());
+        self.pool_add(extent);
+        let block = self.block(index);
+        let free = block.pool_runs.free_units();
+        if free < block.hidden_frames {
+            return None;
+        }
+        self.unlist_block(RunKind::Pool, index);
+        self.pool_free_frames -= u64::from(free);
+        let block = self.block_mut(index);
+        if block.word.state() == FrameState::Pooled {
+            block.pool_runs = Buddy::EMPTY;
+            block.hidden_frames = 0;
+            let order = REGION_ORDER;
+            block.word = FrameWord::new(FrameState::Hidden { order });
+            return Some(EmptyBlock::Region(Extent::found(self.block_pfn(index), order)));
+        }
+        let start = self.block_pfn(index);
+        let mut pieces = ExtentList::new();
+        loop {
+            let (words, runs) = self.pool_of(index);
+            // Below a region, even if all of the block was hidden piece by piece: its direct-map entries are small ones.
+            let run = runs.largest().map(|order| order.min(REGION_ORDER - 1));
+            let taken = run.and_then(|order| Some((order, runs.allocate(&mut PoolUnits(words), order)?)));
+            let Some((order, unit)) = taken else {
+                return Some(EmptyBlock::Pieces(pieces));
+            };
+            words[usize::from(unit)] = FrameWord::new(FrameState::Hidden { order });
+            pieces.push(self, Extent::found(start.add(u64::from(unit)), order));
+        }
+    }
+
+    /// Counts frames of a mixed block that leave the direct map, or come back.
+    pub(crate) fn add_hidden_frames(&mut self, pfn: Pfn, change: i16) {
+        let index = self.known_block(pfn);
+        let block = self.block_mut(index);
+        block.hidden_frames = block.hidden_frames.saturating_add_signed(change);
+    }
+}

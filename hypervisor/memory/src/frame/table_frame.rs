@@ -1,0 +1,109 @@
+//! Frames of translation tables: owned while they are not linked into a table, and lists of them, threaded through their frame words.
+
+use crate::address::Pfn;
+
+use super::allocator::{HostFrames, OutOfMemory};
+use super::records::FrameTable;
+use super::state::FrameState;
+
+/// A frame for a translation table, owned; not linked into any table.
+#[derive(Debug)]
+#[must_use = "a table frame that is dropped is lost"]
+pub struct TableFrame(Pfn);
+
+impl TableFrame {
+    /// The frame.
+    pub fn pfn(&self) -> Pfn {
+        self.0
+    }
+
+    /// Puts the frame to use as a table; the tree that links it owns it from now on.
+    pub(crate) fn link(self, frames: &mut FrameTable<'_>, canonical: u16) -> Pfn {
+        frames.set_frame(self.0, FrameState::Table { canonical });
+        self.0
+    }
+
+    /// Takes back the frame of a table that the caller has just unlinked.
+    pub(crate) fn unlinked(pfn: Pfn) -> Self {
+        Self(pfn)
+    }
+}
+
+/// A last-in-first-out list of table frames, threaded through their frame words. Not through the frames: hardware may still
+/// walk an unlinked table on speculation, and whatever stands in it would be taken for an entry.
+#[derive(Debug, Default)]
+#[must_use = "table frames on a list that is dropped are lost"]
+pub struct TableList {
+    first: Option<Pfn>,
+    len: u64,
+}
+
+impl TableList {
+    /// An empty list.
+    pub const fn new() -> Self {
+        Self { first: None, len: 0 }
+    }
+
+    /// Frames on the list.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a frame.
+    pub fn push(&mut self, frames: &mut FrameTable<'_>, table: TableFrame) {
+        frames.set_frame(table.0, FrameState::TableListed { next: self.first });
+        self.first = Some(table.0);
+        self.len += 1;
+    }
+
+    /// Takes a frame.
+    pub fn pop(&mut self, frames: &FrameTable<'_>) -> Option<TableFrame> {
+        let first = self.first?;
+        self.first = match frames.state(first) {
+            FrameState::TableListed { next } => next,
+            _ => None,
+        };
+        self.len -= 1;
+        Some(TableFrame(first))
+    }
+
+    /// Adds all frames of `other`.
+    pub fn append(&mut self, frames: &mut FrameTable<'_>, mut other: Self) {
+        while let Some(table) = other.pop(frames) {
+            self.push(frames, table);
+        }
+    }
+}
+
+impl FrameTable<'_> {
+    /// Takes a frame for a translation table. Its contents are arbitrary until `zero` has cleared it.
+    ///
+    /// # Errors
+    /// When no frame is free.
+    pub(crate) fn allocate_table(&mut self, zero: impl FnOnce(Pfn)) -> Result<TableFrame, OutOfMemory> {
+        let pfn = self.allocate(0)?.into_pfn();
+        zero(pfn);
+        Ok(TableFrame(pfn))
+    }
+
+    /// Gives a table frame back. Only a frame that no CPU can still walk may come here.
+    pub(crate) fn free_table(&mut self, table: TableFrame) {
+        self.free(HostFrames::from_pfn(table.0, 0));
+    }
+
+    /// Changes the count of canonical entries of a table that a split made; the new count. `None`, and nothing changed, for a table of
+    /// the boot: that is never merged.
+    pub(crate) fn add_canonical(&mut self, table: Pfn, change: i32) -> Option<u16> {
+        let FrameState::Table { canonical } = self.state(table) else {
+            return None;
+        };
+        let canonical = canonical.saturating_add_signed(change as i16);
+        self.set_frame(table, FrameState::Table { canonical });
+        Some(canonical)
+    }
+}

@@ -1,0 +1,122 @@
+//! Carving: which memory to take from the host.
+//!
+//! A hole costs something only where it breaks a 1G leaf, so regions come first from gigablocks that had none at boot, then from
+//! gigablocks that are broken already, the one with most holes first, and only then from an intact one: the lowest, because host
+//! memory grows from the highest (`frame::allocator`). What needs a whole GiB takes a whole gigablock, as long as that keeps the loss small.
+
+use crate::address::{GIGABLOCK_ORDER, Pfn, REGION_ORDER};
+use crate::frame::allocator::OutOfMemory;
+use crate::frame::extent::{Carved, Extent};
+use crate::frame::extent_list::ExtentList;
+use crate::frame::records::{FrameTable, GigablockIndex};
+
+/// Regions of a gigablock, and log2 of that.
+const GIGABLOCK_REGIONS: u64 = 512;
+const GIGABLOCK_RUN: u8 = GIGABLOCK_ORDER - REGION_ORDER;
+
+impl FrameTable<'_> {
+    /// Takes `count` regions, all or none, in extents as large as they come.
+    ///
+    /// # Errors
+    /// When fewer whole 2 MiB blocks are free.
+    pub fn carve(&mut self, count: u64) -> Result<ExtentList<Carved>, OutOfMemory> {
+        if count > self.free_regions() {
+            return Err(self.out_of_memory(count.saturating_mul(512)));
+        }
+        let mut extents = ExtentList::new();
+        let left = |extents: &ExtentList<Carved>| count - extents.frames() / 512;
+        while left(&extents) >= GIGABLOCK_REGIONS
+            && let Some(gigablock) = self.gigablock_to_take_whole(left(&extents), &extents)
+            && let Some(extent) = self.carve_run(gigablock, GIGABLOCK_RUN)
+        {
+            extents.push(self, extent);
+        }
+        while left(&extents) > 0 {
+            let Some(gigablock) = self.cheapest_gigablock() else {
+                break;
+            };
+            // In runs as long as they come: one step of the buddy for many regions, and neighbours stay neighbours.
+            while let left @ 1.. = left(&extents)
+                && let Some(largest) = self.largest_run_in(gigablock)
+            {
+                let run = largest.min(left.ilog2() as u8);
+                let Some(extent) = self.carve_run(gigablock, run) else {
+                    break;
+                };
+                extents.push(self, extent);
+            }
+        }
+        Ok(extents)
+    }
+
+    /// Takes one extent of whole regions.
+    ///
+    /// # Errors
+    /// When no free run is that long.
+    pub(crate) fn carve_contiguous(&mut self, order: u8) -> Result<Extent<Carved>, OutOfMemory> {
+        let run = order.checked_sub(REGION_ORDER);
+        let carved = run.and_then(|run| {
+            let gigablock = if run == 0 {
+                self.cheapest_gigablock()?
+            } else {
+                self.lowest_with_run(run)?
+            };
+            self.carve_run(gigablock, run)
+        });
+        carved.ok_or_else(|| self.out_of_memory(1_u64.checked_shl(u32::from(order)).unwrap_or(u64::MAX)))
+    }
+
+    /// Takes `count` frames in the largest runs below a region that there are, all or none. Whole free regions are left alone.
+    ///
+    /// # Errors
+    /// When fewer frames are free outside of whole regions.
+    pub(crate) fn carve_pieces(&mut self, count: u64) -> Result<ExtentList<Carved>, OutOfMemory> {
+        if count > self.free_frames() - self.free_regions() * 512 {
+            return Err(self.out_of_memory(count));
+        }
+        let mut pieces = ExtentList::new();
+        while let left @ 1.. = count - pieces.frames()
+            && let Some(largest) = self.largest_listed_run()
+            && let Some(host) = self.allocate_listed(largest.min(left.ilog2() as u8))
+        {
+            let piece = Extent::of_host_frames(self, host);
+            pieces.push(self, piece);
+        }
+        Ok(pieces)
+    }
+
+    /// Free regions in gigablocks that have no 1G leaf at boot: holes there cost none.
+    pub fn free_regions_without_1g_leaf(&self) -> u64 {
+        let cheap = self
+            .gigablock_indices()
+            .filter(|index| !self.gigablock(*index).whole_at_boot());
+        cheap.map(|index| u64::from(self.regions_free_in(index))).sum()
+    }
+
+    /// Gives back extents that were not hidden.
+    pub fn uncarve(&mut self, mut extents: ExtentList<Carved>) {
+        while let Some(extent) = extents.pop(self) {
+            extent.uncarve(self);
+        }
+    }
+
+    fn carve_run(&mut self, gigablock: GigablockIndex, run: u8) -> Option<Extent<Carved>> {
+        let first: Pfn = self.take_block_run(gigablock, run)?;
+        Some(Extent::of_blocks(self, first, run + REGION_ORDER))
+    }
+
+    /// A gigablock that is free as a whole, for a request of which `left` regions are missing.
+    ///
+    /// Where its 1G leaf would be lost, only as many as are lost anyway: with H bytes hidden at most ceil(H / 1 GiB) + 1 gigablocks are to
+    /// be broken, and those that are broken already have room that has to be used first.
+    fn gigablock_to_take_whole(&self, left: u64, taken: &ExtentList<Carved>) -> Option<GigablockIndex> {
+        let gigablock = self.lowest_with_run(GIGABLOCK_RUN)?;
+        if !self.gigablock(gigablock).whole_at_boot() {
+            return Some(gigablock);
+        }
+        let (holes, broken) = self.holes();
+        let taken = taken.frames() / 512;
+        let hidden_then = (holes + taken + left).div_ceil(GIGABLOCK_REGIONS);
+        (broken + taken / GIGABLOCK_REGIONS < hidden_then).then_some(gigablock)
+    }
+}

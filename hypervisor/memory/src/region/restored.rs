@@ -1,0 +1,43 @@
+//! The last steps of giving memory back: the flush after which merged tables are freed.
+
+use crate::host::HostMemory;
+use crate::machine::Machine;
+use crate::tlb::{Posted, Receipt};
+
+/// Memory is the host's again; the flush after it was asked for.
+#[derive(Debug)]
+#[must_use = "the flush is to be waited for"]
+pub struct Restored {
+    posted: Posted,
+}
+
+impl Restored {
+    pub(crate) fn new(posted: Posted) -> Self {
+        Self { posted }
+    }
+
+    /// Waits for the flush, without the lock of the memory subsystem.
+    pub fn wait<M: Machine>(self, machine: &M) -> Flushed {
+        Flushed {
+            receipt: self.posted.wait(machine),
+        }
+    }
+}
+
+/// The flush was acknowledged.
+#[derive(Debug)]
+#[must_use = "tables are freed by its last step"]
+pub struct Flushed {
+    receipt: Receipt,
+}
+
+impl Flushed {
+    /// Frees the tables of the host that were merged away, as soon as every CPU has really flushed.
+    pub fn release<M: Machine>(self, memory: &mut HostMemory<'_>, machine: &M) {
+        let start = machine.now();
+        let waited = self.receipt.ticks();
+        let hidden = memory.complete(machine, self.receipt);
+        debug_assert!(hidden.is_empty());
+        memory.costs.restore += waited + machine.now().wrapping_sub(start);
+    }
+}

@@ -1,0 +1,114 @@
+//! Zeroing hidden memory through windows, 2 MiB a step.
+
+use crate::address::REGION_ORDER;
+use crate::frame::extent::{Clean, Dirty, Extent};
+use crate::frame::extent_list::ExtentList;
+use crate::host::HostMemory;
+use crate::machine::Machine;
+use crate::window::Windows;
+
+/// Memory that is to be zeroed, and what of it is.
+#[derive(Debug, Default)]
+#[must_use = "memory in a scrubber that is dropped is lost"]
+pub(crate) struct Scrubber {
+    pub(crate) dirty: ExtentList<Dirty>,
+    pub(crate) clean: ExtentList<Clean>,
+    /// An extent of more than one region, and how many of its regions are zeroed.
+    current: Option<(Extent<Dirty>, u64)>,
+}
+
+impl HostMemory<'_> {
+    /// Overwrites hidden memory with zeros, through windows.
+    pub fn scrub<M: Machine>(
+        &mut self,
+        machine: &M,
+        windows: &mut Windows,
+        extent: Extent<Dirty>,
+    ) -> Extent<Clean> {
+        let mut scrubber = Scrubber::default();
+        scrubber.dirty.push(&mut self.frames, extent);
+        while scrubber.step(self, machine, windows) {}
+        match scrubber.clean.pop(&self.frames) {
+            Some(extent) => extent,
+            None => panic!("broken invariant: an extent was lost in its scrub"),
+        }
+    }
+
+    /// Takes hidden memory back from its user: zeroes it and puts it into the pool.
+    pub fn free_private<M: Machine>(&mut self, machine: &M, windows: &mut Windows, extent: Extent<Dirty>) {
+        let clean = self.scrub(machine, windows, extent);
+        self.give_back(machine, clean);
+    }
+}
+
+impl Scrubber {
+    /// A scrubber with nothing to do; `clean` was zeroed before.
+    pub(crate) fn new(clean: ExtentList<Clean>) -> Self {
+        Self {
+            dirty: ExtentList::new(),
+            clean,
+            current: None,
+        }
+    }
+
+    /// Whether everything is zeroed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.current.is_none() && self.dirty.is_empty()
+    }
+
+    /// Zeroes one region, or smaller extents of as much in all, through one window. False when nothing was left to do.
+    pub(crate) fn step<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> bool {
+        let start = machine.now();
+        let next = self
+            .current
+            .take()
+            .or_else(|| self.dirty.pop(&memory.frames).map(|extent| (extent, 0)));
+        let Some((extent, done)) = next else {
+            return false;
+        };
+        if extent.is_regions() {
+            let pfn = extent.pfn().add(done << REGION_ORDER);
+            memory.stats.bytes_scrubbed += windows.open(machine, pfn, REGION_ORDER).zero();
+            if (done + 1) << REGION_ORDER < extent.frames() {
+                self.current = Some((extent, done + 1));
+            } else {
+                self.clean.push(&mut memory.frames, extent.scrubbed());
+            }
+        } else {
+            self.pieces(memory, machine, windows, extent);
+        }
+        memory.costs.scrub += machine.now().wrapping_sub(start);
+        true
+    }
+
+    /// Zeroes `first` and as many more extents below a region as a window has room for.
+    fn pieces<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+        first: Extent<Dirty>,
+    ) {
+        let mut shown = ExtentList::new();
+        let mut window = windows.open_pages(machine);
+        let mut next = Some(first);
+        while let Some(extent) = next.take() {
+            if window.add(extent.pfn(), extent.order()) {
+                shown.push(&mut memory.frames, extent);
+                next = self.dirty.pop(&memory.frames);
+            } else {
+                self.current = Some((extent, 0));
+            }
+        }
+        memory.stats.bytes_scrubbed += window.zero();
+        drop(window);
+        while let Some(extent) = shown.pop(&memory.frames) {
+            self.clean.push(&mut memory.frames, extent.scrubbed());
+        }
+    }
+}
