@@ -1,6 +1,6 @@
 //! All of the host's memory: what the parts of this crate do together.
 
-use crate::address::Pfn;
+use crate::address::{PAGE_SIZE, Pfn};
 use crate::direct_map::DirectMap;
 use crate::frame::FrameTable;
 use crate::frame::extent::Dirty;
@@ -9,6 +9,7 @@ use crate::machine::Machine;
 use crate::region::{Pool, Watermarks};
 use crate::stats::{Costs, Stats};
 use crate::tlb::{FlushBatch, Flusher, Posted, Receipt};
+use crate::trace::{Action, Traced};
 
 /// The frames, the direct map over them, and what waits for a flush.
 pub struct HostMemory<'m> {
@@ -62,7 +63,18 @@ impl<'m> HostMemory<'m> {
 
     /// Opens a batch after its flush.
     pub(crate) fn complete<M: Machine>(&mut self, machine: &M, receipt: Receipt) -> ExtentList<Dirty> {
-        self.flusher
-            .complete(machine.cpu(), &mut self.frames, &mut self.stats, receipt)
+        let flushed = receipt.asked();
+        let hidden = self
+            .flusher
+            .complete(machine.cpu(), &mut self.frames, &mut self.stats, receipt);
+        if flushed && let Some(tracer) = machine.tracer() {
+            tracer.note(Traced {
+                time: machine.now(),
+                action: Action::Flush,
+                address: 0,
+                bytes: hidden.frames() * PAGE_SIZE,
+            });
+        }
+        hidden
     }
 }

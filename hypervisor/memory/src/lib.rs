@@ -3,7 +3,7 @@
 //! Data flows one way: the firmware's map ([`memory_map`]) becomes frames ([`frame`]) and, at boot, page tables
 //! ([`paging`]); the direct map ([`direct_map`]) loses and regains regions ([`region`]) in batches ([`tlb`]); a guest's memory
 //! ([`guest`]) is made of regions that the host reaches only through windows ([`window`]). [`host`] holds it all together,
-//! [`stats`] counts. The machine below is a trait ([`machine`]): real instructions in the hypervisor, the crate
+//! [`stats`] counts, [`view`] shows, [`trace`] tells. The machine below is a trait ([`machine`]): real instructions in the hypervisor, the crate
 //! `model-machine` in tests.
 //!
 //! For comparison, [`baseline`] hides memory the way Linux does, page by page.
@@ -30,6 +30,8 @@ pub mod paging;
 pub mod region;
 pub mod stats;
 pub mod tlb;
+pub mod trace;
+pub mod view;
 pub mod window;
 
 pub use host::HostMemory;

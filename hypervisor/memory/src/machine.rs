@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::{ENTRIES, Hva, Level, Pfn};
 use crate::tlb::shootdown::{Cpu, Processor};
+use crate::trace::Tracer;
 
 /// A 4 KiB frame as a translation table: 512 entries that hardware may read, and mark accessed and dirty, at any time.
 pub type Table = [AtomicU64; ENTRIES];
@@ -88,6 +89,11 @@ pub trait Machine: Processor {
     /// A clock for the counters of costs: cycles on hardware, instructions where the machine counts those. It need not be the same
     /// on two CPUs.
     fn now(&self) -> u64;
+
+    /// Who wants to know what happens to memory on this CPU.
+    fn tracer(&self) -> Option<&dyn Tracer> {
+        None
+    }
 
     /// This CPU in the shootdown protocol, which it has joined.
     fn cpu(&self) -> Cpu<'_>;

@@ -610,3 +610,37 @@ proptest! {
         bench.assert_as_at_boot();
     }
 }
+
+#[test]
+fn the_view_counts_what_there_is() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let empty = bench.memory.view();
+    let sum = |counts: &[u64]| -> u64 {
+        counts
+            .iter()
+            .enumerate()
+            .map(|(order, count)| count << order)
+            .sum()
+    };
+    assert_eq!(sum(&empty.host_free), bench.memory.frames.free_frames());
+    assert_eq!(empty.host_free[18], 2);
+    bench.memory.set_cache(8);
+    let (small, large) = (bench.allocate(7).unwrap(), bench.allocate(11).unwrap());
+    let guest = bench.launch(1, GIB + 8 * MIB);
+    bench.free(large);
+    let view = bench.memory.view();
+    assert_eq!((view.private[18], view.private[11]), (1, 1));
+    assert_eq!((view.hidden[7], view.hidden[11], view.cached_regions), (1, 1, 4));
+    // 512 frames less 128: one run of 256 and one of 128.
+    assert_eq!((view.pool_free[8], view.pool_free[7]), (1, 1));
+    assert_eq!(view.shared_regions, [1, 0, 0, 0, 0]);
+    assert_eq!((view.holes, view.broken_gigablocks), (512 + 4 + 4 + 1, 2));
+    let all: u64 = view.kinds().into_iter().map(|(_, counts)| sum(counts)).sum();
+    // What is in use since boot is in no row.
+    assert_eq!(all, bench.boot.1);
+    bench.teardown(guest);
+    bench.free(small);
+    bench.assert_as_at_boot();
+    assert_eq!(bench.memory.view(), empty);
+}

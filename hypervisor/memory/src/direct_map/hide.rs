@@ -14,7 +14,7 @@ use crate::paging::format::{Attributes, Decoded, LongMode};
 use crate::stats::Stats;
 use crate::tlb::FlushBatch;
 
-use super::{DirectMap, first_level, second_level, unreachable_shape};
+use super::{Action, DirectMap, first_level, second_level, trace, unreachable_shape};
 
 /// Why memory was not hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,7 @@ impl DirectMap {
         let mut batch = FlushBatch::new();
         let mut open: Option<Open<'_, M>> = None;
         let unmapped = extents.unmapped(frames, |frames, pfn, order| {
+            trace(machine, Action::Hide, pfn, order);
             if order == GIGABLOCK_ORDER && self.hide_gigablock(machine, frames, stats, pfn) {
                 return;
             }
@@ -228,6 +229,7 @@ impl DirectMap {
             Decoded::Table(table) => table,
             Decoded::Leaf(start, attributes) => {
                 stats.level3_splits += 1;
+                trace(machine, Action::Split, start, GIGABLOCK_ORDER);
                 stats.direct_map_writes += 1;
                 let table = reserve
                     .pop(frames)
@@ -290,6 +292,7 @@ fn hide_piece<M: Machine>(
         Decoded::Table(low) => low,
         Decoded::Leaf(start, attributes) => {
             stats.level2_splits += 1;
+            trace(machine, Action::Split, start, REGION_ORDER);
             stats.direct_map_writes += 1;
             let low = reserve
                 .pop(frames)

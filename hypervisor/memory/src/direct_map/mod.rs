@@ -17,6 +17,7 @@ use crate::layout::direct;
 use crate::machine::Machine;
 use crate::paging::edit::{Found, Slot, find};
 use crate::paging::format::{Decoded, LongMode};
+use crate::trace::{Action, Traced};
 
 /// The direct map, in the tables under one top-level table.
 pub struct DirectMap {
@@ -45,6 +46,13 @@ impl DirectMap {
             Found::Slot(slot) => Some(slot),
             Found::Leaf | Found::Absent => None,
         }
+    }
+}
+
+/// Tells whoever wants to know.
+fn trace<M: Machine>(machine: &M, action: Action, pfn: Pfn, order: u8) {
+    if let Some(tracer) = machine.tracer() {
+        tracer.note(Traced::extent(machine.now(), action, pfn, order));
     }
 }
 

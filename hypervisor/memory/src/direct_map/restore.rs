@@ -11,7 +11,7 @@ use crate::stats::Stats;
 use crate::tlb::FlushBatch;
 
 use super::hide::{pages, regions};
-use super::{DirectMap, first_level, second_level, unreachable_shape};
+use super::{Action, DirectMap, first_level, second_level, trace, unreachable_shape};
 
 impl DirectMap {
     /// Puts the next extents on the list, all regions that lie in one gigablock or one smaller extent, back into the direct map, merges
@@ -54,6 +54,7 @@ impl DirectMap {
             (None, Decoded::Absent) if first.order() == GIGABLOCK_ORDER => {
                 // Hidden by one entry, so back by one entry.
                 fill(&slot, pfn);
+                trace(machine, Action::Restore, pfn, GIGABLOCK_ORDER);
                 stats.direct_map_writes += 1;
                 stats.regions_restored += 512;
                 frames.add_holes(index, -512);
@@ -75,6 +76,7 @@ impl DirectMap {
                 fill(&second_level(machine, table, region), region);
                 filled += 1;
             }
+            trace(machine, Action::Restore, extent.pfn(), extent.order());
             extent.free(frames);
             next = rest.pop_in(frames, index);
         }
@@ -84,7 +86,7 @@ impl DirectMap {
         if frames.add_canonical(table, i32::from(filled)) == Some(512)
             && frames.gigablock(index).whole_at_boot()
         {
-            merge(frames, stats, &slot, batch, |stats| &mut stats.level3_collapses);
+            merge(machine, frames, stats, &slot, batch, (pfn, GIGABLOCK_ORDER));
         }
     }
 
@@ -115,9 +117,10 @@ impl DirectMap {
         stats.direct_map_writes += 1 << order;
         stats.pages_restored += 1 << order;
         frames.add_hidden_frames(pfn, -(1 << order));
+        trace(machine, Action::Restore, pfn, order);
         piece.free(frames);
         if frames.add_canonical(low, 1 << order) != Some(512)
-            || !merge(frames, stats, &middle, batch, |stats| &mut stats.level2_collapses)
+            || !merge(machine, frames, stats, &middle, batch, (pfn, REGION_ORDER))
         {
             return;
         }
@@ -125,7 +128,7 @@ impl DirectMap {
             .gigablock_of(pfn)
             .is_some_and(|index| frames.gigablock(index).whole_at_boot());
         if frames.add_canonical(table, 1) == Some(512) && whole_at_boot {
-            merge(frames, stats, &slot, batch, |stats| &mut stats.level3_collapses);
+            merge(machine, frames, stats, &slot, batch, (pfn, GIGABLOCK_ORDER));
         }
     }
 }
@@ -136,19 +139,26 @@ fn fill<M: Machine>(slot: &Slot<'_, M>, pfn: Pfn) {
     assert!(filled, "broken invariant: the hole at {} is not empty", pfn.hpa());
 }
 
-/// Merges the table below an entry, if its entries agree; whether they did.
+/// Merges the table below an entry, if its entries agree; whether they did. The entry covers `1 << order` frames, `pfn` among them.
 fn merge<M: Machine>(
+    machine: &M,
     frames: &mut FrameTable<'_>,
     stats: &mut Stats,
     slot: &Slot<'_, M>,
     batch: &mut FlushBatch,
-    counter: fn(&mut Stats) -> &mut u64,
+    (pfn, order): (Pfn, u8),
 ) -> bool {
     match slot.merge::<LongMode>() {
         Ok(table) => {
             batch.push_table(frames, table);
             stats.direct_map_writes += 1;
-            *counter(stats) += 1;
+            if order == GIGABLOCK_ORDER {
+                stats.level3_collapses += 1;
+            } else {
+                stats.level2_collapses += 1;
+            }
+            let start = Pfn::new(pfn.get() & !((1 << order) - 1));
+            trace(machine, Action::Merge, start, order);
             true
         }
         Err(blocked) => {
@@ -157,5 +167,3 @@ fn merge<M: Machine>(
         }
     }
 }
-
-const _: () = assert!(REGION_ORDER < GIGABLOCK_ORDER);

@@ -527,6 +527,32 @@ impl<'m> FrameTable<'m> {
         )
     }
 
+    /// Visits the state of each extent, and of each frame or block that is none.
+    pub(crate) fn each_extent(&self, mut visit: impl FnMut(FrameState)) {
+        for block in self.blocks.iter() {
+            match block.word.state() {
+                FrameState::Mixed | FrameState::Pooled => {
+                    let base = block.words as usize * UNITS;
+                    let words = &self.words[base..base + UNITS];
+                    words.iter().for_each(|word| visit(word.state()));
+                }
+                // A run of blocks counts in blocks.
+                FrameState::Free { order } => visit(FrameState::Free {
+                    order: order + REGION_ORDER,
+                }),
+                state => visit(state),
+            }
+        }
+    }
+
+    /// Visits each block with hidden frames of its own: how many are used, and whether all of the block is hidden.
+    pub(crate) fn each_shared_block(&self, mut visit: impl FnMut(u16, bool)) {
+        for block in self.blocks.iter().filter(|block| block.hidden_frames > 0) {
+            let pooled = block.word.state() == FrameState::Pooled;
+            visit(block.hidden_frames - block.pool_runs.free_units(), pooled);
+        }
+    }
+
     /// Every gigablock with RAM, ascending.
     pub(crate) fn gigablock_indices(&self) -> impl DoubleEndedIterator<Item = GigablockIndex> + use<> {
         (0..self.gigablocks.len() as u32).map(GigablockIndex)

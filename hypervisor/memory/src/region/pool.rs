@@ -9,6 +9,7 @@ use crate::frame::pool::EmptyBlock;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::tlb::{FlushBatch, Posted};
+use crate::trace::{Action, Traced};
 
 use super::shrinker::Watermarks;
 
@@ -168,6 +169,11 @@ impl HostMemory<'_> {
         machine: &M,
         extents: ExtentList<Carved>,
     ) -> Result<Posted, HideCause> {
+        if let Some(tracer) = machine.tracer() {
+            for (pfn, order) in extents.extents(&self.frames) {
+                tracer.note(Traced::extent(machine.now(), Action::Carve, pfn, order));
+            }
+        }
         match self
             .direct_map
             .hide(machine, &mut self.frames, &mut self.stats, extents)

@@ -124,6 +124,11 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Whether there was anything to flush.
+    pub(crate) fn asked(&self) -> bool {
+        self.acknowledged.is_some()
+    }
+
     /// How long the round took, in ticks of [`Machine::now`].
     pub fn ticks(&self) -> u64 {
         self.ticks
