@@ -8,6 +8,7 @@ use memory::address::{Hpa, PAGE_SIZE, Pfn};
 use memory::frame::{HostFrames, OutOfMemory};
 use memory::layout::DIRECT_MAP_BASE;
 
+use crate::hardware::Hardware;
 use crate::lock::MaskedLock;
 
 /// The memory subsystem, from the moment that the frame records exist. The only lock of the memory subsystem; nothing else is locked
@@ -30,6 +31,13 @@ pub fn with_memory<R>(work: impl FnOnce(&mut HostMemory<'static>) -> R) -> R {
     })
 }
 
+/// Empties the pool's cache, and waits for the flush that is left over.
+pub fn drain() {
+    let restored = with_memory(|memory| memory.drain(&Hardware));
+    let flushed = restored.wait(&Hardware);
+    with_memory(|memory| flushed.release(memory, &Hardware));
+}
+
 /// The same for a fault report: `None` when the lock is taken or there is no memory subsystem yet.
 pub fn try_with_memory<R>(work: impl FnOnce(&mut HostMemory<'static>) -> R) -> Option<R> {
     MEMORY.try_with(1000, |place| place.as_mut().map(work)).flatten()
@@ -49,7 +57,7 @@ impl Frames {
     /// # Errors
     /// When there are none.
     pub fn zeroed(order: u8) -> Result<Self, OutOfMemory> {
-        let frames = with_memory(|memory| memory.frames.allocate(order))?;
+        let frames = with_memory(|memory| memory.allocate(&Hardware, order))?;
         let this = Self {
             hpa: frames.pfn().hpa(),
             bytes: (PAGE_SIZE as usize) << order,
@@ -186,6 +194,17 @@ pub unsafe fn give(pfn: Pfn) {
 /// # Errors
 /// When there is none.
 pub fn leak_slice<T: Copy>(count: usize, fill: T) -> Result<&'static mut [T], OutOfMemory> {
+    leak_slice_with(count, |_| Ok(fill))
+}
+
+/// Takes memory for `count` values for good, made one by one from their numbers.
+///
+/// # Errors
+/// When there is none, or `make` fails.
+pub fn leak_slice_with<T>(
+    count: usize,
+    mut make: impl FnMut(usize) -> Result<T, OutOfMemory>,
+) -> Result<&'static mut [T], OutOfMemory> {
     const { assert!(align_of::<T>() <= PAGE_SIZE as usize) };
     let pages = count
         .saturating_mul(size_of::<T>())
@@ -195,8 +214,9 @@ pub fn leak_slice<T: Copy>(count: usize, fill: T) -> Result<&'static mut [T], Ou
         core::mem::ManuallyDrop::new(Frames::zeroed(pages.next_power_of_two().trailing_zeros() as u8)?);
     let pointer = frames.as_ptr().cast::<T>();
     for index in 0..count {
+        let value = make(index)?;
         // SAFETY: the extent holds `count` values and is never freed.
-        unsafe { pointer.add(index).write(fill) };
+        unsafe { pointer.add(index).write(value) };
     }
     // SAFETY: all `count` values were just written, and nobody else knows the extent.
     Ok(unsafe { core::slice::from_raw_parts_mut(pointer, count) })

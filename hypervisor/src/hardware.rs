@@ -7,9 +7,11 @@ use memory::address::{Hva, PAGE_SIZE, Pfn};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
 use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
+use memory::trace::Tracer;
 
 use crate::cpu::tlb;
 use crate::println;
+use crate::tracing;
 use crate::virt::GuestModeHooks;
 
 /// The boot CPU in the shootdown protocol.
@@ -87,6 +89,10 @@ impl Machine for Hardware {
 
     fn now(&self) -> u64 {
         crate::cpu::timer::tsc()
+    }
+
+    fn tracer(&self) -> Option<&dyn Tracer> {
+        tracing::tracer()
     }
 
     fn cpu(&self) -> Cpu<'_> {

@@ -21,6 +21,7 @@ mod hardware;
 mod hooks;
 mod lock;
 mod reporting;
+mod tracing;
 mod virt;
 
 use boot_config::{Config, Hook};
@@ -326,7 +327,13 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
     let cpus = (cpus_found(platform.as_ref()), cpus_used);
     start_report(info, features, cpus, &ram, &config, &capabilities);
     let kind = backend.second_stage();
-    frames::with_memory(|memory| memory.allow_large_guest_leaves(backend.large_guest_leaves()));
+    frames::with_memory(|memory| {
+        memory.allow_large_guest_leaves(backend.large_guest_leaves());
+        memory.set_cache(config.cache);
+    });
+    if let Err(error) = tracing::start(config.trace, cpus.0 as usize) {
+        refuse!("the trace: {error}");
+    }
     let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, kind) {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),

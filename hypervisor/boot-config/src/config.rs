@@ -16,6 +16,9 @@ pub const MAX_COMMAND_LINE: usize = 1400;
 /// The most `guest=` words of one command line. Instances are not limited by it: see `count=`.
 pub const MAX_GUESTS: usize = 64;
 
+/// The most regions that `cache=` takes: 1 TiB.
+const MAX_CACHE: u64 = 1 << 19;
+
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config<'a> {
@@ -33,8 +36,57 @@ pub struct Config<'a> {
     pub bench: Option<u64>,
     /// How the benchmark does it.
     pub policy: Policy,
+    /// Empty hidden regions that are kept for reuse at most.
+    pub cache: u64,
+    /// What is noted in the trace.
+    pub trace: Traces,
+    /// Memory by kind and size on the console at each moment.
+    pub view: bool,
     /// A deliberate mistake to make; only test builds do, others refuse to start.
     pub test: Option<Hook>,
+}
+
+/// What a trace can note: the actions of the memory subsystem.
+pub const ACTIONS: [&str; 6] = ["carve", "hide", "split", "merge", "flush", "restore"];
+
+/// A set of actions to be traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traces {
+    chosen: [bool; ACTIONS.len()],
+}
+
+impl Traces {
+    /// Whether anything is to be traced.
+    pub fn any(self) -> bool {
+        self.chosen.contains(&true)
+    }
+
+    /// Whether an action is.
+    pub fn contains(self, action: &str) -> bool {
+        ACTIONS
+            .iter()
+            .zip(self.chosen)
+            .any(|(known, chosen)| chosen && *known == action)
+    }
+
+    /// Reads actions joined by `+`, or `all`; the error is the word that is none.
+    fn parse(text: &str) -> Result<Self, &str> {
+        if text == "all" {
+            return Ok(Self {
+                chosen: [true; ACTIONS.len()],
+            });
+        }
+        let mut traces = Self::default();
+        for word in text.split('+') {
+            let (_, chosen) = ACTIONS
+                .iter()
+                .zip(&mut traces.chosen)
+                .find(|(action, _)| **action == word)
+                .ok_or(word)?;
+            *chosen = true;
+        }
+        Ok(traces)
+    }
 }
 
 /// A place where the hypervisor can stop for a look from outside.
@@ -182,6 +234,9 @@ impl Default for Config<'_> {
             quiet: false,
             bench: None,
             policy: Policy::Grouped,
+            cache: 0,
+            trace: Traces::default(),
+            view: false,
             test: None,
         }
     }
@@ -246,7 +301,7 @@ impl<'a> Config<'a> {
                 problem,
             });
         }
-        if name == "quiet" {
+        if name == "quiet" || name == "view" {
             if value.is_some() {
                 return Err(Error {
                     parameter: name,
@@ -254,7 +309,11 @@ impl<'a> Config<'a> {
                     problem: Problem::UnwantedValue,
                 });
             }
-            self.quiet = true;
+            if name == "quiet" {
+                self.quiet = true;
+            } else {
+                self.view = true;
+            }
             return Ok(());
         }
         let accepted = accepted(PARAMETERS, name);
@@ -300,6 +359,11 @@ impl<'a> Config<'a> {
                 let memory = guest::memory(value);
                 self.bench = Some(memory.ok_or_else(|| bad(value, None))?);
             }
+            "cache" => {
+                let regions = value::number(value).filter(|regions| *regions <= MAX_CACHE);
+                self.cache = regions.ok_or_else(|| bad(value, None))?;
+            }
+            "trace" => self.trace = Traces::parse(value).map_err(|word| bad(word, nearest(word, ACTIONS)))?,
             "policy" => {
                 let policy = Policy::ALL.into_iter().find(|policy| policy.name() == value);
                 let names = Policy::ALL.map(Policy::name);

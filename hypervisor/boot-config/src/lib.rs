@@ -17,7 +17,7 @@ mod nearest;
 mod parameter;
 mod value;
 
-pub use config::{Config, Hook, MAX_COMMAND_LINE, MAX_GUESTS, Pauses, Phase, Policy};
+pub use config::{ACTIONS, Config, Hook, MAX_COMMAND_LINE, MAX_GUESTS, Pauses, Phase, Policy, Traces};
 pub use ending::{Ending, Expected};
 pub use error::{Error, Problem};
 pub use guest::{GuestSpec, Launch, MAX_COUNT, MAX_LIMIT, MAX_MEMORY, MAX_NAME, MEMORY_STEP, MIN_MEMORY};

@@ -40,6 +40,13 @@ pub const PARAMETERS: &[Parameter] = &[
         "NAME",
         "`grouped`, `linux-fresh`, `linux-aged` or `scattered`",
     ),
+    parameter("cache", "N", "a number of 2 MiB regions from 0 to 524288"),
+    parameter(
+        "trace",
+        "ACTION[+ACTION...]",
+        "`all`, or `carve`, `hide`, `split`, `merge`, `flush`, `restore`, joined by `+`",
+    ),
+    parameter("view", "", ""),
     parameter(
         "test",
         "NAME",

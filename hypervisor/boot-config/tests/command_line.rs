@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use boot_config::{
-    Config, Ending, Expected, GuestSpec, Hook, Launch, MAX_COMMAND_LINE, MAX_GUESTS, Phase, Policy,
+    ACTIONS, Config, Ending, Expected, GuestSpec, Hook, Launch, MAX_COMMAND_LINE, MAX_GUESTS, Phase, Policy,
 };
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ fn an_empty_line_is_the_default() {
 #[test]
 fn every_parameter_at_once() {
     let line = "guest=hello guest=spin,memory=16M,count=3,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
-                pause=boot+after quiet test=read-hole";
+                pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view";
     let config = Config::parse(line).unwrap();
     assert_eq!(config.guests.len(), 2);
     assert_eq!(
@@ -53,6 +53,15 @@ fn every_parameter_at_once() {
         [true, false, true]
     );
     assert_eq!(config.test, Some(Hook::ReadHole));
+    assert_eq!((config.cache, config.view), (40, true));
+    assert!(config.trace.any());
+    assert_eq!(
+        ACTIONS.map(|action| config.trace.contains(action)),
+        [false, true, false, false, true, false]
+    );
+    let all = Config::parse("trace=all").unwrap().trace;
+    assert!(ACTIONS.iter().all(|action| all.contains(action)));
+    assert!(!Config::parse("").unwrap().trace.any());
 }
 
 #[test]
@@ -106,7 +115,7 @@ fn errors_say_what_where_and_what_instead() {
         ("gest=hello", "did you mean `guest`?"),
         (
             "bananas=1",
-            "`bananas` is not known; known are guest, seed, together, pause, quiet, bench, policy, test",
+            "`bananas` is not known; known are guest, seed, together, pause, quiet, bench, policy, cache, trace, view, test",
         ),
         (
             "seed=twelve",
@@ -129,6 +138,15 @@ fn errors_say_what_where_and_what_instead() {
             "pause=",
             "`` is not accepted; accepted is `boot`, `guests`, `after`",
         ),
+        (
+            "trace=hide+flash",
+            "parameter `trace`, byte 6: `flash` is not accepted; did you mean `flush`?",
+        ),
+        (
+            "cache=600000",
+            "`600000` is not accepted; accepted is a number of 2 MiB regions from 0 to 524288",
+        ),
+        ("view=1", "parameter `view`, byte 0: it takes no value"),
         ("test=read-hol", "did you mean `read-hole`?"),
         (
             "guest=",

@@ -11,6 +11,10 @@ pub const SCHEMA: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "read", derive(serde::Deserialize))]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a line is made, written and forgotten; there is no allocator to box one with"
+)]
 pub enum Event<S> {
     /// The first line.
     Start(Start<S>),
@@ -23,6 +27,10 @@ pub enum Event<S> {
     ReportValue(ReportValue<S>),
     /// The result of a check.
     Check(Check<S>),
+    /// Memory by kind and size at one moment.
+    View(View<S>),
+    /// Something that happened to memory, when a trace was asked for.
+    Trace(Trace<S>),
     /// Every counter, once at the end.
     Counters(Counters),
     /// The result of the benchmark.
@@ -43,6 +51,8 @@ impl<S> Event<S> {
             Self::Guest(_) => "guest",
             Self::ReportValue(_) => "report_value",
             Self::Check(_) => "check",
+            Self::View(_) => "view",
+            Self::Trace(_) => "trace",
             Self::Counters(_) => "counters",
             Self::Bench(_) => "bench",
             Self::Pause(_) => "pause",
@@ -188,6 +198,34 @@ pub struct Check<S> {
     pub detail: S,
 }
 
+/// Memory by kind and size at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct View<S> {
+    /// When: `boot`, `guests` or `after`.
+    pub phase: S,
+    /// What there is.
+    pub memory: memory::view::View,
+}
+
+/// Something that happened to memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+pub struct Trace<S> {
+    /// The CPU that did it.
+    pub cpu: u32,
+    /// Its how-manieth event; those before the first that is written were dropped for want of room.
+    pub number: u64,
+    /// When, in ticks of that CPU's TSC.
+    pub time: u64,
+    /// What: `carve`, `hide`, `split`, `merge`, `flush` or `restore`.
+    pub action: S,
+    /// The first byte concerned; 0 for a flush.
+    pub address: u64,
+    /// How many bytes; for a flush those that it has hidden.
+    pub bytes: u64,
+}
+
 /// Every counter. The first four have Linux' names, in which level 2 is 2M and level 3 is 1G: `direct_map_level2_splits` counts
 /// 2M leaves split to 4K.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -209,6 +247,32 @@ pub struct Counters {
     pub regions_hidden: u64,
     /// Regions restored.
     pub regions_restored: u64,
+    /// Gigablocks hidden by one entry; their regions count above, too.
+    pub gigablocks_hidden: u64,
+    /// 4K pages hidden one by one, because no whole region was free.
+    pub pages_hidden: u64,
+    /// 4K pages put back.
+    pub pages_restored: u64,
+    /// Entries of the direct map written.
+    pub direct_map_writes: u64,
+    /// Merges not done because an entry was absent.
+    pub merges_blocked_hole: u64,
+    /// Merges not done because an entry led to smaller leaves.
+    pub merges_blocked_smaller_leaves: u64,
+    /// Merges not done because the entries did not map one aligned piece of memory.
+    pub merges_blocked_address: u64,
+    /// Merges not done because the entries differed in rights, memory type or a software bit.
+    pub merges_blocked_attributes: u64,
+    /// Regions that came from the cache: without a flush.
+    pub cache_hits: u64,
+    /// Cached regions given back to the host because memory was low, or at the end.
+    pub regions_shrunk: u64,
+    /// Extents below 2 MiB that the pool handed out.
+    pub pool_allocations: u64,
+    /// Extents below 2 MiB that it took back.
+    pub pool_frees: u64,
+    /// Frames out of use for good because they could not be made safe.
+    pub frames_quarantined: u64,
     /// 2M leaves of guests' tables split to 4K because of the erratum iTLB multihit.
     pub second_stage_splits: u64,
     /// Bytes overwritten with zeros before someone else could see them.

@@ -120,6 +120,9 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
             &[
                 ("regions hidden", counters.regions_hidden),
                 ("regions restored", counters.regions_restored),
+                ("  hidden as whole gigablocks", counters.gigablocks_hidden * 512),
+                ("  from the cache", counters.cache_hits),
+                ("4K pages hidden one by one", counters.pages_hidden),
                 ("2M leaves of guests split", counters.second_stage_splits),
                 ("bytes scrubbed", counters.bytes_scrubbed),
                 ("bytes loaded", counters.bytes_loaded),

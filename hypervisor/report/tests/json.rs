@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use report::{
     Bench, Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Leaves, Machine, Outcome, Pause,
-    PhaseHeader, ReportValue, SCHEMA, Start, Verdict, WriteError, write_event, write_phase,
+    PhaseHeader, ReportValue, SCHEMA, Start, Trace, Verdict, View, WriteError, write_event, write_phase,
 };
 use serde_json::Value;
 
@@ -48,6 +48,18 @@ fn samples() -> Vec<Event<&'static str>> {
             hypercalls: 2,
             alternations: 7,
             cpu_us: 1234,
+        }),
+        Event::View(View {
+            phase: "guests",
+            memory: memory::view::View::default(),
+        }),
+        Event::Trace(Trace {
+            cpu: 1,
+            number: 5000,
+            time: u64::MAX,
+            action: "restore",
+            address: 1 << 30,
+            bytes: 2 << 20,
         }),
         Event::ReportValue(ReportValue {
             guest: "two-at-once",

@@ -188,6 +188,7 @@ fn summary_of_a_run() {
             ticks_load: 44,
             bytes_loaded: 12_345,
             ticks_to_first_guest: 60_000_000,
+            ..Counters::default()
         },
     };
     let mut text = String::new();

@@ -110,6 +110,10 @@ impl<'a> Reporter<'a> {
         checks: &mut Checks,
         guests: impl Iterator<Item = &'g GuestMemory> + Clone,
     ) {
+        if moment == Moment::After {
+            // What was kept for the next guest; there is none.
+            crate::frames::drain();
+        }
         checks.run(guests.clone(), |subject, error| self.check_failed(subject, error));
         let name = moment.phase().name();
         let picture = &mut self.picture;
@@ -141,6 +145,14 @@ impl<'a> Reporter<'a> {
             }
             Err(error) => self.check_failed(Subject::DirectMap, &error),
         }
+        let view = with_memory(|memory| memory.view());
+        if self.config.view {
+            println!("memory at the moment `{name}`:\n{view}\n");
+        }
+        json::event(&Event::View(report::View {
+            phase: name,
+            memory: view,
+        }));
         #[cfg(feature = "test-hooks")]
         if moment == Moment::Guests
             && let Some(hook) = self.config.test
@@ -276,6 +288,7 @@ impl<'a> Reporter<'a> {
                 detail: &detail,
             }));
         }
+        crate::tracing::write();
         let counters = counters(windows, self.ticks_to_first_guest.unwrap_or(0), self.loading);
         json::event(&Event::Counters(counters));
         println!();
@@ -312,6 +325,19 @@ fn counters(windows: &Windows, ticks_to_first_guest: u64, loading: Loading) -> C
         window_invlpgs: windows.invalidations(),
         regions_hidden: stats.regions_hidden,
         regions_restored: stats.regions_restored,
+        gigablocks_hidden: stats.gigablocks_hidden,
+        pages_hidden: stats.pages_hidden,
+        pages_restored: stats.pages_restored,
+        direct_map_writes: stats.direct_map_writes,
+        merges_blocked_hole: stats.merges_blocked.hole,
+        merges_blocked_smaller_leaves: stats.merges_blocked.smaller_leaves,
+        merges_blocked_address: stats.merges_blocked.address,
+        merges_blocked_attributes: stats.merges_blocked.attributes,
+        cache_hits: stats.cache_hits,
+        regions_shrunk: stats.regions_shrunk,
+        pool_allocations: stats.pool_allocations,
+        pool_frees: stats.pool_frees,
+        frames_quarantined: stats.frames_quarantined,
         second_stage_splits: stats.second_stage_splits,
         bytes_scrubbed: stats.bytes_scrubbed,
         ticks_hide: costs.hide,

@@ -112,7 +112,7 @@ impl HostMemory<'_> {
             match halves {
                 Ok((lower, upper)) => {
                     list.push(&mut self.frames, lower);
-                    rest.push(&mut self.frames, upper);
+                    list.push(&mut self.frames, upper);
                 }
                 Err(extent) => rest.push(&mut self.frames, extent),
             }
