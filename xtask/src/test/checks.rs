@@ -167,6 +167,61 @@ pub fn alternations(report: &Report, name: &str, instances: usize, least: u64) -
     })
 }
 
+/// Three guests of 64 MiB, one after the other, with a cache of 20 regions: the first hides 32, the others 12 each and reuse 20. The trace says
+/// the same as the counters, the view has the guest's memory, and in the end the cache is empty.
+pub fn cache_of_20(record: &Record) -> Held {
+    let report = &record.report;
+    let counters = report.counters().ok_or("no counters")?;
+    let (hidden, hits) = (counters.regions_hidden, counters.cache_hits);
+    must((hidden, hits) == (32 + 12 + 12, 20 + 20), || {
+        format!("{hidden} regions hidden, {hits} from the cache")
+    })?;
+    let traced = |action: &str| -> u64 {
+        let events = report.events.iter().filter_map(|event| match event {
+            Event::Trace(trace) if trace.action == action => Some(trace.bytes >> 21),
+            _ => None,
+        });
+        events.sum()
+    };
+    let trace = ["carve", "hide", "flush", "restore"].map(traced);
+    must(
+        trace == [hidden, hidden, hidden, counters.regions_restored],
+        || format!("regions traced: {trace:?}"),
+    )?;
+    let views: Vec<_> = report
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::View(view) => Some((view.phase.as_str(), &view.memory)),
+            _ => None,
+        })
+        .collect();
+    let regions = |counts: &[u64]| -> u64 {
+        (9..)
+            .zip(&counts[9..])
+            .map(|(order, count)| count << (order - 9))
+            .sum()
+    };
+    let seen: Vec<_> = views
+        .iter()
+        .map(|(phase, memory)| {
+            (
+                *phase,
+                regions(&memory.private),
+                memory.holes,
+                memory.cached_regions,
+            )
+        })
+        .collect();
+    must(
+        seen == [("boot", 0, 0, 0), ("guests", 32, 32, 0), ("after", 0, 0, 0)],
+        || format!("the views: {seen:?}"),
+    )?;
+    must(views[0].1.host_free == views[2].1.host_free, || {
+        "free memory is in other pieces than at boot".into()
+    })
+}
+
 /// Exactly a thousand instances of `hello`, with different numbers.
 pub fn thousand(record: &Record) -> Held {
     let instances: BTreeSet<_> = record.report.guests().map(|guest| guest.instance).collect();

@@ -68,6 +68,15 @@ fn together() -> Vec<Row> {
             ..Row::passing("64-cpus", "64 CPUs are started", "{two-at-once}")
         },
         Row {
+            check: checks::cache_of_20,
+            says: &["extents", "host free"],
+            ..Row::passing(
+                "cache",
+                "a guest gets the regions of the one before it, and the trace and the view say so",
+                "guest=hello,memory=64M,count=3 together=1 cache=20 trace=all view",
+            )
+        },
+        Row {
             check: checks::thousand,
             limit: Duration::from_secs(600),
             ..Row::passing(
