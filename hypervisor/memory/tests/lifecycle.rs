@@ -363,6 +363,23 @@ fn a_gigablock_of_holes_loses_its_third_level_entry_and_gets_it_back() {
     assert_eq!(booted.memory.frames.free_frames(), free);
 }
 
+/// Every entry counts as canonical again, and yet the table must not be merged away: somebody has changed one meanwhile.
+#[test]
+fn a_leaf_that_was_changed_meanwhile_blocks_the_merge() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 4 * GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let guest = launch(cpu, &mut booted, 1, 2 * MIB);
+    let table = third_level(machine)[0] & 0x000f_ffff_ffff_f000;
+    let entry = Hpa::new(table + 8 * 300);
+    // A bit that is software's own.
+    machine.ram().store(entry, machine.ram().load(entry) | 1 << 9);
+    teardown(cpu, &mut booted, guest);
+    let stats = booted.memory.stats();
+    assert_eq!((stats.level3_collapses, stats.merges_blocked), (0, 1));
+    assert_eq!(third_level(machine)[0] & 0x000f_ffff_ffff_f000, table);
+    assert!(cpu.load(at(Pfn::new(300 * 512))).is_ok());
+}
+
 #[test]
 fn a_gigablock_with_holes_is_preferred_to_a_lower_one_without() {
     let (machine, mut booted) = ModelMachine::boot(&[(0, 4 * GIB)], 1, Level::L3);
