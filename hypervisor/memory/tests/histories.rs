@@ -48,6 +48,8 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Hoard),
         2 => Just(Op::Relent),
         3 => cpu.clone().prop_map(|cpu| Op::Enter { cpu }),
+        1 => cpu.clone().prop_map(|cpu| Op::Sleep { cpu }),
+        1 => cpu.clone().prop_map(|cpu| Op::Announce { cpu }),
         2 => cpu.clone().prop_map(|cpu| Op::Leave { cpu }),
         1 => cpu.prop_map(|cpu| Op::Nmi { cpu }),
     ];
@@ -56,7 +58,8 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
 
 fn run(ram: &[(u64, u64)], cpus: usize, largest: Level, history: &[Op]) -> Result<(), TestCaseError> {
     let mut board = Board::new(ram, cpus, largest);
-    let mut world = World::new(board.boot());
+    // The others are started by what happens on them.
+    let mut world = World::new(board.boot_with(1));
     let fail = |op: &dyn std::fmt::Debug, broken: Vec<model_machine::Violation>| {
         let list: Vec<String> = broken.iter().take(8).map(ToString::to_string).collect();
         TestCaseError::fail(format!("{op:?}:\n{}", list.join("\n")))

@@ -75,11 +75,22 @@ impl Board {
         }
     }
 
-    /// The machine and its memory, at boot.
+    /// The machine and its memory, at boot, with all CPUs started.
     ///
     /// # Panics
     /// When it has been booted before.
     pub fn boot(&mut self) -> (&ModelMachine, Booted<'_>) {
+        self.boot_with(usize::MAX)
+    }
+
+    /// The same with only so many CPUs started; the others may be later.
+    ///
+    /// # Panics
+    /// When it has been booted before.
+    pub fn boot_with(&mut self, started: usize) -> (&ModelMachine, Booted<'_>) {
+        for index in 0..self.machine.cpus().min(started) {
+            self.machine.cpu(index).come();
+        }
         let frames = FrameTable::new(&self.map, &[IN_USE], &mut self.storage).unwrap();
         let memory = HostMemory::new(&self.machine.cpu(0), frames, self.machine.shared_root());
         let windows = std::mem::take(&mut self.windows);

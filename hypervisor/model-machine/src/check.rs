@@ -162,7 +162,7 @@ impl ModelMachine {
             found: &mut found,
             tables: HashSet::new(),
         };
-        for index in 0..state.cpus.len() {
+        for (index, _) in state.cpus.iter().enumerate().filter(|(_, cpu)| cpu.may_walk()) {
             judge.cpu(index);
         }
         for tree in &state.guests {

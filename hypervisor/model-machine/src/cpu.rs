@@ -34,6 +34,19 @@ struct Translation {
     global: bool,
 }
 
+/// What a CPU does, as far as translations go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is not started: it has none.
+    Absent,
+    /// It has loaded its tables, and uses nothing of them but what never changes.
+    Starting,
+    /// It uses them.
+    Host,
+    /// It runs a guest or sleeps: it uses none, but may walk tables.
+    Away,
+}
+
 /// A CPU.
 pub(crate) struct Cpu {
     pub(crate) root: Pfn,
@@ -41,7 +54,7 @@ pub(crate) struct Cpu {
     pages: BTreeMap<(u64, u32), Translation>,
     /// Tables by (start of the range that the table translates, log2 of that range): the paging-structure caches.
     tables: BTreeMap<(u64, u32), u64>,
-    pub(crate) in_guest: bool,
+    pub(crate) stage: Stage,
     /// The CPU in the shootdown protocol.
     member: Member<'static>,
     /// When it really flushed last.
@@ -62,7 +75,7 @@ impl Cpu {
             root,
             pages: BTreeMap::new(),
             tables: BTreeMap::new(),
-            in_guest: false,
+            stage: Stage::Absent,
             member,
             flushed: now,
             invalidated: Vec::new(),
@@ -70,9 +83,19 @@ impl Cpu {
         }
     }
 
-    /// Whether it can't use a host translation before it has flushed: it is away, and will find that it owes a flush.
+    /// Whether it can't use a host translation before it has flushed: it is away and will find that it owes a flush, or it is starting, which
+    /// ends with one.
     pub(crate) fn is_held(&self) -> bool {
-        self.in_guest && self.member.owes_flush()
+        match self.stage {
+            Stage::Absent | Stage::Starting => true,
+            Stage::Host => false,
+            Stage::Away => self.member.owes_flush(),
+        }
+    }
+
+    /// Whether it may have read tables at all.
+    pub(crate) fn may_walk(&self) -> bool {
+        self.stage != Stage::Absent
     }
 
     /// What a write of CR3 does: everything but global translations goes.
@@ -102,7 +125,7 @@ impl Cpu {
 
     /// Translates as hardware may: from the oldest thing that it remembers.
     pub(crate) fn translate(&mut self, ram: &Ram, at: Hva, write: bool) -> Result<Hpa, Fault> {
-        assert!(!self.in_guest, "a CPU in guest mode used a host translation");
+        assert_eq!(self.stage, Stage::Host, "a CPU used a host translation");
         for shift in [12, 21, 30] {
             if let Some(page) = self.pages.get(&(start(at, shift), shift)) {
                 return finish(*page, at, shift, write);

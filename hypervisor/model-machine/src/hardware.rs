@@ -7,7 +7,7 @@ use memory::layout::WINDOW_BASE;
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
 use memory::tlb::shootdown::{Cpu as Member, CpuIndex, Outstanding, Processor};
 
-use crate::cpu::Fault;
+use crate::cpu::{Fault, Stage};
 use crate::machine::ModelMachine;
 use crate::tags::Writer;
 
@@ -48,22 +48,67 @@ impl ModelCpu<'_> {
         self.machine.state().cpus[self.index].translate(self.machine.ram(), at, write)
     }
 
-    /// Whether it runs a guest.
-    pub fn is_in_guest(&self) -> bool {
-        self.machine.state().cpus[self.index].in_guest
+    /// Whether it is in the host, and uses its translations.
+    pub fn is_in_host(&self) -> bool {
+        self.stage() == Stage::Host
+    }
+
+    fn stage(&self) -> Stage {
+        self.machine.state().cpus[self.index].stage
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        self.machine.state().cpus[self.index].stage = stage;
+    }
+
+    /// Starts the CPU, if it is not: it loads its tables, and may walk them from now on.
+    ///
+    /// # Panics
+    /// When the protocol does not let it.
+    pub fn announce(&self) {
+        if self.stage() == Stage::Absent {
+            assert!(self.cpu().announce(), "CPU {} cannot be announced", self.index);
+            let mut state = self.machine.state();
+            let now = state.journal.now();
+            state.cpus[self.index].stage = Stage::Starting;
+            state.cpus[self.index].flushed = now;
+        }
+    }
+
+    /// Brings the CPU into the host, wherever it is: started, back from a guest, awake.
+    ///
+    /// # Panics
+    /// When the protocol does not let it.
+    pub fn come(&self) {
+        self.announce();
+        match self.stage() {
+            Stage::Starting => {
+                // It counts as in the host from the first moment on: that its flush comes first is the protocol's affair.
+                self.set_stage(Stage::Host);
+                assert_eq!(self.cpu().join(self), Ok(()), "CPU {}", self.index);
+            }
+            Stage::Away => self.leave_guest(),
+            Stage::Host | Stage::Absent => {}
+        }
     }
 
     /// Starts running a guest: from now on a shootdown does not disturb this CPU.
     pub fn enter_guest(&self) {
         self.cpu().enter_guest();
-        self.machine.state().cpus[self.index].in_guest = true;
+        self.set_stage(Stage::Away);
     }
 
-    /// Back from the guest: the CPU may use whatever it has cached, unless the protocol makes it flush.
+    /// Goes to sleep: as [`Self::enter_guest`].
+    pub fn sleep(&self) {
+        self.cpu().sleep();
+        self.set_stage(Stage::Away);
+    }
+
+    /// Back from the guest, or awake: the CPU may use whatever it has cached, unless the protocol makes it flush.
     pub fn leave_guest(&self) {
         let interrupted = {
             let mut state = self.machine.state();
-            state.cpus[self.index].in_guest = false;
+            state.cpus[self.index].stage = Stage::Host;
             let before = state.interrupted.len();
             state.interrupted.retain(|index| *index != self.index);
             before != state.interrupted.len()
@@ -74,14 +119,18 @@ impl ModelCpu<'_> {
         }
     }
 
-    /// An NMI comes: whatever the CPU does, it is in the host while `handler` runs.
+    /// An NMI comes: whatever the CPU does, it is in the host while `handler` runs. A CPU that is not started takes none.
     pub fn nmi(&self, handler: impl FnOnce()) {
-        let before = std::mem::take(&mut self.machine.state().cpus[self.index].in_guest);
+        let before = self.stage();
+        if matches!(before, Stage::Absent | Stage::Starting) {
+            return;
+        }
+        self.set_stage(Stage::Host);
         let cpu = self.cpu();
         let visit = cpu.visit(self);
         handler();
         drop(visit);
-        self.machine.state().cpus[self.index].in_guest = before;
+        self.set_stage(before);
     }
 
     /// Visits the words of RAM that a span touches: where each is, and which of its bytes are which bytes of the span.

@@ -4,7 +4,6 @@ use std::sync::{Mutex, MutexGuard};
 
 use memory::address::{Gpa, Hpa, Pfn};
 use memory::frame::GuestId;
-use memory::machine::Machine;
 use memory::memory_map::FrameRange;
 use memory::tlb::shootdown::{Cpu as Member, CpuIndex, CpuLine, Shootdown};
 
@@ -36,7 +35,7 @@ impl ModelMachine {
         }
     }
 
-    /// The CPUs start, each with its own top-level table.
+    /// The tables are made; each CPU has a top-level one of its own, and none is started.
     pub(crate) fn begin(&mut self, shared_root: Pfn, roots: &[Pfn]) {
         self.shared_root = shared_root;
         // Never freed, a few hundred bytes: the protocol borrows its parts.
@@ -51,11 +50,6 @@ impl ModelMachine {
                 .map(|(index, root)| Cpu::new(*root, self.member(index), now))
                 .collect();
             state.place_all(&self.ram, shared_root);
-        }
-        for index in 0..roots.len() {
-            let cpu = self.cpu(index);
-            let joined = cpu.cpu().announce().then(|| cpu.cpu().join(&cpu));
-            assert_eq!(joined, Some(Ok(())), "the model's CPU {index}");
         }
     }
 

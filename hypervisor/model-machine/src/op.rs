@@ -83,7 +83,17 @@ pub enum Op {
         /// Which CPU.
         cpu: usize,
     },
-    /// A CPU comes back.
+    /// A CPU goes to sleep.
+    Sleep {
+        /// Which CPU.
+        cpu: usize,
+    },
+    /// A CPU is started, if it is not, and takes its time.
+    Announce {
+        /// Which CPU.
+        cpu: usize,
+    },
+    /// A CPU comes: from a guest, from sleep, from its start. Every operation on a CPU begins with this.
     Leave {
         /// Which CPU.
         cpu: usize,

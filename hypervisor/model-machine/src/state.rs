@@ -69,7 +69,8 @@ impl State {
     /// When the CPU, and when the CPU or guest, that flushed least recently did so.
     fn oldest_flush(&self) -> (Time, Time) {
         let now = self.journal.now();
-        let host = self.cpus.iter().map(|cpu| cpu.flushed).min().unwrap_or(now);
+        let walking = self.cpus.iter().filter(|cpu| cpu.may_walk());
+        let host = walking.map(|cpu| cpu.flushed).min().unwrap_or(now);
         let guest = self.guests.iter().map(|guest| guest.flushed).min().unwrap_or(now);
         (host, host.min(guest))
     }
@@ -111,7 +112,7 @@ impl State {
         };
         self.places.add(shared_root, top);
         let mut found = Vec::new();
-        let oldest = self.cpus.iter().map(|cpu| cpu.flushed).min().unwrap_or(0);
+        let (oldest, _) = self.oldest_flush();
         for (index, cpu) in self.cpus.iter().enumerate() {
             let mut add = |space, span| {
                 self.host(ram).walk(cpu.root, oldest, span, &mut |node| {
@@ -211,7 +212,7 @@ impl State {
     /// Whether some CPU, held or not, or some guest may walk a frame as a table.
     pub(crate) fn may_walk(&self, ram: &Ram, frame: Pfn) -> Option<String> {
         let mut found = None;
-        for (index, cpu) in self.cpus.iter().enumerate() {
+        for (index, cpu) in self.cpus.iter().enumerate().filter(|(_, cpu)| cpu.may_walk()) {
             self.host(ram)
                 .walk(cpu.root, cpu.flushed, (0, LINEAR), &mut |node| {
                     if matches!(node, Node::Table { pfn, .. } if pfn == frame) {

@@ -141,7 +141,9 @@ impl<'m> World<'m> {
                 self.take_all();
             }
             Op::Relent => self.relent(),
+            Op::Announce { cpu } => self.machine.cpu(cpu % self.machine.cpus()).announce(),
             Op::Enter { cpu } => self.cpu(cpu).enter_guest(),
+            Op::Sleep { cpu } => self.cpu(cpu).sleep(),
             Op::Leave { cpu } => {
                 self.cpu(cpu);
             }
@@ -212,9 +214,7 @@ impl<'m> World<'m> {
     /// A CPU, in the host.
     fn cpu(&self, number: usize) -> ModelCpu<'m> {
         let cpu = self.machine.cpu(number % self.machine.cpus());
-        if cpu.is_in_guest() {
-            cpu.leave_guest();
-        }
+        cpu.come();
         cpu
     }
 
