@@ -33,6 +33,8 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
     let (cpu, guest) = (0..3_usize, 0..8_usize);
     // Most guests are small; some take all there is.
     let regions = prop_oneof![6 => 1..=6_u64, 2 => 1..=most_regions, 1 => Just(most_regions)];
+    // From a frame to a gigablock, small ones more often.
+    let order = prop_oneof![6 => 0..=8_u8, 3 => 9..=12_u8, 1 => 13..=18_u8];
     let op = prop_oneof![
         4 => (cpu.clone(), regions.clone(), kind).prop_map(|(cpu, regions, kind)| Op::Launch { cpu, regions, kind }),
         8 => (cpu.clone(), guest.clone(), 1..12_usize).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
@@ -45,13 +47,26 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
         3 => (cpu.clone(), 0..=11_u8).prop_map(|(cpu, order)| Op::Allocate { cpu, order }),
         3 => any::<usize>().prop_map(|which| Op::Free { which }),
         1 => regions.prop_map(|regions| Op::Carve { regions }),
+        2 => (cpu.clone(), order.clone()).prop_map(|(cpu, order)| Op::Grow { cpu, order }),
+        3 => (cpu.clone(), any::<usize>(), 1..600_usize)
+            .prop_map(|(cpu, which, steps)| Op::AdvanceGrowth { cpu, which, steps }),
+        4 => (cpu.clone(), order).prop_map(|(cpu, order)| Op::TakePrivate { cpu, order }),
+        3 => any::<usize>().prop_map(|which| Op::UsePrivate { which }),
+        5 => (cpu.clone(), any::<usize>()).prop_map(|(cpu, which)| Op::FreePrivate { cpu, which }),
+        3 => cpu.clone().prop_map(|cpu| Op::TakeFrame { cpu }),
+        2 => (cpu.clone(), any::<usize>()).prop_map(|(cpu, which)| Op::PutFrame { cpu, which }),
+        1 => (cpu.clone(), 0..40_usize).prop_map(|(cpu, keep)| Op::TrimMagazine { cpu, keep }),
+        2 => (0..20_u64).prop_map(|regions| Op::SetCache { regions }),
+        1 => (cpu.clone(), 1..8_u64).prop_map(|(cpu, regions)| Op::Shrink { cpu, regions }),
+        1 => cpu.clone().prop_map(|cpu| Op::Drain { cpu }),
+        1 => any::<bool>().prop_map(|allowed| Op::LargeLeaves { allowed }),
         1 => Just(Op::Hoard),
         2 => Just(Op::Relent),
         3 => cpu.clone().prop_map(|cpu| Op::Enter { cpu }),
         1 => cpu.clone().prop_map(|cpu| Op::Sleep { cpu }),
         1 => cpu.clone().prop_map(|cpu| Op::Announce { cpu }),
         2 => cpu.clone().prop_map(|cpu| Op::Leave { cpu }),
-        1 => cpu.prop_map(|cpu| Op::Nmi { cpu }),
+        4 => cpu.prop_map(|cpu| Op::Nmi { cpu }),
     ];
     prop::collection::vec(op, 1..length)
 }
@@ -79,19 +94,19 @@ proptest! {
 
     /// One gigablock with a 1G leaf, which guests may hide as a whole, and one without.
     #[test]
-    fn on_a_machine_with_one_large_leaf(history in ops(540, 30)) {
+    fn on_a_machine_with_one_large_leaf(history in ops(540, 50)) {
         run(&[(0, 96 * MIB), (GIB, GIB)], 2, Level::L3, &history)?;
     }
 
     /// Several 1G leaves, more CPUs.
     #[test]
-    fn on_a_machine_with_several_large_leaves(history in ops(64, 40)) {
+    fn on_a_machine_with_several_large_leaves(history in ops(64, 60)) {
         run(&[(0, 3 * GIB + 36 * MIB)], 3, Level::L3, &history)?;
     }
 
     /// Little memory: allocations fail all the time.
     #[test]
-    fn on_a_machine_with_little_memory(history in ops(24, 60)) {
+    fn on_a_machine_with_little_memory(history in ops(24, 80)) {
         run(&[(0, 640 << 10), (MIB, 39 * MIB)], 2, Level::L2, &history)?;
     }
 }

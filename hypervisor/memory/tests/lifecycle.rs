@@ -375,7 +375,7 @@ fn a_leaf_that_was_changed_meanwhile_blocks_the_merge() {
     machine.ram().store(entry, machine.ram().load(entry) | 1 << 9);
     teardown(cpu, &mut booted, guest);
     let stats = booted.memory.stats();
-    assert_eq!((stats.level3_collapses, stats.merges_blocked), (0, 1));
+    assert_eq!((stats.level3_collapses, stats.merges_blocked.attributes), (0, 1));
     assert_eq!(third_level(machine)[0] & 0x000f_ffff_ffff_f000, table);
     assert!(cpu.load(at(Pfn::new(300 * 512))).is_ok());
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use memory::address::{Gpa, Hpa, Pfn};
+use memory::address::{Gpa, Hpa, Level, Pfn};
 use memory::frame::GuestId;
 use memory::memory_map::FrameRange;
 use memory::tlb::shootdown::{Cpu as Member, CpuIndex, CpuLine, Shootdown};
@@ -103,9 +103,27 @@ impl ModelMachine {
 
     /// The host uses memory that it has allocated: its contents are the host's from now on.
     pub fn used_by_host(&self, first: Pfn, frames: u64) {
+        self.used_by(Writer::Host, first, frames);
+    }
+
+    /// Somebody's secrets are in hidden memory from now on.
+    pub fn used_by_guest(&self, first: Pfn, frames: u64) {
+        self.used_by(Writer::Guest, first, frames);
+    }
+
+    fn used_by(&self, writer: Writer, first: Pfn, frames: u64) {
         let mut state = self.state();
-        for frame in 0..frames {
-            state.tags.set(first.add(frame), Writer::Host);
+        let mut pfn = first;
+        while pfn < first.add(frames) {
+            let left = first.get() + frames - pfn.get();
+            let region = pfn.is_aligned(Level::L2.frames()) && left >= Level::L2.frames();
+            let count = if region { Level::L2.frames() } else { 1 };
+            if region {
+                state.tags.set_region(pfn, writer);
+            } else {
+                state.tags.set(pfn, writer);
+            }
+            pfn = pfn.add(count);
         }
     }
 

@@ -57,7 +57,7 @@ pub enum Op {
         /// Where.
         at: u64,
     },
-    /// The host takes memory for itself, and uses it.
+    /// The host takes memory for itself, and uses it; cached regions are given back for it if they must.
     Allocate {
         /// On which CPU.
         cpu: usize,
@@ -73,6 +73,82 @@ pub enum Op {
     Carve {
         /// How many.
         regions: u64,
+    },
+    /// Starts to get hidden memory for the pool.
+    Grow {
+        /// On which CPU.
+        cpu: usize,
+        /// log2 of the frames.
+        order: u8,
+    },
+    /// Goes on with that.
+    AdvanceGrowth {
+        /// On which CPU.
+        cpu: usize,
+        /// Which.
+        which: usize,
+        /// By how many steps.
+        steps: usize,
+    },
+    /// Takes hidden memory, which the pool gets first if it has to.
+    TakePrivate {
+        /// On which CPU.
+        cpu: usize,
+        /// log2 of the frames.
+        order: u8,
+    },
+    /// Puts something into hidden memory.
+    UsePrivate {
+        /// Which extent.
+        which: usize,
+    },
+    /// Gives hidden memory back.
+    FreePrivate {
+        /// On which CPU.
+        cpu: usize,
+        /// Which extent.
+        which: usize,
+    },
+    /// Takes a frame from a CPU's magazine, which is filled if it has to be.
+    TakeFrame {
+        /// On which CPU.
+        cpu: usize,
+    },
+    /// Puts a used frame into a CPU's magazine.
+    PutFrame {
+        /// On which CPU.
+        cpu: usize,
+        /// Which extent, if it is a frame.
+        which: usize,
+    },
+    /// Empties a CPU's magazine down to some frames.
+    TrimMagazine {
+        /// On which CPU.
+        cpu: usize,
+        /// How many stay.
+        keep: usize,
+    },
+    /// Says how many empty regions are kept.
+    SetCache {
+        /// How many.
+        regions: u64,
+    },
+    /// Gives regions that are kept back to the host.
+    Shrink {
+        /// On which CPU.
+        cpu: usize,
+        /// How many.
+        regions: u64,
+    },
+    /// Empties the cache, and flushes what waits.
+    Drain {
+        /// On which CPU.
+        cpu: usize,
+    },
+    /// Lets guests be mapped by 1G leaves, or not.
+    LargeLeaves {
+        /// Whether.
+        allowed: bool,
     },
     /// The host takes all memory that is free, and goes on doing so until it relents: every allocation fails.
     Hoard,

@@ -47,7 +47,7 @@ impl Snapshot {
         };
         let mut states: Vec<(Pfn, u64, FrameState)> = Vec::new();
         each_state(machine.ram(), &memory.frames, |pfn, count, state| {
-            states.push((pfn, count, state));
+            states.push((pfn, count, without_order(state)));
         });
         let contents = states
             .iter()
@@ -82,6 +82,11 @@ impl Snapshot {
         }
     }
 
+    /// Regions that the shrinker had given back.
+    pub fn regions_shrunk(&self) -> u64 {
+        self.stats.regions_shrunk
+    }
+
     /// What is left of everything that happened since: the first difference in anything but the counters and the contents of memory.
     pub fn trace(&self, later: &Self) -> Option<String> {
         let later = Self {
@@ -110,5 +115,13 @@ impl Snapshot {
             }
         }
         (self.stats != later.stats).then(|| format!("counters: {:?} became {:?}", self.stats, later.stats))
+    }
+}
+
+/// The state without the size of the extent where nobody can see it: cached extents may have been cut up.
+fn without_order(state: FrameState) -> FrameState {
+    match state {
+        FrameState::Hidden { .. } => FrameState::Hidden { order: 0 },
+        state => state,
     }
 }

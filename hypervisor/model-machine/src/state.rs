@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::guests::{GuestTree, TableKind};
 use crate::journal::{Journal, Time};
 use crate::places::{Place, Places, Space};
-use crate::ram::{Ram, word as word_index};
+use crate::ram::Ram;
 use crate::reach::{LINEAR, Node, Reached, Walker, host_format};
 use crate::tags::Tags;
 
@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) reached_by_guests: BTreeMap<u64, (u64, u16)>,
     /// The CPU that filled each window entry last.
     pub(crate) opened: BTreeMap<u64, usize>,
+    /// Where a CPU's window entries are that were ever written, by CPU, first address without sign, and level.
+    pub(crate) window_entries: BTreeMap<(usize, u64, u8), Hpa>,
     /// Interrupts that are on their way, by the CPU that they go to.
     pub(crate) interrupted: Vec<usize>,
     pub(crate) violations: Vec<Violation>,
@@ -233,16 +235,14 @@ impl State {
 
     /// A CPU has dropped a translation: if it is one of a window entry that no other CPU's tables lead to, nobody has what the entry was.
     pub(crate) fn forget_window(&mut self, index: usize, at: Hva) {
-        let linear = at.get() & LINEAR;
-        let words: Vec<Hpa> = self.opened.keys().map(|at| Hpa::new(*at)).collect();
-        for word in words {
-            let covers = |place: &Place| {
-                let shift = 12 + 9 * u32::from(place.level - 1);
-                let base = place.base + ((word_index(word) as u64) << shift);
-                place.space == Space::Window(index) && linear.wrapping_sub(base) < 1 << shift
+        for level in 1..=3_u8 {
+            let first = at.get() & LINEAR & !((1_u64 << (12 + 9 * (level - 1))) - 1);
+            let Some(entry) = self.window_entries.get(&(index, first, level)).copied() else {
+                continue;
             };
-            if self.places.of(word.pfn()).iter().all(covers) {
-                self.journal.forget(word);
+            let own = |place: &Place| place.space == Space::Window(index);
+            if self.places.of(entry.pfn()).iter().all(own) {
+                self.journal.forget(entry);
             }
         }
     }

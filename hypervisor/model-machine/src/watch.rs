@@ -137,7 +137,9 @@ impl State {
             self.broken(rule, what);
         }
         if let Space::Window(owner) = place.space {
+            let linear = place.base + ((word(at) as u64) << (12 + 9 * (place.level - 1)));
             self.opened.insert(at.get(), cpu);
+            self.window_entries.insert((owner, linear, place.level), at);
             if owner != cpu {
                 let what = format!("CPU {cpu} wrote into the windows of CPU {owner}");
                 self.broken(Rule::HiddenMeansHidden, what);

@@ -28,7 +28,10 @@ impl World<'_> {
     pub(super) fn allocate(&mut self, cpu: usize, order: u8) -> Result<(), Vec<Violation>> {
         let cpu = self.cpu(cpu);
         let before = self.snapshot();
-        let Ok(extent) = self.memory.frames.allocate(order) else {
+        let Ok(extent) = self.memory.allocate(&cpu, order) else {
+            if self.has_shrunk(&before) {
+                return self.allocate(cpu.index(), order);
+            }
             return self.unchanged(&before, "an allocation was refused");
         };
         let (first, frames) = (extent.pfn(), 1_u64 << order);

@@ -32,6 +32,9 @@ impl World<'_> {
                 Ok(())
             }
             Err(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
+                if self.has_shrunk(&before) {
+                    return self.launch(cpu.index(), regions, kind);
+                }
                 self.refused += 1;
                 self.unchanged(&before, "a launch was refused")
             }

@@ -1,10 +1,12 @@
 //! A machine with guests and host allocations, driven by [`Op`]s: what the proofs run. After each step the whole state is judged.
 //!
 //! A launch and a teardown are advanced step by step, so that those of several guests run into each other, each step on any CPU that
-//! has its windows (`life`); meanwhile guests and host use their memory (`uses`), and the host takes memory for itself (`host`).
+//! has its windows (`life`); meanwhile guests and host use their memory (`uses`), hidden memory is taken from
+//! the pool and given back (`pool`), and the host takes memory for itself (`host`).
 
 mod host;
 mod life;
+mod pool;
 mod uses;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use memory::HostMemory;
 use memory::address::Gpa;
 use memory::frame::{GuestId, HostFrames};
 use memory::guest::{Flushed, GuestMemory, Hiding, Launching, Restored, Revoked, SecondStageKind, Teardown};
+use memory::region::Magazine;
 use memory::window::Windows;
 
 use crate::board::Booted;
@@ -49,6 +52,12 @@ pub struct World<'m> {
     windows: Vec<Windows>,
     guests: Vec<Guest>,
     held: Vec<HostFrames>,
+    /// Hidden memory on its way into the pool.
+    growing: Vec<pool::Growth>,
+    /// Hidden memory that somebody holds.
+    private: Vec<pool::Private>,
+    /// The magazine of each CPU.
+    magazines: Vec<Magazine>,
     /// Everything that was free, while the host hoards.
     hoard: Option<Vec<HostFrames>>,
     next_id: u16,
@@ -70,6 +79,9 @@ impl<'m> World<'m> {
             windows,
             guests: Vec::new(),
             held: Vec::new(),
+            growing: Vec::new(),
+            private: Vec::new(),
+            magazines: (0..machine.cpus()).map(|_| Magazine::new()).collect(),
             hoard: None,
             next_id: 1,
             refused: 0,
@@ -136,6 +148,25 @@ impl<'m> World<'m> {
                 }
                 self.unchanged(&before, "regions were carved and given back")?;
             }
+            Op::Grow { cpu, order } => self.grow(cpu, order)?,
+            Op::AdvanceGrowth { cpu, which, steps } => {
+                for _ in 0..steps {
+                    self.advance_growth(cpu, which)?;
+                }
+            }
+            Op::TakePrivate { cpu, order } => self.take_private(cpu, order)?,
+            Op::UsePrivate { which } => self.use_private(which),
+            Op::FreePrivate { cpu, which } => self.free_private(cpu, which),
+            Op::TakeFrame { cpu } => self.take_frame(cpu)?,
+            Op::PutFrame { cpu, which } => self.put_frame(cpu, which),
+            Op::TrimMagazine { cpu, keep } => self.trim_magazine(cpu, keep),
+            Op::SetCache { regions } => self.memory.set_cache(regions),
+            Op::Shrink { cpu, regions } => {
+                let cpu = self.cpu(cpu);
+                self.memory.shrink(&cpu, regions);
+            }
+            Op::Drain { cpu } => self.drain(cpu)?,
+            Op::LargeLeaves { allowed } => self.memory.allow_large_guest_leaves(allowed),
             Op::Hoard => {
                 self.hoard.get_or_insert_default();
                 self.take_all();
@@ -165,6 +196,7 @@ impl<'m> World<'m> {
         while !self.guests.is_empty() {
             self.advance(0, 0)?;
         }
+        self.end_pool()?;
         self.relent();
         for extent in self.held.drain(..) {
             self.memory.frames.free(extent);
@@ -177,10 +209,11 @@ impl<'m> World<'m> {
         while !self.guests.is_empty() {
             self.advance(0, 0)?;
         }
+        self.drain(0)?;
         self.judge()?;
         let now = self.snapshot();
         // Nobody else writes entries here, so a table whose count is full merges.
-        let blocked = self.memory.stats().merges_blocked;
+        let blocked = self.memory.stats().merges_blocked.total();
         let difference = self.boot.trace(&now);
         if let Some(difference) =
             difference.or((blocked > 0).then(|| format!("{blocked} merges were tried in vain")))
@@ -209,6 +242,12 @@ impl<'m> World<'m> {
                 what: format!("after {after}: {difference}"),
             }]),
         }
+    }
+
+    /// Whether the shrinker has given cached regions back since. It does so before memory is refused, which is not the refusal's own doing: the
+    /// same request, made again, changes nothing.
+    fn has_shrunk(&self, before: &Snapshot) -> bool {
+        before.regions_shrunk() != self.memory.stats().regions_shrunk
     }
 
     /// A CPU, in the host.
