@@ -89,6 +89,31 @@ fn run(ram: &[(u64, u64)], cpus: usize, largest: Level, history: &[Op]) -> Resul
     world.end().map_err(|broken| fail(&"the end", broken))
 }
 
+/// Pieces of ordinary blocks, hidden by several growths at once, of which nobody uses any in one block.
+#[test]
+fn what_was_hidden_in_pieces_and_never_used_comes_back() {
+    let kind = SecondStageKind::ExtendedSplit;
+    let (cpu, guest) = (0, 0);
+    let launch = |regions, kind| Op::Launch { cpu, regions, kind };
+    let advance = |guest, steps| Op::Advance { cpu, guest, steps };
+    let grow = Op::Grow { cpu, order: 0 };
+    let history = [
+        launch(2, kind),
+        launch(1, kind),
+        advance(0, 1),
+        advance(2, 5),
+        launch(5, kind),
+        grow,
+        Op::TakeFrame { cpu },
+        Op::Die { cpu, guest },
+        advance(0, 1000),
+        launch(8, SecondStageKind::Nested),
+        grow,
+        grow,
+    ];
+    run(&[(0, 640 << 10), (MIB, 39 * MIB)], 2, Level::L2, &history).unwrap();
+}
+
 proptest! {
     #![proptest_config(cases())]
 

@@ -90,6 +90,29 @@ impl FrameTable<'_> {
         }
     }
 
+    /// The first block on the lists that is wanted. Looks at all of them if it must.
+    pub(super) fn find_listed(&self, kind: RunKind, wanted: impl Fn(&Block) -> bool) -> Option<BlockIndex> {
+        let lists = match kind {
+            RunKind::Host => &self.host_blocks,
+            RunKind::Pool => &self.pool_blocks,
+        };
+        for head in lists.0 {
+            let mut next = head;
+            while let Some(index) = next {
+                let block = self.block(index);
+                if wanted(block) {
+                    return Some(index);
+                }
+                let links = match kind {
+                    RunKind::Host => &block.host,
+                    RunKind::Pool => &block.pool,
+                };
+                next = BlockIndex::from_link(links.next);
+            }
+        }
+        None
+    }
+
     /// [`Self::list_block`] for ordinary memory.
     pub(super) fn list_host(&mut self, index: BlockIndex) {
         self.list_block(RunKind::Host, index);

@@ -8,7 +8,7 @@ use crate::address::{Pfn, REGION_ORDER};
 use super::buddy::{Buddy, TOP_ORDER};
 use super::extent::{Clean, Extent};
 use super::extent_list::ExtentList;
-use super::records::{BlockIndex, FrameTable, PoolUnits};
+use super::records::{Block, BlockIndex, FrameTable, PoolUnits};
 use super::state::{FrameState, FrameWord, RunKind};
 
 /// A block in which no hidden frame is used any more.
@@ -83,6 +83,18 @@ impl FrameTable<'_> {
     pub(crate) fn pool_put(&mut self, extent: Extent<Clean>) -> Option<EmptyBlock> {
         let index = self.known_block(extent.pfn());
         self.pool_add(extent);
+        self.pool_empty(index)
+    }
+
+    /// Takes the hidden memory of a block of which nothing was used: what was hidden together with what somebody asked for, and stayed over.
+    pub(crate) fn pool_unused(&mut self) -> Option<EmptyBlock> {
+        let unused = |block: &Block| block.pool_runs.free_units() == block.hidden_frames;
+        let index = self.find_listed(RunKind::Pool, unused)?;
+        self.pool_empty(index)
+    }
+
+    /// Takes a block's hidden memory if all of it is free.
+    fn pool_empty(&mut self, index: BlockIndex) -> Option<EmptyBlock> {
         let block = self.block(index);
         let free = block.pool_runs.free_units();
         if free < block.hidden_frames {

@@ -2,6 +2,8 @@
 
 use crate::address::{PAGE_SIZE, REGION_ORDER};
 use crate::frame::allocator::{HostFrames, OutOfMemory};
+use crate::frame::extent_list::ExtentList;
+use crate::frame::pool::EmptyBlock;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 
@@ -66,9 +68,20 @@ impl HostMemory<'_> {
         given
     }
 
-    /// Empties the cache and asks for the flush that others left for later.
+    /// Empties the cache, gives back what was hidden in pieces and is not used, and asks for the flush that others left for later.
     pub fn drain<M: Machine>(&mut self, machine: &M) -> Restored {
         self.shrink(machine, u64::MAX);
+        while let Some(unused) = self.frames.pool_unused() {
+            let mut list = match unused {
+                EmptyBlock::Pieces(pieces) => pieces,
+                EmptyBlock::Region(region) => {
+                    let mut list = ExtentList::new();
+                    list.push(&mut self.frames, region);
+                    list
+                }
+            };
+            self.restore_all(machine, &mut list);
+        }
         let batch = self.flusher.take_deferred();
         Restored::new(self.post(machine, batch))
     }
