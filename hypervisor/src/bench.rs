@@ -92,21 +92,37 @@ pub fn run(
     let before = read(windows, checks)?;
     let (peak, loaded, after) = match config.policy {
         Policy::Grouped => {
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
             let guest = private_memory(SecondStageKind::Nested, windows, id, bytes);
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let mut guest = guest.map_err(BenchError::Launch)?;
             let peak = read(windows, checks);
             let ticks = load(&mut guest, windows);
             let loaded = read(windows, checks);
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
             // No CPU ever ran under these tables.
             take_back(guest, GuestFlushed::new(id), windows);
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
             let after = read(windows, checks)?;
             (peak?, Some((ticks?, loaded?)), after)
         }
         Policy::LinuxFresh | Policy::LinuxAged | Policy::Scattered => {
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
             let paged = with_memory(|memory| memory.launch_paged(&Hardware, id, pages));
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let paged = paged.map_err(BenchError::OutOfMemory)?;
             let peak = read(windows, checks);
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
             with_memory(|memory| memory.teardown_paged(&Hardware, paged));
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
             (peak?, None, read(windows, checks)?)
         }
     };

@@ -3,6 +3,7 @@
 //! on and must be found by whoever looks from outside.
 
 pub mod control_block;
+pub mod mark;
 
 use core::mem::ManuallyDrop;
 

@@ -44,6 +44,10 @@ pub enum Task {
     Image(Image),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
     Build,
+    /// Count the VM exits that a launch and a teardown cause under nested KVM, by cause and policy
+    ///
+    /// On an emulated host (docs/nested-kvm.md): three boots, a minute on nested-amd. docs/performance.md says what the figures mean.
+    Exits(Exits),
     /// Say whether KVM can be used on this host, and if not, what to change
     Host(Host),
 }
@@ -112,9 +116,9 @@ pub struct Run {
     /// Print the emulator's command line and stop; installs and builds nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// End the run after this time, such as 90s or 20m
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
-    pub time_limit: Duration,
+    /// End the run after this time, such as 90s or 20m [default: 5m; 20m on nested-intel]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub time_limit: Option<Duration>,
     /// Show the command lines, and keep the run's folder also after a success
     #[arg(short, long)]
     pub verbose: bool,
@@ -129,6 +133,14 @@ impl Run {
             Kind::NestedIntel => 256 << 20,
             Kind::Kvm | Kind::Tcg => 4 << 30,
         })
+    }
+
+    /// How long a run on a machine of this kind may take. The main job takes 3 minutes on nested-intel when nothing else runs.
+    pub fn time_limit(&self, kind: Kind) -> Duration {
+        self.time_limit.unwrap_or(Duration::from_secs(match kind {
+            Kind::NestedIntel => 20 * 60,
+            Kind::Kvm | Kind::Tcg | Kind::Bochs | Kind::NestedAmd => 5 * 60,
+        }))
     }
 }
 
@@ -150,6 +162,26 @@ pub struct Image {
     /// Appended to the hypervisor's command line, such as 'seed=7 together=2'
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,
+}
+
+/// Flags of `exits`.
+#[derive(Debug, Args)]
+pub struct Exits {
+    /// The emulated host
+    #[arg(long, value_enum, default_value = "nested-amd")]
+    pub machine: Levels,
+    /// Size of the private memory, a multiple of 2M
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = bench::parse_size)]
+    pub size: u64,
+}
+
+/// The machines with levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Levels {
+    /// KVM on an emulated AMD CPU.
+    NestedAmd,
+    /// KVM on an emulated Intel CPU.
+    NestedIntel,
 }
 
 /// Flags of `host`.
@@ -235,7 +267,7 @@ mod tests {
         );
         assert_eq!(run.guests, ["a", "b"]);
         assert_eq!(run.own, ["f.elf,memory=4M", "g"]);
-        assert_eq!(run.time_limit, Duration::from_secs(300));
+        assert_eq!(run.time_limit(Kind::Tcg), Duration::from_secs(300));
         for bad in [
             "--memory 3",
             "--memory 1.5G",

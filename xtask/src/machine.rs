@@ -67,7 +67,8 @@ pub struct Machine {
     pub smp: u32,
     /// Added to the CPU's name, such as `svm=off`; empty for all features.
     pub cpu_flags: &'static str,
-    /// Whether its clocks follow the instructions executed, so that equal runs are equal to the instruction. TCG only.
+    /// Whether it counts. On TCG its clocks follow the instructions executed, so that equal runs are equal to the instruction; on the machines
+    /// with levels, level 1 counts VM exits. Others can't.
     pub counted: bool,
     /// What the RAM is made of.
     pub ram: Ram,

@@ -6,7 +6,8 @@
 //! nothing behind, `qmp` speaks to it, `folder` keeps what came out) or `bochs` runs its own; `verdict` judges; `symbolise`
 //! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
 //! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
-//! makes such a file and stops. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its figures.
+//! makes such a file and stops. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its figures; `exits` counts
+//! VM exits.
 
 mod archive;
 mod bench;
@@ -15,6 +16,7 @@ mod build;
 mod cli;
 mod disk_image;
 mod emulator;
+mod exits;
 mod folder;
 mod gdb;
 mod guests;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             Task::Run(flags) => run::run(flags).map(|outcome| outcome.exit_code()),
             Task::Bench(flags) => bench::bench(flags).map(|outcome| outcome.exit_code()),
             Task::Test(flags) => test::test(flags),
+            Task::Exits(flags) => exits::exits(flags).map(|outcome| outcome.exit_code()),
             Task::Image(flags) => image_command::image(flags).map(|()| 0),
             Task::Build => build_only().map(|()| 0),
             Task::Host(flags) => preflight::report(flags.json.as_deref())

@@ -47,7 +47,7 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
     announce(flags, &choice, &guests, &machine, &nested::set_up(choice.kind)?);
     eprintln!("seed: {seed:#x} (the same run again: --cmdline seed={seed:#x})\n");
     let mut nothing = |_: &str, _: &str| Ok(());
-    let limit = (!flags.gdb).then_some(flags.time_limit);
+    let limit = (!flags.gdb).then_some(flags.time_limit(choice.kind));
     let watch = Watch {
         limit,
         show: true,

@@ -74,6 +74,8 @@ pub fn launch<'a, B: Backend>(
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
     let place = Place::new().map_err(Refusal::Record)?;
+    #[cfg(feature = "test-hooks")]
+    crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
     let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
@@ -92,6 +94,8 @@ pub fn launch<'a, B: Backend>(
         });
     match made {
         Ok((loading, vcpu)) => {
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let guest = Live {
                 file: order.file,
                 instance,

@@ -322,8 +322,12 @@ impl<'a, B: Backend> Scheduler<'a, B> {
             });
         let memory_bytes = guest.memory.bytes();
         let exits = guest.vcpu.exits();
+        #[cfg(feature = "test-hooks")]
+        crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
         let flushed = guest.vcpu.retire(&mut self.setup.cpu, guest.memory.id());
         launch::take_back(guest.memory, flushed, &mut self.setup.windows);
+        #[cfg(feature = "test-hooks")]
+        crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
         self.crowded = false;
         reporter.guest(&GuestResult {
             name: guest.file.name(),

@@ -2,7 +2,9 @@
 //! the folder of what cargo builds; made again when another QEMU is installed or this program wants other files.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::process;
 
 use anyhow::{Context, Result};
 
@@ -11,8 +13,8 @@ use super::cpio::Archive;
 use super::packages::{self, Package};
 use crate::workspace;
 
-/// Changes when what is packed changes, so that what an older version has kept is not used.
-const FORMAT: &str = "level 1, format 1";
+/// Changes when the kinds of files that are packed change, so that what an older version has kept is not used.
+const FORMAT: u32 = 1;
 /// The distribution's kernel for virtual machines: KVM's modules, few drivers.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// How the name of the package begins that holds it.
@@ -21,6 +23,8 @@ const KERNEL_PACKAGE: &str = "linux-image-";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 /// Level 1's first program.
 const INIT: &str = include_str!("init.sh");
+/// What it makes of KVM's trace points.
+const COUNT: &str = include_str!("count.awk");
 
 /// What all runs share.
 pub struct Base {
@@ -45,10 +49,11 @@ pub fn ensure(module: &str) -> Result<Base> {
         about,
     };
     let stamp = place.join("made-of");
+    let own = own_part();
     let qemu = contents::qemu_version()?;
     if let Ok(text) = fs::read_to_string(&stamp)
         && let [format, of, about] = text.lines().collect::<Vec<_>>()[..]
-        && format == FORMAT
+        && format == own
         && of == qemu
     {
         return Ok(base(about.to_owned()));
@@ -68,14 +73,25 @@ pub fn ensure(module: &str) -> Result<Base> {
     let kernel = Kernel::read(&linux)?;
     let archive = pack(&kernel, &busybox, module, &about, &place)?;
     let made = base(about);
+    // Another run may have the old file open, or make the same one: each is complete when it appears.
     let write = |path: &Path, bytes: &[u8]| {
-        fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+        let part = path.with_extension(format!("part-{}", process::id()));
+        fs::write(&part, bytes)
+            .and_then(|()| fs::rename(&part, path))
+            .with_context(|| format!("write {}", path.display()))
     };
     write(&made.kernel, &kernel.image)?;
     write(&made.files, &archive)?;
     // Last: what was cut short has no stamp.
-    write(&stamp, format!("{FORMAT}\n{qemu}\n{}\n", made.about).as_bytes())?;
+    write(&stamp, format!("{own}\n{qemu}\n{}\n", made.about).as_bytes())?;
     Ok(made)
+}
+
+/// What tells this program's part of the archive from an older one's.
+fn own_part() -> String {
+    let mut hasher = DefaultHasher::new();
+    (INIT, COUNT).hash(&mut hasher);
+    format!("level 1, format {FORMAT}, {:x}", hasher.finish())
 }
 
 /// The archive's bytes.
@@ -90,6 +106,7 @@ fn pack(kernel: &Kernel, busybox: &Package, module: &str, about: &str, scratch: 
         format!("{about}\n").as_bytes(),
         false,
     )?;
+    archive.file(Path::new("/level-1/count.awk"), COUNT.as_bytes(), false)?;
     let mut found = false;
     busybox.each(|path, contents| {
         if path.ends_with("bin/busybox") {
@@ -104,7 +121,7 @@ fn pack(kernel: &Kernel, busybox: &Package, module: &str, about: &str, scratch: 
     let modules = kernel.with_dependencies(module)?;
     let mut order = String::new();
     for (name, bytes) in modules {
-        let bytes = contents::stripped(&bytes, &scratch.join("module"))?;
+        let bytes = contents::stripped(&bytes, &scratch.join(format!("module-{}", process::id())))?;
         let at = format!("/level-1/{name}.ko");
         archive.file(Path::new(&at), &bytes, false)?;
         order.push_str(&format!("{at}\n"));

@@ -24,6 +24,15 @@ done
 # Bytes go through as they are.
 busybox stty -F /dev/ttyS0 raw -echo
 busybox stty -F /dev/ttyS1 raw -echo
+count=
+if [ -e /run/lacuna/count ]; then
+    busybox mount -t tracefs tracefs /sys/kernel/tracing
+    count=/sys/kernel/tracing
+    echo 32768 >$count/buffer_size_kb
+    for event in kvm_exit kvm_pio kvm_nested_vmrun kvm_nested_vmenter kvm_nested_vmexit_inject; do
+        [ -d $count/events/kvm/$event ] && echo 1 >$count/events/kvm/$event/enable
+    done
+fi
 say "up after $(busybox cut -d ' ' -f 1 /proc/uptime) s"
 busybox sh /run/lacuna/start >/dev/ttyS0
 status=$?
@@ -31,6 +40,11 @@ case $status in
 33 | 35 | 37 | 39) ;;
 *) busybox dmesg | busybox tail -n 20 ;;
 esac
+if [ -n "$count" ]; then
+    echo 0 >$count/tracing_on
+    say "lost $(busybox awk '/overrun/ { lost += $2 } END { print lost + 0 }' $count/per_cpu/cpu*/stats) of the trace"
+    busybox awk -f /level-1/count.awk $count/trace
+fi
 say "after $(busybox cut -d ' ' -f 1 /proc/uptime) s"
 say "QEMU ended with status $status"
 # What the serial ports have not sent by now would be lost.

@@ -27,14 +27,32 @@ const COMMAND_LINE: &str =
 /// More of it on Bochs: trust the TSC, which runs with the instructions, and don't move the kernel.
 const COMMAND_LINE_BOCHS: &str = "nokaslr tsc=reliable";
 
+/// RAM of level 2 where exits are counted: enough for a whole 1G leaf above 4 GiB. It touches little of it, so level 1 need not have as much.
+pub const COUNTED_MEMORY: u64 = 3 << 30;
+/// How much of that level 1 has for it.
+const COUNTED_SHARE: u64 = 512 << 20;
+
 /// RAM of level 1 in bytes.
 pub fn memory(machine: &Machine) -> u64 {
-    let own = if machine.kind == Kind::NestedIntel {
-        OWN_BOCHS
+    let share = if machine.counted {
+        COUNTED_SHARE
     } else {
-        OWN
+        machine.memory
     };
-    machine.memory + own
+    share + own(machine.kind)
+}
+
+/// RAM of level 1 besides level 2's, in MiB; 0 for a machine without levels.
+pub fn own_mib(kind: Kind) -> u64 {
+    own(kind) >> 20
+}
+
+const fn own(kind: Kind) -> u64 {
+    match kind {
+        Kind::NestedAmd => OWN,
+        Kind::NestedIntel => OWN_BOCHS,
+        Kind::Kvm | Kind::Tcg | Kind::Bochs => 0,
+    }
 }
 
 /// The arguments of QEMU as level 0.

@@ -111,7 +111,7 @@ fn find(name: &str, cache: &Path) -> Result<Option<PathBuf>> {
 /// Downloads into a folder of its own first: a download that is cut short leaves no package behind.
 fn download(name: &str, cache: &Path) -> Result<()> {
     eprintln!("set-up: apt-get download {name}");
-    let scratch = cache.join(format!("{name}.part"));
+    let scratch = cache.join(format!("{name}.part-{}", std::process::id()));
     fs::create_dir_all(&scratch).with_context(|| format!("make the folder {}", scratch.display()))?;
     let log = scratch.join("messages");
     let mut messages = String::new();

@@ -24,6 +24,9 @@ pub fn pack(machine: &Machine) -> Result<Vec<u8>> {
     }
     let inner = level_2(machine);
     archive.link(&inner.json, REPORT_PORT)?;
+    if machine.counted {
+        archive.file(&Path::new(RUN).join("count"), b"", false)?;
+    }
     let start = format!("exec {}\n", inner.shell_line());
     archive.file(&Path::new(RUN).join("start"), start.as_bytes(), false)?;
     archive.finish()

@@ -136,6 +136,13 @@ pub fn cpus(record: &Record, found: u32, used: u32) -> Held {
     })
 }
 
+/// The CPU has this many translation tags, the host's own included.
+pub fn tags(record: &Record, count: u32) -> Held {
+    let start = record.report.start().ok_or("no start")?;
+    let found = start.machine.asids;
+    must(found == count, || format!("{found} translation tags"))
+}
+
 /// The second stage is that of the CPU which this kind of machine has: with another one the test is not what its name says.
 pub fn second_stage(report: &Report, kind: Kind) -> Held {
     let start = report.start().ok_or("no start")?;

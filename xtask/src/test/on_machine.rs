@@ -15,7 +15,7 @@ use crate::preflight::Host;
 use crate::test::row::{Archive, Outside, Row};
 use crate::test::{Verdict, checks, outside};
 use crate::verdict::Outcome;
-use crate::{guests, symbolise, workspace};
+use crate::{guests, nested, symbolise, workspace};
 
 /// How many of the last lines of the serial log are shown after a failure.
 const TAIL: usize = 12;
@@ -36,11 +36,12 @@ pub fn run(row: &Row, kind: Kind, images: &Images, verbose: bool) -> Verdict {
     if looks && let Some(reason) = outside::obstacle(kind, &Host::ask()) {
         return Verdict::Skip(reason);
     }
+    let needed = row.host_mib + nested::level_0::own_mib(kind);
     match available_mib() {
-        Some(mib) if mib < row.host_mib => {
+        Some(mib) if mib < needed => {
             return Verdict::Skip(format!(
                 "needs {} MiB of RAM, this host has {mib} to spare",
-                row.host_mib
+                needed
             ));
         }
         _ => {}
@@ -107,7 +108,7 @@ fn attempt(
         }
     };
     let watch = Watch {
-        limit: Some(row.limit),
+        limit: Some(row.limit * patience(kind)),
         show: verbose,
         visitor: &mut visit,
     };
@@ -121,6 +122,15 @@ fn attempt(
         Outside::Finds(what) => outside::found(what, look.conclude(&record.report)),
     });
     Ok((record, judged.err()))
+}
+
+/// How many times as long as on other machines a row may take.
+fn patience(kind: Kind) -> u32 {
+    match kind {
+        Kind::Tcg | Kind::Kvm | Kind::Bochs => 1,
+        Kind::NestedAmd => 2,
+        Kind::NestedIntel => 5,
+    }
 }
 
 /// Whether the record is what the row wants; the error is the first thing that is not.

@@ -26,6 +26,7 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     rows.extend(bad_lines());
     rows.extend(bad_input());
     rows.extend(bad_machines());
+    rows.extend(other_cpus());
     rows.extend(boots());
     rows.extend(seen_from_outside());
     rows.extend(deliberate_mistakes());
@@ -311,6 +312,73 @@ fn bad_machines() -> Vec<Row> {
                 "too little RAM is refused",
             )
         },
+    ]
+}
+
+/// CPUs that lack what others have, older or newer: KVM offers what it is asked for.
+fn other_cpus() -> Vec<Row> {
+    let row = |kinds, cpu_flags, name: &str, about| Row {
+        kinds,
+        cpu_flags,
+        ..Row::passing(name, about, "{hello} {spin} {two-at-once}")
+    };
+    // On a host these flags would mean nothing to an AMD CPU.
+    const INTEL: &[Kind] = &[Kind::NestedIntel];
+    let refused = |cpu_flags, says, name: &str, about| Row {
+        kinds: INTEL,
+        cpu_flags,
+        check: checks::no_guest_ran,
+        ..Row::ending("REFUSED", says, name, about, "{hello}")
+    };
+    vec![
+        Row {
+            smp: 2,
+            ..row(
+                &[Kind::Kvm],
+                "x2apic=off",
+                "no-x2apic",
+                "the local APIC is used by its page where it has no MSRs",
+            )
+        },
+        row(
+            &[Kind::Kvm],
+            "smep=off,smap=off,pdpe1gb=off,mtrr=off",
+            "few-features",
+            "protections, 1G leaves and MTRRs are used only where there are any",
+        ),
+        Row {
+            check: |record| checks::tags(record, 1),
+            ..row(
+                INTEL,
+                "vmx-vpid=off",
+                "no-vpid",
+                "guests run without tagged translations",
+            )
+        },
+        row(
+            INTEL,
+            "vmx-preemption-timer=off",
+            "no-preemption-timer",
+            "an interrupt alone ends the turn of a guest that spins",
+        ),
+        refused(
+            "vmx-ept=off,vmx-unrestricted-guest=off",
+            &["ENABLE_EPT", "load kvm_intel with ept=1"],
+            "no-ept",
+            "VMX without EPT is refused",
+        ),
+        refused(
+            "vmx-unrestricted-guest=off",
+            &["UNRESTRICTED_GUEST", "unrestricted_guest=1"],
+            "no-unrestricted-guest",
+            "VMX without unrestricted guests is refused",
+        ),
+        refused(
+            "vmx=off",
+            &["no VMX", "load kvm_intel with nested=1"],
+            "no-vmx",
+            "a CPU without VMX is refused",
+        ),
     ]
 }
 

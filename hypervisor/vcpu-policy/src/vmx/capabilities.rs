@@ -1,7 +1,7 @@
 //! What the CPU offers, by its capability MSRs (Intel SDM vol. 3D, appendix A), and what of it guests can't do without.
 
 use super::control_registers::CR4_VMXE;
-use super::controls::{ControlCapabilities, ControlError, Controls};
+use super::controls::{Bits, ControlCapabilities, ControlError, Controls};
 use core::fmt;
 use x86::msr;
 
@@ -125,12 +125,17 @@ impl fmt::Display for Lack {
                 "the firmware has disabled VMX and locked that (IA32_FEATURE_CONTROL): enable VT-x in its setup",
             ),
             Self::Control(ControlError::Missing(field, bits)) => {
-                write!(f, "VMX lacks the {field} controls {bits:#x}: {CHANGE}")
+                write!(
+                    f,
+                    "VMX lacks the {field} controls {}: {CHANGE}",
+                    Bits(*field, *bits)
+                )
             }
             Self::Control(ControlError::Forced(field, bits)) => {
                 write!(
                     f,
-                    "VMX can't switch the {field} controls {bits:#x} off: {CHANGE}"
+                    "VMX can't switch the {field} controls {} off: {CHANGE}",
+                    Bits(*field, *bits)
                 )
             }
             Self::Ept(what) => write!(f, "EPT lacks {what}: {CHANGE}"),

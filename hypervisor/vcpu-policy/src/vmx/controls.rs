@@ -32,6 +32,24 @@ impl fmt::Display for Field {
     }
 }
 
+/// Bits of a control field, for messages: by name where they have one, and as a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bits(pub Field, pub u32);
+
+impl fmt::Display for Bits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(field, bits) = *self;
+        match field {
+            Field::Pin => write!(f, "{:?}", PinbasedControls::from_bits_truncate(bits)),
+            Field::Primary => write!(f, "{:?}", PrimaryControls::from_bits_truncate(bits)),
+            Field::Secondary => write!(f, "{:?}", SecondaryControls::from_bits_truncate(bits)),
+            Field::Exit => write!(f, "{:?}", ExitControls::from_bits_truncate(bits)),
+            Field::Entry => write!(f, "{:?}", EntryControls::from_bits_truncate(bits)),
+        }?;
+        write!(f, " ({bits:#x})")
+    }
+}
+
 /// What one control field needs.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {

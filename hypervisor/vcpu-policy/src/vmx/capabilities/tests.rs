@@ -195,3 +195,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_missing_is_named() {
+    let lack = Lack::Control(ControlError::Missing(Field::Secondary, 0x82));
+    let text = lack.to_string();
+    assert!(text.contains("ENABLE_EPT | UNRESTRICTED_GUEST"), "{text}");
+    assert!(
+        text.contains("(0x82)") && text.contains("load kvm_intel with ept=1"),
+        "{text}"
+    );
+}
