@@ -323,6 +323,15 @@ impl Checks {
             })
     }
 
+    /// The size of the leaf through which the direct map reaches a frame; `None` when none does, or the tables are malformed.
+    #[cfg(feature = "test-hooks")]
+    pub fn leaf(&self, pfn: Pfn) -> Option<u64> {
+        let host = Tables::new(&self.view, self.host, self.root.hpa().get());
+        let at = memory::layout::direct(pfn.hpa())?;
+        let (leaf, _) = host.translate(Va::new(at.get())).ok()??;
+        Some(leaf.size.bytes())
+    }
+
     /// End of RAM in 2 MiB blocks, rounded up.
     pub fn blocks(&self) -> u64 {
         self.end.hpa().get().div_ceil(Level::L2.bytes())

@@ -4,6 +4,7 @@
 
 pub mod control_block;
 pub mod mark;
+pub mod pool;
 
 use core::mem::ManuallyDrop;
 
@@ -30,7 +31,7 @@ const ROOT: u64 = 0x000f_ffff_ffff_f000;
 pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>) -> bool {
     println!("test hook: {hook}");
     match hook {
-        Hook::SilentCpu => return false,
+        Hook::SilentCpu | Hook::Pool => return false,
         Hook::ReadHole => {
             if let Some(at) = hole(guests.next()).and_then(|pfn| direct(pfn.hpa())) {
                 touch(Hva::new(at.get() + 0x1238), false);

@@ -349,6 +349,13 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
     let mut reporter = Reporter::new(&config, checks.blocks(), ram_mib(&ram));
     reporter.moment(Moment::Boot, &mut checks, core::iter::empty());
 
+    #[cfg(feature = "test-hooks")]
+    let mut windows = windows;
+    #[cfg(feature = "test-hooks")]
+    if config.test == Some(Hook::Pool) && hooks::pool::try_all(&mut windows, &checks) > 0 {
+        console::finish(ExitCode::Fail, format_args!("the pool does not do what it must"));
+    }
+
     let setup = Setup {
         config: &config,
         archive: &archive,

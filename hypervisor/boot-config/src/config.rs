@@ -189,11 +189,13 @@ pub enum Hook {
     KeepCopy,
     /// Give every guest on SVM an EFER with FFXSR, without asking CPUID for it.
     BadControlBlock,
+    /// No mistake: try what the pool of hidden memory must do, before the first guest.
+    Pool,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ReadHole,
         Self::WriteText,
         Self::StackOverflow,
@@ -201,6 +203,7 @@ impl Hook {
         Self::ShowHole,
         Self::KeepCopy,
         Self::BadControlBlock,
+        Self::Pool,
     ];
 
     /// The word for the hook on the command line.
@@ -213,6 +216,7 @@ impl Hook {
             Self::ShowHole => "show-hole",
             Self::KeepCopy => "keep-copy",
             Self::BadControlBlock => "bad-control-block",
+            Self::Pool => "pool",
         }
     }
 }

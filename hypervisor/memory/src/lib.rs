@@ -29,6 +29,8 @@ pub mod memory_map;
 pub mod paging;
 pub mod region;
 pub mod stats;
+#[cfg(feature = "test-interface")]
+pub mod testing;
 pub mod tlb;
 pub mod trace;
 pub mod view;

@@ -487,6 +487,29 @@ fn deliberate_mistakes() -> Vec<Row> {
         ..Row::ending("FAIL", says, name, about, "{hello} test=bad-control-block")
     };
     vec![
+        Row {
+            flavor: Flavor::TestHooks,
+            says: &["behaviours of the pool: 7 held, 1 skipped, 0 failed"],
+            limit: Duration::from_secs(300),
+            ..Row::passing(
+                "pool",
+                "what the pool must do, as on the model machine",
+                "{hello} test=pool",
+            )
+        },
+        Row {
+            kinds: QEMU,
+            flavor: Flavor::TestHooks,
+            memory_mib: 4096,
+            host_mib: 1536,
+            says: &["behaviours of the pool: 8 held, 0 skipped, 0 failed"],
+            limit: Duration::from_secs(300),
+            ..Row::passing(
+                "pool-4G",
+                "the same where a whole gigablock is free",
+                "{hello} test=pool",
+            )
+        },
         row(
             "read-hole",
             &["Page Fault", "supervisor read, not present", "hole of guest 1"],

@@ -10,6 +10,8 @@ mod hide;
 mod restore;
 
 pub use hide::{HideCause, HideError};
+#[cfg(feature = "test-interface")]
+pub(crate) use restore::merge;
 
 use crate::address::{Hva, Level, Pfn, REGION_ORDER};
 use crate::frame::records::FrameTable;

@@ -140,7 +140,7 @@ fn fill<M: Machine>(slot: &Slot<'_, M>, pfn: Pfn) {
 }
 
 /// Merges the table below an entry, if its entries agree; whether they did. The entry covers `1 << order` frames, `pfn` among them.
-fn merge<M: Machine>(
+pub(crate) fn merge<M: Machine>(
     machine: &M,
     frames: &mut FrameTable<'_>,
     stats: &mut Stats,

@@ -130,6 +130,15 @@ impl<'a, M: Machine> Slot<'a, M> {
         }
     }
 
+    /// Turns a bit of the entry over; `forget` makes every CPU forget the entry while it is absent.
+    #[cfg(feature = "test-interface")]
+    pub(crate) fn toggle(&self, bit: u64, forget: impl FnOnce()) {
+        let entry = self.read();
+        self.clear();
+        forget();
+        self.write(entry ^ bit);
+    }
+
     /// Links a table, whose contents are complete, over an absent entry.
     pub(crate) fn link<F: Format>(&self, table: Pfn) {
         self.write(F::table(table));

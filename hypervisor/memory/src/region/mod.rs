@@ -6,6 +6,7 @@
 //! when free memory is low. [`Magazine`], one for each CPU, keeps single frames ready in front of it all. Mappings change only where
 //! memory enters or leaves the pool, never when it changes hands inside.
 
+mod access;
 mod carve;
 mod grow;
 mod magazine;
@@ -14,6 +15,7 @@ mod restored;
 mod scrubber;
 mod shrinker;
 
+pub use access::OutOfExtent;
 pub use grow::{Growing, Grown, PrivateError};
 pub use magazine::Magazine;
 pub use pool::Pool;

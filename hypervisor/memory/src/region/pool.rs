@@ -38,6 +38,11 @@ impl Pool {
         self.watermarks.low
     }
 
+    /// When the shrinker starts and stops.
+    pub fn watermarks(&self) -> Watermarks {
+        self.watermarks
+    }
+
     /// First frame and order of each extent in the cache.
     pub fn cached<'a>(&self, frames: &'a FrameTable<'_>) -> impl Iterator<Item = (Pfn, u8)> + use<'a> {
         self.cached.extents(frames)
