@@ -290,11 +290,7 @@ impl Serial {
 /// The last thing that level 1 said, where there is one.
 fn nested_line(machine: &Machine, folder: &Folder) -> Option<String> {
     let log = machine.kind.is_nested().then(|| nested::log(folder.path()))?;
-    log.lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .map(str::to_owned)
+    nested::last_message(&log)
 }
 
 /// What Bochs says when it panics, or when a triple fault makes it.

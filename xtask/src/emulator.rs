@@ -116,12 +116,11 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
     };
     let took = start.elapsed();
     let report = Report::read(&folder.file(file::JSON));
-    let messages = if machine.kind.is_nested() {
-        nested::file::LOG
-    } else {
-        file::EMULATOR
-    };
-    let outcome = with_messages(outcome.confirmed(&report), folder, messages);
+    let outcome = with_messages(outcome.confirmed(&report), || {
+        let nested = machine.kind.is_nested();
+        let of_level_1 = nested.then(|| nested::last_message(&nested::log(folder.path())));
+        of_level_1.flatten().or_else(|| last_line(folder))
+    });
     Ok(Record {
         outcome,
         text,
@@ -140,16 +139,19 @@ pub fn nested_outcome(text: &str, folder: &Folder) -> Outcome {
 }
 
 /// Adds what the emulator itself said to a run without a verdict: often it did not even start.
-fn with_messages(outcome: Outcome, folder: &Folder, messages: &str) -> Outcome {
+fn with_messages(outcome: Outcome, message: impl FnOnce() -> Option<String>) -> Outcome {
     let Outcome::NoVerdict(reason) = outcome else {
         return outcome;
     };
-    let log = std::fs::read(folder.file(messages)).unwrap_or_default();
+    Outcome::NoVerdict(message().map_or(reason.clone(), |line| format!("{reason}; it says `{line}`")))
+}
+
+/// The last line of the emulator's own messages.
+fn last_line(folder: &Folder) -> Option<String> {
+    let log = std::fs::read(folder.file(file::EMULATOR)).ok()?;
     let log = String::from_utf8_lossy(&log);
-    let last = log.lines().rev().find(|line| !line.trim().is_empty());
-    Outcome::NoVerdict(last.map_or(reason.clone(), |line| {
-        format!("{reason}; it says `{}`", line.trim())
-    }))
+    let mut lines = log.lines().rev().map(str::trim);
+    lines.find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// How the emulator came to its end.

@@ -85,6 +85,12 @@ fn fits(flags: &cli::Run, kind: Kind) -> Result<()> {
     {
         bail!("nobody could end a pause inside level 1: leave out pause=, or use --machine tcg");
     }
+    if kind.is_nested() && flags.boot == Boot::Uefi {
+        // tcg-accel-ops.c, tcg_handle_interrupt: `assertion failed: (qemu_mutex_iothread_locked())`, with QEMU 7.2.22.
+        bail!(
+            "QEMU's emulation ends with a failed assertion when level 1 runs UEFI: use --boot iso, or --machine tcg with --boot uefi"
+        );
+    }
     if kind == Kind::NestedIntel && flags.memory(kind) > MOST_ON_BOCHS {
         bail!(
             "Bochs is too slow for level 1 with so much memory: at most --memory 1G, or use --machine nested-amd"

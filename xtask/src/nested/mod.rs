@@ -40,6 +40,8 @@ pub mod file {
 const RUN: &str = "/run/lacuna";
 /// How the line begins with which level 1 says how QEMU ended.
 const STATUS: &str = "level 1: QEMU ended with status ";
+/// How the line begins that comes after QEMU's last.
+const DONE: &str = "level 1: after ";
 
 /// KVM's module for the CPU that level 0 emulates; `None` for a machine without levels.
 const fn module(kind: Kind) -> Option<&'static str> {
@@ -98,9 +100,6 @@ fn run_sources(machine: &Machine) -> Vec<(PathBuf, PathBuf)> {
         let name = medium.file_name();
         files.push((machine.json.with_file_name(name), inner.json.with_file_name(name)));
     }
-    if machine.boot == crate::medium::Boot::Uefi {
-        files.push((crate::medium::UEFI.into(), crate::medium::UEFI.into()));
-    }
     files
 }
 
@@ -110,6 +109,16 @@ pub fn status(log: &str) -> Option<i32> {
         .rev()
         .find_map(|line| line.trim().strip_prefix(STATUS))
         .and_then(|number| number.trim().parse().ok())
+}
+
+/// What most likely says why there is no verdict: the last thing that QEMU said in level 1, else the last of all before level 1 was done.
+pub fn last_message(log: &str) -> Option<String> {
+    let lines = || {
+        let said = log.lines().map(str::trim).filter(|line| !line.is_empty());
+        said.take_while(|line| !line.starts_with(DONE))
+    };
+    let of_qemu = lines().filter(|line| line.starts_with(crate::setup::QEMU)).last();
+    of_qemu.or_else(|| lines().last()).map(str::to_owned)
 }
 
 /// What level 1 said, as far as it came.
@@ -165,6 +174,19 @@ mod tests {
         assert!(sources.contains(&medium), "{sources:?}");
         let line = level_2(&disk).arguments().join(" ");
         assert!(line.contains("file=/run/lacuna/disk.img"), "{line}");
+    }
+
+    #[test]
+    fn qemu_s_own_words_come_first() {
+        let log = "level 1: up after 2 s\r\nqemu-system-x86_64: no KVM\r\n[ 2.1] kvm: no hardware support\r\nlevel 1: after 3 s\r\nlevel 1: QEMU ended with status 1\r\nreboot: Power down\r\n";
+        assert_eq!(last_message(log).as_deref(), Some("qemu-system-x86_64: no KVM"));
+        let silent = log.replace("qemu-system-x86_64: no KVM\r\n", "");
+        assert_eq!(
+            last_message(&silent).as_deref(),
+            Some("[ 2.1] kvm: no hardware support")
+        );
+        assert_eq!(last_message("Kernel panic\n\n").as_deref(), Some("Kernel panic"));
+        assert_eq!(last_message(""), None);
     }
 
     #[test]
