@@ -6,6 +6,7 @@
 
 use memory::address::Level;
 use memory::guest::SecondStageKind;
+use memory::region::Watermarks;
 use memory::stats::Stats;
 use model_machine::{Board, Op, Violation, World};
 
@@ -104,6 +105,39 @@ fn a_launch_is_refused_when_regions_are_missing() {
             }
         }
     }
+}
+
+/// Hidden memory of every size, a magazine's frame, and the host's own memory, with so many regions and frames left. What is granted comes back
+/// while every allocation fails.
+#[test]
+fn the_pool_refuses_or_grants_with_any_number_of_frames_left() {
+    let (mut granted, mut refused) = (0, 0);
+    for (ram, largest) in MACHINES {
+        let orders = [0, 1, 4, 8, 9, 10, 12];
+        let takes = orders.map(|order| Op::TakePrivate { cpu: 0, order });
+        let hosts = orders.map(|order| Op::Allocate { cpu: 0, order });
+        for op in takes.into_iter().chain(hosts).chain([Op::TakeFrame { cpu: 0 }]) {
+            for regions in 0..4 {
+                for frames in [0, 1, 2, 3, 4, 5, 8, 33, 34, 35, 36, 300] {
+                    let mut board = Board::new(ram, 2, largest);
+                    let mut world = World::new(board.boot());
+                    assert!(world.leave(regions, frames));
+                    world.memory().set_watermarks(Watermarks { low: 0, high: 0 });
+                    held(world.apply(op));
+                    held(world.apply(Op::UsePrivate { which: 0 }));
+                    held(world.apply(Op::Hoard));
+                    held(world.apply(Op::FreePrivate { cpu: 1, which: 0 }));
+                    refused += world.refused;
+                    granted += world.memory().stats().pool_allocations;
+                    held(world.end());
+                }
+            }
+        }
+    }
+    assert!(
+        granted > 100 && refused > 100,
+        "{granted} granted, {refused} refused"
+    );
 }
 
 /// Several guests, one of which has hidden a whole gigablock by one entry, one split by fetches.
