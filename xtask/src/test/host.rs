@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(45 * 60);
 /// How many of the last lines of cargo's output are shown when it did not even build.
 const TAIL: usize = 40;
 
-/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 30,000 in all take about ten minutes.
+/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 30,000 in all take a quarter of an hour of CPU time.
 const LONG_HISTORIES: &str = "10000";
 
 /// Runs the tests of the workspace's default members.
