@@ -205,6 +205,11 @@ impl Checks {
         })
     }
 
+    /// What is free now is what is to be free at the end. To be called when everything that stays for good has been taken.
+    pub fn count_free(&mut self) {
+        self.free_at_boot = with_memory(|memory| memory.frames.free_frames());
+    }
+
     /// The tally of one subject.
     pub fn tally(&self, subject: Subject) -> Tally {
         self.tallies[subject as usize]

@@ -9,11 +9,11 @@ use memory::frame::{HostFrames, OutOfMemory};
 use memory::layout::DIRECT_MAP_BASE;
 
 use crate::hardware::Hardware;
-use crate::lock::MaskedLock;
+use crate::lock::{MaskedLock, Rank};
 
 /// The memory subsystem, from the moment that the frame records exist. The only lock of the memory subsystem; nothing else is locked
 /// while it is held.
-static MEMORY: MaskedLock<Option<HostMemory<'static>>> = MaskedLock::new(None);
+static MEMORY: MaskedLock<Option<HostMemory<'static>>> = MaskedLock::new(Rank::Memory, None);
 
 /// Puts the memory subsystem in place.
 pub fn install(memory: HostMemory<'static>) {
@@ -31,11 +31,23 @@ pub fn with_memory<R>(work: impl FnOnce(&mut HostMemory<'static>) -> R) -> R {
     })
 }
 
-/// Empties the pool's cache, and waits for the flush that is left over.
-pub fn drain() {
-    let restored = with_memory(|memory| memory.drain(&Hardware));
-    let flushed = restored.wait(&Hardware);
+/// Gives back what is kept for later: memory for reuse, and table frames that wait for flushes, for which it waits; for a while at most, as
+/// a CPU that was given up never flushes.
+pub fn settle() {
+    /// A choice: about a second.
+    const POLLS: u32 = 1 << 24;
+    let flushed = with_memory(|memory| memory.drain(&Hardware)).wait(&Hardware);
     with_memory(|memory| flushed.release(memory, &Hardware));
+    for _ in 0..POLLS {
+        let waiting = with_memory(|memory| {
+            memory.settle(&Hardware);
+            memory.waiting_tables()
+        });
+        if waiting == 0 {
+            return;
+        }
+        core::hint::spin_loop();
+    }
 }
 
 /// The same for a fault report: `None` when the lock is taken or there is no memory subsystem yet.
@@ -130,6 +142,11 @@ impl<T> FrameBox<T> {
         }
     }
 }
+
+// SAFETY: the value is the box's own, as if it were held in place; the frames are plain numbers.
+unsafe impl<T: Send> Send for FrameBox<T> {}
+// SAFETY: as above; a shared box gives out shared references only.
+unsafe impl<T: Sync> Sync for FrameBox<T> {}
 
 impl<T> FrameBox<T> {
     /// Gives the value up to whoever may use it for ever.

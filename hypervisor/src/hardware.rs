@@ -6,42 +6,27 @@ use audit::{Pa, PhysicalRead};
 use memory::address::{Hva, PAGE_SIZE, Pfn};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
-use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
+use memory::tlb::shootdown::{Cpu, CpuIndex, Outstanding, Processor};
 use memory::trace::Tracer;
 
+use crate::cpu::descriptor::CpuTables;
+use crate::cpu::exception::SHOOTDOWN_VECTOR;
 use crate::cpu::tlb;
-use crate::println;
-use crate::tracing;
-use crate::virt::GuestModeHooks;
+use crate::{presence, println, tracing};
 
-/// The boot CPU in the shootdown protocol.
-const BOOT_CPU: CpuIndex = CpuIndex::new(0);
 /// Polls after which an acknowledgement that is outstanding is reported for the first time: a choice, some tenths of a second (PAUSE takes
 /// 40 to 140 cycles; Intel's Optimization Reference Manual, 2.7.4). Each report after it takes twice as many.
 const FIRST_REPORT: u64 = 1 << 23;
+/// How many times as many polls a CPU gets before it counts as lost, some tens of seconds: without its flush nothing can be hidden any more.
+const PATIENCE: u64 = 64;
 
-/// The CPUs' lines. Image, so their mapping never changes.
-static LINES: [CpuLine; 1] = [const { CpuLine::new() }; 1];
-static SHOOTDOWN: Shootdown<'static> = Shootdown::new(&LINES);
-
-/// Lets the boot CPU take part in shootdowns, once it is on the tables that it stays on.
-pub fn join() {
-    let cpu = Hardware.cpu();
-    let joined = cpu.announce() && cpu.join(&Hardware).is_ok();
-    assert!(joined, "broken invariant: the boot CPU has joined already");
-}
-
-/// This CPU's mode as others see it, around guest mode.
-pub struct Presence;
-
-impl GuestModeHooks for Presence {
-    fn before_guest_mode(&self) {
-        Hardware.cpu().enter_guest();
+/// [`FIRST_REPORT`]; less where no answer can come, so that the test need not wait.
+fn first_report() -> u64 {
+    #[cfg(feature = "test-hooks")]
+    if crate::hooks::is_set(boot_config::Hook::NoInterrupt) {
+        return 1 << 14;
     }
-
-    fn after_guest_mode(&self) {
-        Hardware.cpu().back(&Hardware);
-    }
+    FIRST_REPORT
 }
 
 /// This machine, from the CPU that asks.
@@ -96,10 +81,9 @@ impl Machine for Hardware {
     }
 
     fn cpu(&self) -> Cpu<'_> {
-        // Only the boot CPU has been started, so this CPU is that one.
-        match SHOOTDOWN.cpu(BOOT_CPU) {
+        match presence::this_cpu() {
             Some(cpu) => cpu,
-            None => panic!("broken invariant: the boot CPU has no line"),
+            None => panic!("broken invariant: this CPU has no line in the shootdown protocol"),
         }
     }
 }
@@ -110,13 +94,25 @@ impl Processor for Hardware {
     }
 
     fn interrupt(&self, cpu: CpuIndex) {
-        panic!("broken invariant: {cpu} was to be interrupted, but only {BOOT_CPU} runs")
+        let apic = CpuTables::current().and_then(CpuTables::apic);
+        let (Some(apic), Some(target)) = (apic, presence::tables(cpu.get())) else {
+            panic!("broken invariant: {cpu} was to be interrupted, but can't be")
+        };
+        #[cfg(feature = "test-hooks")]
+        if crate::hooks::is_set(boot_config::Hook::NoInterrupt) {
+            return;
+        }
+        apic.send(target.apic_id(), SHOOTDOWN_VECTOR);
     }
 
     fn pause(&self, outstanding: &Outstanding) {
         core::hint::spin_loop();
-        if outstanding.polls >= FIRST_REPORT && outstanding.polls.is_power_of_two() {
+        if outstanding.polls >= first_report() && outstanding.polls.is_power_of_two() {
             println!("{outstanding}");
+            assert!(
+                outstanding.polls < first_report() * PATIENCE,
+                "broken invariant: {outstanding}"
+            );
         }
     }
 }

@@ -20,6 +20,7 @@ mod hardware;
 #[cfg(feature = "test-hooks")]
 mod hooks;
 mod lock;
+mod presence;
 mod reporting;
 mod tracing;
 mod virt;
@@ -30,12 +31,12 @@ use memory::address::{Hpa, Hva, Level, PAGE_SIZE, Pfn};
 use memory::layout::direct;
 use memory::window::Windows;
 use report::Event;
-use spin::{Mutex, MutexGuard};
+use spin::{Mutex, MutexGuard, Once};
 
 use boot::acpi::Platform;
 use boot::info::BootInfo;
 use boot::{acpi, image};
-use bring_up::cpu_area::CpuArea;
+use bring_up::cpu_area::{self, CpuArea};
 use bring_up::newcomer::{Common, Control};
 use bring_up::other_cpus::Starter;
 use bring_up::ram::Ram;
@@ -49,10 +50,10 @@ use cpu::fault_report::set_address_describer;
 use cpu::features::{Features, Vendor};
 use cpu::mtrr::Caching;
 use cpu::stack::{IstStacks, Stack, StackMemory};
-use cpu::timer::{self, Calibration, Clock, Timer};
+use cpu::timer::{self, Calibration, Clock};
 use cpu::{apic as local_apic, mtrr, pic, registers};
 use frames::FrameBox;
-use guests::{Scheduler, Setup};
+use guests::{Report, Worker, World, WorldError};
 use reporting::{Moment, Reporter};
 use virt::Backend;
 use virt::svm::Svm;
@@ -157,7 +158,8 @@ extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
     let Some(area) = CpuArea::new(BOOT_CPU.into()) else {
         refuse!("there is no room for a CPU's stacks")
     };
-    let tables = match tables::build(&mut ram, largest, area, apic) {
+    let cpus = cpus_found(platform.as_ref());
+    let tables = match tables::build(&mut ram, largest, area, apic, cpus) {
         Ok(tables) => tables,
         Err(error) => refuse!("{error}"),
     };
@@ -202,16 +204,23 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     cpu.set_main_stack(unsafe { area.main_stack() });
     set_address_describer(describe::address);
 
-    hardware::join();
+    // SAFETY: the tables in use map the lines for as many, and this runs once.
+    presence::install(unsafe { cpu_area::make_lines(cpus_found(platform.as_ref())) });
     // SAFETY: our own tables are in use since `rust_entry`, and this runs once.
     match unsafe { records::make(&mut ram, shared_root) } {
         Ok(memory) => frames::install(memory),
         Err(error) => refuse!("{error}"),
     }
-    let config = match Config::parse(&info.command_line) {
-        Ok(config) => config,
+    // All CPUs read both for the rest of the run.
+    let info: &'static BootInfo = for_good(info);
+    let config: &'static Config<'static> = match Config::parse(&info.command_line) {
+        Ok(config) => for_good(config),
         Err(error) => refuse!("{error}"),
     };
+    #[cfg(feature = "test-hooks")]
+    if let Some(hook) = config.test {
+        hooks::set(hook);
+    }
 
     pic::mask();
     // SAFETY: the page is mapped uncacheable and writable for good, and this is the only `LocalApic` of this CPU.
@@ -225,7 +234,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     };
 
     let ready = Ready {
-        info: &info,
+        info,
         features,
         platform,
         ram,
@@ -245,14 +254,22 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     }
 }
 
+/// Puts a value where every CPU may use it for ever.
+fn for_good<T>(value: T) -> &'static T {
+    match FrameBox::new(value) {
+        Ok(value) => value.leak(),
+        Err(error) => refuse!("{error}"),
+    }
+}
+
 /// What is known when guests can come.
-struct Ready<'a> {
-    info: &'a BootInfo,
+struct Ready {
+    info: &'static BootInfo,
     features: Features,
     platform: Option<Platform>,
     ram: Ram,
     trampoline: Option<Pfn>,
-    config: Config<'a>,
+    config: &'static Config<'static>,
     shared_root: Pfn,
     cpu_root: Pfn,
     windows: Windows,
@@ -263,7 +280,7 @@ struct Ready<'a> {
 }
 
 /// Switches virtualization on, on every CPU, and runs everything that was asked for.
-fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
+fn run_guests<B: Backend>(ready: Ready) -> ! {
     let Ready {
         info,
         features,
@@ -284,10 +301,6 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         Err(error) => refuse!("{error}"),
     };
     let capabilities = B::capabilities(&found);
-    #[cfg(feature = "test-hooks")]
-    if let Some(hook) = config.test {
-        hooks::control_block::prepare(hook);
-    }
     let backend = match B::new(found) {
         Ok(backend) => backend,
         Err(error) => refuse!("{error}"),
@@ -297,17 +310,14 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         Err(error) => refuse!("{error}"),
     };
     let clock = Clock::new(calibration);
-    let common = FrameBox::new(Common {
+    let common: &'static Common<B> = for_good(Common {
         caching: Caching::read(&features),
         control: Control::read(),
         apic: apic_registers,
         features,
         backend,
+        world: Once::new(),
     });
-    let common: &'static Common<B> = match common {
-        Ok(common) => common.leak(),
-        Err(error) => refuse!("{error}"),
-    };
     let (features, backend) = (&common.features, &common.backend);
     let cpus_used = match (platform.as_ref(), trampoline) {
         (Some(platform), Some(page)) => {
@@ -325,7 +335,7 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
         _ => 1,
     };
     let cpus = (cpus_found(platform.as_ref()), cpus_used);
-    start_report(info, features, cpus, &ram, &config, &capabilities);
+    start_report(info, features, cpus, &ram, config, &capabilities);
     let kind = backend.second_stage();
     frames::with_memory(|memory| {
         memory.allow_large_guest_leaves(backend.large_guest_leaves());
@@ -334,56 +344,50 @@ fn run_guests<B: Backend>(ready: Ready<'_>) -> ! {
     if let Err(error) = tracing::start(config.trace, cpus.0 as usize) {
         refuse!("the trace: {error}");
     }
-    let mut checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, kind) {
+    let checks = match Checks::new(&ram.map, cpu_root, features.physical_address_bits, kind) {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),
     };
     if let Some(bytes) = config.bench {
         let mut windows = windows;
-        match bench::run(&config, bytes, &mut windows, &checks) {
+        match bench::run(config, bytes, &mut windows, &checks) {
             Ok(()) => console::finish(ExitCode::Pass, format_args!("")),
             Err(error) => refuse!("the benchmark: {error}"),
         }
     }
-    let archive = archive(info, &ram);
-    let mut reporter = Reporter::new(&config, checks.blocks(), ram_mib(&ram));
-    reporter.moment(Moment::Boot, &mut checks, core::iter::empty());
-
     #[cfg(feature = "test-hooks")]
     let mut windows = windows;
     #[cfg(feature = "test-hooks")]
     if config.test == Some(Hook::Pool) && hooks::pool::try_all(&mut windows, &checks) > 0 {
         console::finish(ExitCode::Fail, format_args!("the pool does not do what it must"));
     }
-
-    let setup = Setup {
-        config: &config,
-        archive: &archive,
-        backend,
-        cpu: virtual_cpu,
-        windows,
-        tables,
-        timer: Timer::new(apic, calibration),
-        clock,
-    };
-    let mut scheduler = match Scheduler::new(setup) {
-        Ok(scheduler) => scheduler,
-        Err(name) => refuse!(
+    let archive: &'static Archive<'static> = for_good(archive(info, &ram));
+    let reporter = Reporter::new(config, checks.blocks(), ram_mib(&ram));
+    let report = Report { checks, reporter };
+    let world = World::new(config, archive, backend, calibration, clock, cpus.0, report);
+    let world: &'static World<B> = match world {
+        Ok(world) => for_good(world),
+        Err(WorldError::Missing(name)) => refuse!(
             "there is no guest `{name}` in the archive{}",
-            Instead {
-                name,
-                archive: &archive
-            }
+            Instead { name, archive }
         ),
+        Err(WorldError::OutOfMemory(error)) => refuse!("{error}"),
     };
-    scheduler.run(&mut checks, &mut reporter);
-    end(checks, reporter, scheduler.windows())
-}
-
-/// The last look, the summary, the verdict.
-fn end(mut checks: Checks, mut reporter: Reporter<'_>, windows: &Windows) -> ! {
-    reporter.moment(Moment::After, &mut checks, core::iter::empty());
-    match reporter.finish(&mut checks, windows) {
+    world.look(|report, guests| {
+        report.checks.count_free();
+        report
+            .reporter
+            .moment(Moment::Boot, &mut report.checks, guests.iter());
+    });
+    common.world.call_once(|| world);
+    for other in presence::others(BOOT_CPU) {
+        presence::wake(other.number());
+    }
+    let Some(mut worker) = Worker::new(world, virtual_cpu, windows, tables) else {
+        refuse!("the local APIC could not be set up")
+    };
+    worker.run();
+    match worker.finish() {
         None => console::finish(ExitCode::Pass, format_args!("")),
         Some(reason) => console::finish(ExitCode::Fail, format_args!("{reason}")),
     }

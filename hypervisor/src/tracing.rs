@@ -9,7 +9,7 @@ use spin::Once;
 
 use crate::frames::{leak_slice, leak_slice_with};
 use crate::hardware::Hardware;
-use crate::lock::MaskedLock;
+use crate::lock::{MaskedLock, Rank};
 use crate::reporting::json;
 
 /// Events that each CPU keeps: 128 KiB, a choice.
@@ -38,7 +38,10 @@ pub fn start(wanted: Traces, cpus: usize) -> Result<(), OutOfMemory> {
         bytes: 0,
     };
     let of_cpus = leak_slice_with(cpus, |_| {
-        Ok(MaskedLock::new(Ring::new(leak_slice(EVENTS, nothing)?)))
+        Ok(MaskedLock::new(
+            Rank::Trace,
+            Ring::new(leak_slice(EVENTS, nothing)?),
+        ))
     })?;
     RINGS.call_once(|| Rings { wanted, of_cpus });
     Ok(())

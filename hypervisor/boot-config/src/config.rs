@@ -191,11 +191,17 @@ pub enum Hook {
     BadControlBlock,
     /// No mistake: try what the pool of hidden memory must do, before the first guest.
     Pool,
+    /// Send no NMI to a CPU that is to leave its guest.
+    NoKick,
+    /// Read memory on one CPU while another hides it.
+    StaleRead,
+    /// The same, and send no interrupt to the CPU that is to flush.
+    NoInterrupt,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::ReadHole,
         Self::WriteText,
         Self::StackOverflow,
@@ -204,6 +210,9 @@ impl Hook {
         Self::KeepCopy,
         Self::BadControlBlock,
         Self::Pool,
+        Self::NoKick,
+        Self::StaleRead,
+        Self::NoInterrupt,
     ];
 
     /// The word for the hook on the command line.
@@ -217,6 +226,9 @@ impl Hook {
             Self::KeepCopy => "keep-copy",
             Self::BadControlBlock => "bad-control-block",
             Self::Pool => "pool",
+            Self::NoKick => "no-kick",
+            Self::StaleRead => "stale-read",
+            Self::NoInterrupt => "no-interrupt",
         }
     }
 }

@@ -55,6 +55,11 @@ impl<'m> HostMemory<'m> {
         self.flusher.waiting()
     }
 
+    /// Frees the table frames that waited for CPUs which have flushed meanwhile.
+    pub fn settle<M: Machine>(&mut self, machine: &M) {
+        self.flusher.release(machine.cpu(), &mut self.frames);
+    }
+
     /// Asks for the flush of a batch.
     pub(crate) fn post<M: Machine>(&mut self, machine: &M, batch: FlushBatch) -> Posted {
         self.flusher

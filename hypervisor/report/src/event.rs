@@ -166,8 +166,12 @@ pub struct Guest<S> {
     pub exits: u64,
     /// Hypercalls among them.
     pub hypercalls: u64,
-    /// Turns on the CPU that came right after another guest's turn.
+    /// Turns on a CPU that came right after another guest's turn there.
     pub alternations: u64,
+    /// Turns on another CPU than the one before.
+    pub moves: u64,
+    /// Turns that another CPU ended by a kick while the guest ran.
+    pub kicks: u64,
     /// Time on a CPU in microseconds.
     pub cpu_us: u64,
 }
@@ -241,6 +245,14 @@ pub struct Counters {
     pub direct_map_level3_collapses: u64,
     /// Acknowledged flush batches, over all CPUs.
     pub flushes: u64,
+    /// CPUs that were interrupted to flush, summed over the flushes.
+    pub cpus_interrupted: u64,
+    /// CPUs that were only flagged, because they ran a guest or slept.
+    pub cpus_flagged: u64,
+    /// Other CPUs that needed neither.
+    pub cpus_spared: u64,
+    /// NMIs sent to get a CPU out of its guest.
+    pub kicks: u64,
     /// INVLPGs of closing windows; none of them leaves its CPU.
     pub window_invlpgs: u64,
     /// Regions hidden.

@@ -112,6 +112,10 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
             "Translations dropped",
             &[
                 ("flushes on all CPUs", counters.flushes),
+                ("CPUs interrupted for them", counters.cpus_interrupted),
+                ("CPUs flagged, undisturbed", counters.cpus_flagged),
+                ("CPUs spared", counters.cpus_spared),
+                ("kicks out of a guest", counters.kicks),
                 ("INVLPGs of windows, local", counters.window_invlpgs),
             ],
         ),

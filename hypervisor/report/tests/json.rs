@@ -47,6 +47,8 @@ fn samples() -> Vec<Event<&'static str>> {
             exits: 7,
             hypercalls: 2,
             alternations: 7,
+            moves: 2,
+            kicks: 1,
             cpu_us: 1234,
         }),
         Event::View(View {
@@ -150,7 +152,7 @@ fn every_line_reads_as_what_was_written() {
 #[test]
 fn a_line_has_exactly_this_text() {
     assert_eq!(
-        line(&samples()[6]),
+        line(&samples()[8]),
         "{\"event\":\"verdict\",\"verdict\":\"refused\",\"reason\":\"no SVM: add `-cpu max`\"}\n"
     );
     assert_eq!(
@@ -178,7 +180,7 @@ fn the_longest_command_line_fits() {
 fn too_long_is_an_error_and_writes_nothing() {
     let mut text = String::new();
     for length in [0, 1, 20, 60] {
-        let error = write_event(&samples()[6], &mut vec![0; length], &mut text).unwrap_err();
+        let error = write_event(&samples()[8], &mut vec![0; length], &mut text).unwrap_err();
         assert_eq!(
             error,
             WriteError::TooLong {

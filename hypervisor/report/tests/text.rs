@@ -176,6 +176,10 @@ fn summary_of_a_run() {
             direct_map_level2_collapses: 1,
             direct_map_level3_collapses: 3,
             flushes: 24,
+            cpus_interrupted: 25,
+            cpus_flagged: 26,
+            cpus_spared: 27,
+            kicks: 28,
             window_invlpgs: 4096,
             regions_hidden: 384,
             regions_restored: 383,
@@ -216,10 +220,17 @@ Splits and merges (level 2 is 2M, level 3 is 1G)
   direct_map_level3_collapses                   3
 Translations dropped
   flushes on all CPUs                          24
+  CPUs interrupted for them                    25
+  CPUs flagged, undisturbed                    26
+  CPUs spared                                  27
+  kicks out of a guest                         28
   INVLPGs of windows, local                  4096
 Private memory
   regions hidden                              384
   regions restored                            383
+    hidden as whole gigablocks                  0
+    from the cache                              0
+  4K pages hidden one by one                    0
   2M leaves of guests split                     7
   bytes scrubbed               18446744073709551615
   bytes loaded                              12345

@@ -1,16 +1,19 @@
 //! The area of stacks and per-CPU data: for each CPU a main stack, four exception stacks and its descriptor tables, each
-//! between guard pages that are never mapped.
+//! between guard pages that are never mapped. In the area's upper half are the CPUs' lines of the shootdown protocol, in one piece.
 
 use memory::address::{Hva, PAGE_SIZE};
 use memory::layout::{SLOT_BYTES, STACK_BASE};
+use memory::tlb::shootdown::CpuLine;
 
 use crate::cpu::descriptor::CpuTables;
 use crate::cpu::stack::{IstStacks, Stack};
 
 /// Address space for each CPU.
 const STRIDE: u64 = 1 << 20;
+/// Where the lines are.
+const LINES: Hva = Hva::new(STACK_BASE.get() + SLOT_BYTES / 2);
 /// CPUs that the area has room for.
-const CPUS: u64 = SLOT_BYTES / STRIDE;
+const CPUS: u64 = SLOT_BYTES / 2 / STRIDE;
 const TABLE_PAGES: u64 = (size_of::<CpuTables>() as u64).div_ceil(PAGE_SIZE);
 
 /// What a CPU has, in ascending order: name and pages. An unoptimised build was measured to need more than 64 KiB of main stack. Of an exception stack's 16,384 bytes a fault report takes 6,160 (measured
@@ -130,6 +133,40 @@ impl CpuArea {
             &mut *place
         }
     }
+}
+
+/// The descriptor tables of the CPU with this number; `None` when the area has no room for it.
+///
+/// # Safety
+/// The CPU must have made them.
+pub unsafe fn tables_of(number: u32) -> Option<&'static CpuTables> {
+    let at = CpuArea::new(number.into())?.part(TABLES).start;
+    let place = core::ptr::with_exposed_provenance::<CpuTables>(at.get() as usize);
+    // SAFETY: the caller vouches for them; they stay for ever, and are only shared once they are loaded.
+    Some(unsafe { &*place })
+}
+
+/// The part for the lines of so many CPUs; it is to be mapped in every top-level table, like the others.
+pub fn lines(cpus: u32) -> Part {
+    Part {
+        name: "CPUs' lines",
+        start: LINES,
+        pages: (u64::from(cpus) * size_of::<CpuLine>() as u64).div_ceil(PAGE_SIZE),
+    }
+}
+
+/// Makes the lines of so many CPUs in their place.
+///
+/// # Safety
+/// [`lines`] must be mapped for as many. To be called once.
+pub unsafe fn make_lines(cpus: u32) -> &'static [CpuLine] {
+    let first = core::ptr::with_exposed_provenance_mut::<CpuLine>(LINES.get() as usize);
+    for number in 0..cpus as usize {
+        // SAFETY: the part is mapped for ever, aligned to a page, large enough, and nobody else's: the caller calls once.
+        unsafe { first.add(number).write(CpuLine::new()) };
+    }
+    // SAFETY: all of them were just written.
+    unsafe { core::slice::from_raw_parts(first, cpus as usize) }
 }
 
 /// What an address in the area belongs to.

@@ -4,18 +4,24 @@
 //! equal on all CPUs. A CPU that differs says in what, and halts for good.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use memory::address::Hva;
+use memory::tlb::shootdown::JoinError;
+use memory::window::Windows;
+use spin::Once;
 
 use super::cpu_area::CpuArea;
 use crate::boot::trampoline;
 use crate::cpu::apic::LocalApic;
+use crate::cpu::descriptor::CpuTables;
 use crate::cpu::features::Features;
 use crate::cpu::mtrr::Caching;
 use crate::cpu::registers::{self, halt_for_ever, read_cr0, read_cr4, read_efer};
-use crate::println;
+use crate::guests::{World, work_for_ever};
+use crate::hardware::Hardware;
 use crate::virt::{Backend, EnableError};
+use crate::{presence, println};
 
 /// The control registers that must be equal on all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,8 @@ pub struct Common<B: Backend> {
     pub apic: Hva,
     /// The virtualization in use.
     pub backend: B,
+    /// What the CPUs run guests with, once there is one.
+    pub world: Once<&'static World<B>>,
 }
 
 /// What a CPU is given.
@@ -68,6 +76,8 @@ pub struct Newcomer<B: Backend> {
     pub apic_id: u32,
     /// Its stacks.
     pub area: CpuArea,
+    /// Its windows, under the top-level table that it uses.
+    pub windows: Windows,
     /// What it shares with all.
     pub common: &'static Common<B>,
 }
@@ -85,6 +95,8 @@ enum Refusal {
     Id(u32),
     /// Virtualization can't be switched on.
     Enable(EnableError),
+    /// It can't take part in shootdowns.
+    Join(JoinError),
     /// The control registers, which differ from the boot CPU's.
     Control(Control, Control),
 }
@@ -102,22 +114,41 @@ impl fmt::Display for Refusal {
             Self::Caching => f.write_str("it does not take the boot CPU's MTRRs and page attribute table"),
             Self::Id(id) => write!(f, "its APIC id is {id}: the firmware's list of CPUs is wrong"),
             Self::Enable(error) => error.fmt(f),
+            Self::Join(error) => error.fmt(f),
             Self::Control(own, boot) => write!(f, "it runs with {own}, the boot CPU with {boot}"),
         }
     }
 }
 
-/// Whether the CPU that was expected last is ready.
-static READY: AtomicBool = AtomicBool::new(false);
+/// What became of the CPU that was started last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Outcome {
+    /// It is not there yet.
+    None,
+    /// It takes part.
+    Ready,
+    /// It can't be used, and halts; an INIT resets it.
+    Refused,
+    /// The same, but virtualization is on: in VMX operation an INIT does not reach it (SDM vol. 3C, 24.8).
+    RefusedLate,
+}
+
+static OUTCOME: AtomicU32 = AtomicU32::new(Outcome::None as u32);
 
 /// The next CPU is about to be started.
 pub fn expect() {
-    READY.store(false, Ordering::Release);
+    OUTCOME.store(Outcome::None as u32, Ordering::Release);
 }
 
-/// Whether it is ready, once its hand-over is settled.
-pub fn is_ready() -> bool {
-    READY.load(Ordering::Acquire)
+/// What became of it, once its hand-over is settled.
+pub fn outcome() -> Outcome {
+    match OUTCOME.load(Ordering::Acquire) {
+        1 => Outcome::Ready,
+        2 => Outcome::Refused,
+        3 => Outcome::RefusedLate,
+        _ => Outcome::None,
+    }
 }
 
 /// Where a started CPU comes from the trampoline; `argument` is the address of its [`Newcomer`].
@@ -126,26 +157,32 @@ pub extern "C" fn arrive<B: Backend>(argument: u64) -> ! {
     // SAFETY: the boot CPU made it for this CPU alone, in frames that are never freed, and only the CPU that took the hand-over gets here.
     let newcomer = unsafe { newcomer.read() };
     let (number, apic_id) = (newcomer.number, newcomer.apic_id);
-    match settle_in(newcomer) {
-        Ok(()) => {
-            READY.store(true, Ordering::Release);
+    match settle_in(&newcomer) {
+        Ok((cpu, tables)) => {
+            OUTCOME.store(Outcome::Ready as u32, Ordering::Release);
             trampoline::settle();
-            park()
+            work_for_ever(newcomer, cpu, tables)
         }
         Err(refusal) => {
             println!("CPU {number} (APIC id {apic_id}): {refusal}");
+            let outcome = match refusal {
+                Refusal::Enable(_) | Refusal::Control(..) | Refusal::Join(_) => Outcome::RefusedLate,
+                _ => Outcome::Refused,
+            };
+            OUTCOME.store(outcome as u32, Ordering::Release);
             trampoline::settle();
             halt_for_ever()
         }
     }
 }
 
-fn settle_in<B: Backend>(newcomer: Newcomer<B>) -> Result<(), Refusal> {
-    let Newcomer {
+fn settle_in<B: Backend>(newcomer: &Newcomer<B>) -> Result<(B::Cpu, &'static CpuTables), Refusal> {
+    let &Newcomer {
         number,
         apic_id,
         area,
         common,
+        ..
     } = newcomer;
     // SAFETY: the area is mapped for good, and this is the only use of its exception stacks and tables.
     let tables = unsafe { area.make_tables().load(area.exception_stacks()) };
@@ -169,16 +206,21 @@ fn settle_in<B: Backend>(newcomer: Newcomer<B>) -> Result<(), Refusal> {
     if !common.backend.fits() {
         return Err(Refusal::Virtualization);
     }
-    let _cpu = core::mem::ManuallyDrop::new(common.backend.enable(number).map_err(Refusal::Enable)?);
+    let cpu = common.backend.enable(number).map_err(Refusal::Enable)?;
     let control = Control::read();
     if control != common.control {
+        // Virtualization is on, and keeps its frames.
+        core::mem::forget(cpu);
         return Err(Refusal::Control(control, common.control));
     }
-    Ok(())
-}
-
-/// Halts until there is something to do. From here on this CPU touches only what is mapped for good: its stack, its tables, the image.
-/// What wakes it is an NMI, whose handler flushes first.
-fn park() -> ! {
-    halt_for_ever()
+    // Nothing was hidden yet that this CPU could have touched: the boot CPU waits for it.
+    let joined = presence::cpu(number).map(|cpu| cpu.join(&Hardware));
+    match joined {
+        Some(Ok(())) => Ok((cpu, tables)),
+        Some(Err(error)) => {
+            core::mem::forget(cpu);
+            Err(Refusal::Join(error))
+        }
+        None => panic!("broken invariant: CPU {number} has no line in the shootdown protocol"),
+    }
 }

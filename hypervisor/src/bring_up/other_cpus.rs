@@ -14,15 +14,15 @@ use memory::paging::{Attributes, BuildError, TableBuilder};
 use memory::window::Windows;
 
 use super::cpu_area::CpuArea;
-use super::newcomer::{self, Common, Newcomer};
+use super::newcomer::{self, Common, Newcomer, Outcome};
 use crate::boot::acpi::Platform;
 use crate::boot::trampoline;
 use crate::cpu::apic::LocalApic;
 use crate::cpu::timer::Clock;
 use crate::frames::{self, FrameBox, leak_frame};
 use crate::hardware::Hardware;
-use crate::println;
 use crate::virt::Backend;
+use crate::{presence, println};
 
 /// Time between INIT and the first start-up interrupt, and between that and the second (SDM vol. 3A, 8.4.4.1).
 const AFTER_INIT_US: u64 = 10_000;
@@ -147,11 +147,15 @@ impl<B: Backend> Starter<'_, B> {
             return Err(Absence::OutOfReach);
         }
         let area = CpuArea::new(number.into()).ok_or(Absence::NoRoom)?;
-        let (root, _) = make_tables(area, self.shared_root)?;
+        let line = presence::cpu(number)
+            .filter(|cpu| cpu.announce())
+            .ok_or(Absence::NoRoom)?;
+        let (root, windows) = make_tables(area, self.shared_root)?;
         let newcomer = FrameBox::new(Newcomer {
             number,
             apic_id,
             area,
+            windows,
             common: self.common,
         })?
         .leak();
@@ -175,19 +179,32 @@ impl<B: Backend> Starter<'_, B> {
             }
         }
         if !wait(clock, PATIENCE_US, trampoline::is_settled) {
+            let given_up = line.give_up();
             if trampoline::close() {
                 // SAFETY: it has done nothing. After a reset it can't do anything later.
                 unsafe { apic.send_init(apic_id) };
+                line.stopped();
                 return Err(Absence::Silent);
             }
-            if !wait(clock, PATIENCE_US, trampoline::is_settled) {
+            if given_up || !wait(clock, PATIENCE_US, trampoline::is_settled) {
                 return Err(Absence::Stuck);
             }
         }
-        if newcomer::is_ready() {
-            Ok(())
-        } else {
-            Err(Absence::Refused)
+        match newcomer::outcome() {
+            Outcome::Ready => Ok(()),
+            Outcome::Refused => {
+                if line.give_up() {
+                    // SAFETY: it halts for good.
+                    unsafe { apic.send_init(apic_id) };
+                    line.stopped();
+                }
+                Err(Absence::Refused)
+            }
+            Outcome::RefusedLate | Outcome::None => {
+                // It halts and touches nothing any more, but its line says that it never flushed: no table that it may know is freed.
+                let _ = line.give_up();
+                Err(Absence::Refused)
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The page tables that stay: the direct map, the image, stacks, the APIC's registers, and the boot CPU's window slot.
 
+use core::cell::Cell;
 use core::fmt;
 
 use memory::address::{GIGABLOCK_ORDER, Hpa, Hva, Level, PAGE_SIZE, Pfn};
@@ -8,7 +9,7 @@ use memory::memory_map::FrameRange;
 use memory::paging::{Attributes, BuildError, TableBuilder};
 use memory::window::Windows;
 
-use super::cpu_area::CpuArea;
+use super::cpu_area::{self, CpuArea};
 use super::ram::{Ram, RamError};
 use crate::boot::image;
 use crate::hardware::Hardware;
@@ -64,7 +65,14 @@ pub struct BootTables {
 ///
 /// # Errors
 /// See [`TablesError`].
-pub fn build(ram: &mut Ram, largest: Level, area: CpuArea, apic: Hpa) -> Result<BootTables, TablesError> {
+/// `cpus` is how many CPUs there may be.
+pub fn build(
+    ram: &mut Ram,
+    largest: Level,
+    area: CpuArea,
+    apic: Hpa,
+    cpus: u32,
+) -> Result<BootTables, TablesError> {
     let ranges = ram.map.ranges().len() as u64;
     // One third-level table for each top-level entry in use.
     let third_level = ram.blocks(TOP_ENTRY_ORDER);
@@ -74,23 +82,15 @@ pub fn build(ram: &mut Ram, largest: Level, area: CpuArea, apic: Hpa) -> Result<
     } else {
         ram.blocks(GIGABLOCK_ORDER)
     };
-    let frames = POOL_FRAMES + FRAMES_A_RANGE * ranges + third_level + second_level;
+    let lines = cpu_area::lines(cpus);
+    let frames = POOL_FRAMES + lines.pages + FRAMES_A_RANGE * ranges + third_level + second_level;
     let pool = ram.take_low("page tables", frames).map_err(TablesError::Ram)?;
-    let mut next = pool.start;
-    let mut take = move || {
-        let frame = next;
-        next = next.add(1);
+    let next = Cell::new(pool.start);
+    let take = || {
+        let frame = next.get();
+        next.set(frame.add(1));
         (frame < pool.end).then_some(frame)
     };
-
-    // Stacks first: their frames come from the pool, too, but are not tables.
-    let mut stack_frames = heapless::Vec::<Pfn, 96>::new();
-    for part in area.parts() {
-        for _ in 0..part.pages {
-            let frame = take().ok_or(BuildError::NoTableFrame)?;
-            stack_frames.push(frame).map_err(|_| BuildError::NoTableFrame)?;
-        }
-    }
 
     let mut builder = TableBuilder::new(&Hardware, largest, take)?;
     for range in ram.map.ranges() {
@@ -109,10 +109,10 @@ pub fn build(ram: &mut Ram, largest: Level, area: CpuArea, apic: Hpa) -> Result<
         let frames = frames.ok_or(TablesError::Beyond(section.hpa()))?;
         builder.map(section.start, frames, attributes)?;
     }
-    let mut stack_frames = stack_frames.into_iter();
-    for part in area.parts() {
+    for part in area.parts().chain([lines]) {
         for page in 0..part.pages {
-            let frame = stack_frames.next().ok_or(BuildError::NoTableFrame)?;
+            // From the pool, too, but no table.
+            let frame = take().ok_or(BuildError::NoTableFrame)?;
             let at = Hva::new(part.start.get() + page * PAGE_SIZE);
             builder.map(
                 at,

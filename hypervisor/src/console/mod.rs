@@ -17,7 +17,7 @@ mod serial;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::lock::MaskedLock;
+use crate::lock::{MaskedLock, Rank};
 use serial::Serial;
 
 /// I/O port of QEMU's `isa-debug-exit` as our runs configure it.
@@ -30,8 +30,8 @@ const COM2: u16 = 0x2f8;
 /// Attempts at the text lock before a report goes on without it; about a tenth of a second.
 const URGENT_ATTEMPTS: u32 = 100_000;
 
-static TEXT: MaskedLock<Option<Serial>> = MaskedLock::new(None);
-static JSON: MaskedLock<Option<Serial>> = MaskedLock::new(None);
+static TEXT: MaskedLock<Option<Serial>> = MaskedLock::new(Rank::Console, None);
+static JSON: MaskedLock<Option<Serial>> = MaskedLock::new(Rank::Console, None);
 /// Set once COM1 has been found, so that an urgent report knows whether to write there.
 static TEXT_PRESENT: AtomicBool = AtomicBool::new(false);
 

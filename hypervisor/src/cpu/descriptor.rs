@@ -3,7 +3,7 @@
 //! The GDT is the first thing in [`CpuTables`], so GDTR leads from anywhere, an NMI included, to the CPU's own record: SVM and VMX
 //! restore GDTR's base on every exit from a guest (APM vol. 2, 15.6; SDM vol. 3C, 27.5.2), which does not hold for the GS base under SVM.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memory::address::Hva;
 use spin::Once;
@@ -52,8 +52,18 @@ pub struct CpuTables {
     number: u32,
     main: Once<Stack>,
     apic: Once<LocalApic>,
+    apic_id: AtomicU32,
     ticks: AtomicU64,
-    nmis: AtomicU64,
+    /// Not 0: the CPU is to leave its guest, and not to enter one.
+    request: AtomicU32,
+    /// NMIs that other CPUs have sent to get it out of a guest, and how many of them its handler knows of. Two that come close together may
+    /// be one to the CPU.
+    kicks_sent: AtomicU64,
+    kicks_seen: AtomicU64,
+    /// Not 0: it works on nothing, and will not before it has looked whether all are stopped.
+    parked: AtomicU32,
+    /// The ranks of the locks that it holds, a bit each; kept in debug builds.
+    held: AtomicU32,
 }
 
 /// First bytes of a CPU's tables.
@@ -79,8 +89,13 @@ impl CpuTables {
             number,
             main: Once::new(),
             apic: Once::new(),
+            apic_id: AtomicU32::new(0),
             ticks: AtomicU64::new(0),
-            nmis: AtomicU64::new(0),
+            request: AtomicU32::new(0),
+            kicks_sent: AtomicU64::new(0),
+            kicks_seen: AtomicU64::new(0),
+            parked: AtomicU32::new(1),
+            held: AtomicU32::new(0),
         }
     }
 
@@ -159,6 +174,7 @@ impl CpuTables {
 
     /// Gives the handlers the local APIC, which they need for end-of-interrupt. Only the first call counts.
     pub fn set_apic(&self, apic: LocalApic) {
+        self.apic_id.store(apic.id(), Ordering::Relaxed);
         self.apic.call_once(|| apic);
     }
 
@@ -177,17 +193,66 @@ impl CpuTables {
         self.ticks.load(Ordering::Relaxed)
     }
 
-    /// NMIs so far.
-    pub fn nmis(&self) -> u64 {
-        self.nmis.load(Ordering::Relaxed)
+    /// Its local APIC's id, for others that send it something.
+    pub fn apic_id(&self) -> u32 {
+        self.apic_id.load(Ordering::Relaxed)
+    }
+
+    /// Asks the CPU to leave its guest and to look around. Others call it; `presence::kick` does the rest.
+    pub fn request(&self) {
+        // Release: what it is to find was written before.
+        self.request.store(1, Ordering::Release);
+    }
+
+    /// Whether it was asked.
+    pub fn is_requested(&self) -> bool {
+        self.request.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes the request, if there is one; the CPU looks around after this.
+    pub fn take_request(&self) {
+        self.request.swap(0, Ordering::AcqRel);
+    }
+
+    /// The request word, for the world switch.
+    pub fn request_word(&self) -> *const u32 {
+        self.request.as_ptr()
+    }
+
+    /// Another CPU sends it an NMI.
+    pub fn count_kick(&self) {
+        self.kicks_sent.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Kicks sent to it so far.
+    pub fn kicks(&self) -> u64 {
+        self.kicks_sent.load(Ordering::Acquire)
+    }
+
+    /// Whether an NMI that has come is a kick.
+    pub(super) fn take_kick(&self) -> bool {
+        let sent = self.kicks_sent.load(Ordering::Acquire);
+        self.kicks_seen.swap(sent, Ordering::AcqRel) != sent
+    }
+
+    /// Whether it works on nothing.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::Acquire) != 0
+    }
+
+    /// Says whether it works on nothing.
+    pub fn set_parked(&self, parked: bool) {
+        // Release: what it worked on was done before.
+        self.parked.store(parked.into(), Ordering::Release);
+    }
+
+    /// The ranks of the locks that it holds.
+    pub fn held(&self) -> &AtomicU32 {
+        &self.held
     }
 
     pub(super) fn count_tick(&self) {
         self.ticks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_nmi(&self) {
-        self.nmis.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The known stack that holds `bytes` bytes at `address`.

@@ -4,12 +4,12 @@
 //! all general registers as a [`Frame`] and calls `interrupt_dispatch`. When that returns, the interrupted code goes on.
 
 use memory::address::Hva;
-use x86::irq::{MACHINE_CHECK_VECTOR, NONMASKABLE_INTERRUPT_VECTOR};
+use x86::irq::NONMASKABLE_INTERRUPT_VECTOR;
 
 use super::descriptor::CpuTables;
-use super::{fault_report, tlb};
-use crate::console;
+use super::fault_report;
 use crate::virt::vmx;
+use crate::{console, presence};
 
 /// Vectors that belong to the CPU itself (SDM vol. 3A, 6.2).
 pub const EXCEPTIONS: u8 = 32;
@@ -17,13 +17,17 @@ pub const EXCEPTIONS: u8 = 32;
 pub const PIC_VECTOR: u8 = 0x20;
 /// The local APIC's timer.
 pub const TIMER_VECTOR: u8 = 0x40;
+/// A shootdown's interrupt.
+pub const SHOOTDOWN_VECTOR: u8 = 0x41;
+/// Wakes a CPU that dozes, and does nothing else.
+pub const WAKE_VECTOR: u8 = 0x42;
 /// The local APIC's spurious vector; its low four bits are ones on every APIC (SDM vol. 3A, 10.9).
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// Bytes from one stub to the next.
 const STUB_BYTES: u64 = 16;
 
-/// The interrupted state, as the stubs leave it on the stack.
+/// The interrupted state, as the stubs leave it on the stack and take it up again.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Frame {
@@ -148,31 +152,30 @@ pub fn stub(vector: u8) -> Hva {
 
 // SAFETY: the name is this project's own and defined once.
 #[unsafe(no_mangle)]
-extern "C" fn interrupt_dispatch(frame: &Frame) {
+extern "C" fn interrupt_dispatch(frame: &mut Frame) {
+    // An NMI or a machine check may come while this CPU still owes a flush: it counts as having acknowledged while it is in a guest or
+    // asleep, and may hold translations of frames that have become private. So does whatever else wakes it. So flush before
+    // touching anything beyond the image, the stack and the tables (design rule 1).
+    presence::visit(|| handle(frame));
+}
+
+fn handle(frame: &mut Frame) {
     // Interrupt gates push at most 255.
     let vector = frame.vector as u8;
     match vector {
-        NONMASKABLE_INTERRUPT_VECTOR => {
-            // An NMI may come while this CPU still owes a flush: it counts as having acknowledged while it was in a guest, and may hold
-            // translations of frames that have become private. So flush before touching anything beyond the image, the stack and
-            // the tables (design rule 1).
-            tlb::flush();
-            nmi(frame);
-        }
-        MACHINE_CHECK_VECTOR => {
-            // As for NMI.
-            tlb::flush();
-            fault_report::fatal(frame)
-        }
+        NONMASKABLE_INTERRUPT_VECTOR => nmi(frame),
         0..EXCEPTIONS => fault_report::fatal(frame),
         TIMER_VECTOR => {
             if let Some(cpu) = CpuTables::current() {
                 cpu.count_tick();
-                if let Some(apic) = cpu.apic() {
-                    apic.end_of_interrupt();
-                }
             }
+            end_of_interrupt();
         }
+        SHOOTDOWN_VECTOR => {
+            presence::answer();
+            end_of_interrupt();
+        }
+        WAKE_VECTOR => end_of_interrupt(),
         // Neither kind of spurious interrupt wants an end-of-interrupt (SDM vol. 3A, 10.9; the 8259's are not in service).
         SPURIOUS_VECTOR | PIC_VECTOR..0x30 => {}
         // Nothing was set up to send these.
@@ -180,18 +183,31 @@ extern "C" fn interrupt_dispatch(frame: &Frame) {
     }
 }
 
-/// Nothing here sends NMIs yet, so each is unexpected: it is counted, said and done with.
-fn nmi(frame: &Frame) {
+fn end_of_interrupt() {
+    if let Some(apic) = CpuTables::current().and_then(CpuTables::apic) {
+        apic.end_of_interrupt();
+    }
+}
+
+/// A kick has done its work by coming; what is wanted stands in the CPU's request word. Any other NMI is unexpected: it is said and done
+/// with.
+fn nmi(frame: &mut Frame) {
     let Some(cpu) = CpuTables::current() else { return };
-    cpu.count_nmi();
-    let (number, cpu) = (cpu.nmis(), cpu.number());
-    if vmx::in_world_switch(Hva::new(frame.rip)) {
+    let in_switch = vmx::in_world_switch(Hva::new(frame.rip));
+    if let Some(rip) = vmx::abandon_entry(Hva::new(frame.rip)) {
+        frame.rip = rip.get();
+    }
+    if cpu.take_kick() {
+        return;
+    }
+    let cpu = cpu.number();
+    if in_switch {
         console::print_urgent(format_args!(
-            "unexpected NMI, number {number} on CPU {cpu}, in the switch to or from a guest: its registers are not shown; going on\n"
+            "unexpected NMI on CPU {cpu}, in the switch to or from a guest: its registers are not shown; going on\n"
         ));
     } else {
         console::print_urgent(format_args!(
-            "unexpected NMI, number {number} on CPU {cpu}; going on\n{}",
+            "unexpected NMI on CPU {cpu}; going on\n{}",
             fault_report::Registers::now(frame)
         ));
     }

@@ -8,6 +8,8 @@ use super::apic::{Access, LocalApic};
 use super::registers::{with_interrupts_masked, wrmsr};
 
 /// Delivery modes (bits 10:8), each with the level "assert" (bit 14), which all but INIT ignore. Destination mode physical, no shorthand.
+const FIXED: u32 = ASSERT;
+const NMI: u32 = 4 << 8 | ASSERT;
 const INIT: u32 = 5 << 8 | ASSERT;
 const START_UP: u32 = 6 << 8 | ASSERT;
 const ASSERT: u32 = 1 << 14;
@@ -33,6 +35,16 @@ impl LocalApic {
     /// There must be code for it there. A CPU that does not wait ignores the interrupt.
     pub unsafe fn send_start_up(&self, apic_id: u32, page: u8) {
         self.command(apic_id, START_UP | u32::from(page));
+    }
+
+    /// Sends an interrupt with this vector.
+    pub fn send(&self, apic_id: u32, vector: u8) {
+        self.command(apic_id, FIXED | u32::from(vector));
+    }
+
+    /// Sends an NMI.
+    pub fn send_nmi(&self, apic_id: u32) {
+        self.command(apic_id, NMI);
     }
 
     /// Whether a CPU with this id can be reached.

@@ -10,7 +10,7 @@ use memory::window::Windows;
 use report::GuestText;
 
 use super::live::{Live, Loading, Newborn, Place};
-use super::queue::Order;
+use super::world::Due;
 use crate::cpu::timer;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
@@ -62,14 +62,15 @@ impl Refusal {
 ///
 /// # Errors
 /// See [`Refusal`].
-pub fn launch<'a, B: Backend>(
+pub fn launch<B: Backend>(
     backend: &B,
     windows: &mut Windows,
-    order: &Order<'a>,
-    id: GuestId,
-    instance: u32,
+    due: &Due,
     seed: u64,
-) -> Result<Newborn<'a, B::Vcpu>, Refusal> {
+) -> Result<Newborn<'static, B::Vcpu>, Refusal> {
+    let &Due {
+        order, id, instance, ..
+    } = due;
     let bytes = order.launch.memory;
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
@@ -108,6 +109,9 @@ pub fn launch<'a, B: Backend>(
                 hypercalls: 0,
                 values: 0,
                 alternations: 0,
+                ran_on: None,
+                moves: 0,
+                kicks: 0,
             };
             Ok((place, guest))
         }

@@ -43,6 +43,12 @@ pub struct Live<'a, V> {
     pub values: u64,
     /// Turns on the CPU that came right after another guest's turn.
     pub alternations: u64,
+    /// The CPU that it had its last turn on.
+    pub ran_on: Option<u32>,
+    /// Turns on another CPU than the one before.
+    pub moves: u64,
+    /// Turns that another CPU ended by a kick while it ran.
+    pub kicks: u64,
 }
 
 /// A guest's name and number, as they stand in front of its lines.

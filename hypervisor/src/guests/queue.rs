@@ -10,6 +10,8 @@ pub struct Queue<'a> {
     /// Index of the specification in turn, and instances of it that have been launched.
     at: usize,
     launched: u32,
+    /// The same before the last guest was taken off.
+    before: (usize, u32),
 }
 
 /// One guest to launch.
@@ -38,6 +40,7 @@ impl<'a> Queue<'a> {
                 archive,
                 at: 0,
                 launched: 0,
+                before: (0, 0),
             }),
         }
     }
@@ -58,8 +61,14 @@ impl<'a> Queue<'a> {
         })
     }
 
+    /// Puts the guest that was taken off last back: it is the next again. Nobody may have been taken off since.
+    pub fn retreat(&mut self) {
+        (self.at, self.launched) = self.before;
+    }
+
     /// Takes the guest in turn off the queue.
     pub fn advance(&mut self) {
+        self.before = (self.at, self.launched);
         self.launched += 1;
         let count = self
             .config

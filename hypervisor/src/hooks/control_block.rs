@@ -1,5 +1,5 @@
-//! A mistake in guests' control blocks: EFER.FFXSR is set in every VMCB, whether the CPU has it or not. [`prepare`] comes before the first
-//! guest, [`guest_efer`] is asked for each.
+//! A mistake in guests' control blocks: EFER.FFXSR is set in every VMCB, whether the CPU has it or not. [`guest_efer`] is asked for each
+//! guest.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,19 +8,12 @@ use boot_config::Hook;
 /// EFER.FFXSR, which exists where CPUID 8000_0001H EDX bit 25 says so and is reserved elsewhere (APM vol. 2, 3.1.7).
 const EFER_FFXSR: u64 = 1 << 14;
 
-/// Whether the mistake is made.
-static BAD_CONTROL_BLOCKS: AtomicBool = AtomicBool::new(false);
 /// Whether the CPU has refused to enter a guest.
 static ENTRY_REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// Makes the mistake from now on if `hook` names it.
-pub fn prepare(hook: Hook) {
-    BAD_CONTROL_BLOCKS.store(hook == Hook::BadControlBlock, Ordering::Relaxed);
-}
-
 /// What a control block gets as the guest's EFER instead of `efer`.
 pub fn guest_efer(efer: u64) -> u64 {
-    if BAD_CONTROL_BLOCKS.load(Ordering::Relaxed) {
+    if super::is_set(Hook::BadControlBlock) {
         efer | EFER_FFXSR
     } else {
         efer

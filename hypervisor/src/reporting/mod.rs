@@ -1,6 +1,6 @@
 //! The report: text on COM1 for people, JSON lines on COM2 for programs.
 //!
-//! The scheduler and `main` tell the [`Reporter`] what happens, in order; it prints what is of interest at once, keeps counts and the
+//! The workers and `main` tell the [`Reporter`] what happens, in order; it prints what is of interest at once, keeps counts and the
 //! picture's strips, and writes the summary at the end. [`json`] writes the lines, the verdict last.
 
 pub mod json;
@@ -11,7 +11,6 @@ use boot_config::{Ending, Expected, Phase};
 use heapless::{String, Vec};
 use memory::address::Level;
 use memory::guest::GuestMemory;
-use memory::window::Windows;
 use report::{Counters, Event, Leaves, PhaseColumn, PhaseHeader, Picture, Summary};
 
 use crate::checks::{Checks, Subject};
@@ -19,7 +18,7 @@ use crate::console::{TextPort, pause};
 use crate::cpu::timer;
 use crate::frames::with_memory;
 use crate::guests::Loading;
-use crate::println;
+use crate::{presence, println};
 
 /// A moment that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +61,10 @@ pub struct GuestResult<'a> {
     pub hypercalls: u64,
     /// Turns that came right after another guest's.
     pub alternations: u64,
+    /// Turns on another CPU than the one before.
+    pub moves: u64,
+    /// Turns that another CPU ended by a kick.
+    pub kicks: u64,
     /// CPU time.
     pub cpu_us: u64,
 }
@@ -110,10 +113,6 @@ impl<'a> Reporter<'a> {
         checks: &mut Checks,
         guests: impl Iterator<Item = &'g GuestMemory> + Clone,
     ) {
-        if moment == Moment::After {
-            // What was kept for the next guest; there is none.
-            crate::frames::drain();
-        }
         checks.run(guests.clone(), |subject, error| self.check_failed(subject, error));
         let name = moment.phase().name();
         let picture = &mut self.picture;
@@ -225,6 +224,8 @@ impl<'a> Reporter<'a> {
             exits: result.exits,
             hypercalls: result.hypercalls,
             alternations: result.alternations,
+            moves: result.moves,
+            kicks: result.kicks,
             cpu_us: result.cpu_us,
         }));
         let separator = if detail.is_empty() { "" } else { ": " };
@@ -260,7 +261,8 @@ impl<'a> Reporter<'a> {
     }
 
     /// Writes the summary. The reason, when something did not hold.
-    pub fn finish(mut self, checks: &mut Checks, windows: &Windows) -> Option<Reason> {
+    /// `invalidations` is how many windows were closed.
+    pub fn finish(&mut self, checks: &mut Checks, invalidations: u64) -> Option<Reason> {
         checks.free_frames(|subject, error| self.check_failed(subject, error));
         let (mut made, mut held) = (0, 0);
         for subject in Subject::ALL {
@@ -289,7 +291,11 @@ impl<'a> Reporter<'a> {
             }));
         }
         crate::tracing::write();
-        let counters = counters(windows, self.ticks_to_first_guest.unwrap_or(0), self.loading);
+        let counters = counters(
+            invalidations,
+            self.ticks_to_first_guest.unwrap_or(0),
+            self.loading,
+        );
         json::event(&Event::Counters(counters));
         println!();
         let summary = Summary {
@@ -310,11 +316,11 @@ impl<'a> Reporter<'a> {
         if self.guests == 0 {
             self.fail(format_args!("no guest ran"));
         }
-        (self.failures > 0).then_some(self.first_failure)
+        (self.failures > 0).then(|| self.first_failure.clone())
     }
 }
 
-fn counters(windows: &Windows, ticks_to_first_guest: u64, loading: Loading) -> Counters {
+fn counters(window_invlpgs: u64, ticks_to_first_guest: u64, loading: Loading) -> Counters {
     let (stats, costs) = with_memory(|memory| (memory.stats(), memory.costs()));
     Counters {
         direct_map_level2_splits: stats.level2_splits,
@@ -322,7 +328,11 @@ fn counters(windows: &Windows, ticks_to_first_guest: u64, loading: Loading) -> C
         direct_map_level2_collapses: stats.level2_collapses,
         direct_map_level3_collapses: stats.level3_collapses,
         flushes: stats.flushes,
-        window_invlpgs: windows.invalidations(),
+        cpus_interrupted: stats.cpus_interrupted,
+        cpus_flagged: stats.cpus_flagged,
+        cpus_spared: stats.cpus_spared,
+        kicks: presence::kicks(),
+        window_invlpgs,
         regions_hidden: stats.regions_hidden,
         regions_restored: stats.regions_restored,
         gigablocks_hidden: stats.gigablocks_hidden,

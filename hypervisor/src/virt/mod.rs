@@ -1,7 +1,7 @@
 //! Running guests on the CPU's virtualization.
 //!
 //! A run, in order: [`Backend::detect`] asks the CPU, [`Backend::new`] takes what all guests share, [`Backend::enable`] switches it on
-//! for one CPU, [`Backend::new_vcpu`] makes a guest's CPU from a [`StartState`]. The scheduler then [`Vcpu::load`]s it, which puts the
+//! for one CPU, [`Backend::new_vcpu`] makes a guest's CPU from a [`StartState`]. A worker then [`Vcpu::load`]s it, which puts the
 //! registers that no entry swaps on the CPU, [`Loaded::run`]s it until an [`Exit`], and drops the loaded state, which takes
 //! these registers off again and leaves none of their contents. [`Vcpu::retire`] ends it and gives the proof that a teardown wants.
 //!
@@ -64,6 +64,8 @@ pub trait GuestModeHooks {
     /// The CPU is about to enter a guest and will touch nothing but stack and image until `after_guest_mode`: from here on a
     /// flag may stand for its flush.
     fn before_guest_mode(&self);
+    /// A word that is not 0 when the CPU is not to enter the guest; read for the last time where nothing that changes it can be missed.
+    fn request_word(&self) -> *const u32;
     /// The CPU has left the guest: it flushes now, if it was flagged.
     fn after_guest_mode(&self);
 }
@@ -80,6 +82,11 @@ pub enum Exit {
     },
     /// A physical interrupt came and has been handled; the guest can go on.
     Interrupted,
+    /// Another CPU kicked this one, or an NMI came; the guest can go on. `in_guest`: that ended guest mode, else the guest was not entered.
+    Kicked {
+        /// Guest mode was ended.
+        in_guest: bool,
+    },
     /// The time that [`Vcpu::load`] was given is used up; the guest can go on. Comes only from CPUs that count it themselves.
     SliceOver,
     /// The guest can't go on.

@@ -229,6 +229,38 @@ pub fn cache_of_20(record: &Record) -> Held {
     })
 }
 
+/// A guest of this name was kicked out of guest mode at least once, and went on.
+pub fn kicked(report: &Report, name: &str) -> Held {
+    let guest = report.guests().find(|guest| guest.name == name);
+    let guest = guest.ok_or_else(|| format!("the report has no guest `{name}`"))?;
+    must(guest.kicks > 0 && guest.exits > guest.kicks, || {
+        format!(
+            "`{name}` was kicked {} times in {} exits",
+            guest.kicks, guest.exits
+        )
+    })
+}
+
+/// As [`kicked`], and every kick that was sent is counted.
+pub fn kicks_arrive(record: &Record) -> Held {
+    cpus(record, 2, 2)?;
+    kicked(&record.report, "spin")?;
+    let counters = record.report.counters().ok_or("no counters")?;
+    let taken: u64 = record.report.guests().map(|guest| guest.kicks).sum();
+    must(taken <= counters.kicks, || {
+        format!("{taken} guests were kicked out by {} kicks", counters.kicks)
+    })
+}
+
+/// Kicks were meant to be sent, and no guest was kicked: that is noticed.
+pub fn kicks_left_out(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("no counters")?;
+    must(counters.kicks > 0, || "no CPU was to be kicked".into())?;
+    must(kicked(&record.report, "spin").is_err(), || {
+        "a kick that was left out was not missed".into()
+    })
+}
+
 /// Exactly a thousand instances of `hello`, with different numbers.
 pub fn thousand(record: &Record) -> Held {
     let instances: BTreeSet<_> = record.report.guests().map(|guest| guest.instance).collect();

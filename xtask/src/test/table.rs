@@ -33,6 +33,10 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     rows
 }
 
+/// One guest spins on one CPU while others die on the other, and everybody is looked at after each death.
+const KICKED: &str =
+    "guest=spin,memory=4M,limit=1s,expect=time-limit guest=hello,memory=4M,count=20 together=2";
+
 /// Guests that meet each other.
 fn together() -> Vec<Row> {
     vec![
@@ -75,6 +79,15 @@ fn together() -> Vec<Row> {
                 "cache",
                 "a guest gets the regions of the one before it, and the trace and the view say so",
                 "guest=hello,memory=64M,count=3 together=1 cache=20 trace=all view",
+            )
+        },
+        Row {
+            smp: 2,
+            check: checks::kicks_arrive,
+            ..Row::passing(
+                "kicked",
+                "a guest with interrupts off is kicked by another CPU, and goes on",
+                KICKED,
             )
         },
         Row {
@@ -539,6 +552,36 @@ fn deliberate_mistakes() -> Vec<Row> {
                 "silent-cpu",
                 "a CPU that does not come is reported and left out",
                 "{two-at-once} test=silent-cpu",
+            )
+        },
+        Row {
+            flavor: Flavor::TestHooks,
+            smp: 2,
+            check: checks::kicks_left_out,
+            ..Row::passing(
+                "no-kick",
+                "a kick that is left out is missed",
+                &format!("{KICKED} test=no-kick"),
+            )
+        },
+        Row {
+            smp: 2,
+            ..row(
+                "stale-read",
+                &["Page Fault", "supervisor read, not present", "hole"],
+                "a CPU that reads what another hides faults once that is done",
+            )
+        },
+        Row {
+            smp: 2,
+            ..row(
+                "no-interrupt",
+                &[
+                    "CPU 1 still reads hidden memory",
+                    "CPU 1 has not acknowledged flush",
+                    "it is in the host",
+                ],
+                "a shootdown without its interrupt leaves old translations in use, and is reported",
             )
         },
         unseen(

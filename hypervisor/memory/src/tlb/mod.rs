@@ -227,7 +227,7 @@ impl Flusher {
     }
 
     /// Frees the table frames for which every CPU has flushed meanwhile.
-    fn release(&mut self, cpu: Cpu<'_>, frames: &mut FrameTable<'_>) {
+    pub(crate) fn release(&mut self, cpu: Cpu<'_>, frames: &mut FrameTable<'_>) {
         while !self.first.tables.is_empty() && cpu.shootdown().all_flushed(self.first.after) {
             while let Some(table) = self.first.tables.pop(frames) {
                 frames.free_table(table);

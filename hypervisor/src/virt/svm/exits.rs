@@ -41,9 +41,8 @@ fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Res
     let info_1 = vcpu.vmcb().control.exit_info_1;
     let info_2 = vcpu.vmcb().control.exit_info_2;
     match exit {
-        ExitCode::Interrupt | ExitCode::Nmi | ExitCode::Smi | ExitCode::Init => {
-            return Ok(Some(Exit::Interrupted));
-        }
+        ExitCode::Nmi => return Ok(Some(Exit::Kicked { in_guest: true })),
+        ExitCode::Interrupt | ExitCode::Smi | ExitCode::Init => return Ok(Some(Exit::Interrupted)),
         // As without virtualization: the instruction is not for programs (the ABI gives it to the guest's kernel).
         ExitCode::Vmmcall if !is_privileged(vcpu) => raise(vcpu, Fault::InvalidOpcode)?,
         ExitCode::Vmmcall => return hypercall(vcpu, memory).map(Some),

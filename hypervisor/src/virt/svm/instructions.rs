@@ -43,6 +43,8 @@ pub unsafe fn enable(host_save_area: Hpa) {
 /// Runs the guest of the VMCB at `guest` until its next exit. Interrupts are masked before and after; a physical interrupt that comes up
 /// ends guest mode and stays pending.
 ///
+/// False: it was not entered, because the request word was not 0.
+///
 /// Takes and returns the registers by value and is never inlined: nothing that the caller has in memory is reachable from here, so
 /// nothing of it can be touched before `after_guest_mode`.
 ///
@@ -55,17 +57,19 @@ pub unsafe fn run_guest(
     host: Hpa,
     mut registers: GuestRegisters,
     hooks: &dyn GuestModeHooks,
-) -> GuestRegisters {
+) -> (GuestRegisters, bool) {
     mask_interrupts();
     hooks.before_guest_mode();
+    let request = hooks.request_word();
     // SAFETY: `registers` is on this stack, and the caller vouches for the rest.
-    unsafe { world_switch(guest.get(), &raw mut registers, host.get()) };
+    let entered = unsafe { world_switch(guest.get(), &raw mut registers, host.get(), request) };
     hooks.after_guest_mode();
-    registers
+    (registers, entered != 0)
 }
 
-/// Host to guest and back. Between CLGI and STGI nothing interrupts the host, not even an NMI. STI is for VMRUN: with V_INTR_MASKING the
-/// host's flag decides whether a physical interrupt ends guest mode (AMD APM vol. 2, 15.21.1).
+/// Host to guest and back; 0 when the request word was not 0 and the guest was not entered. Between CLGI and STGI nothing interrupts the host, not even an NMI. STI is for VMRUN: with V_INTR_MASKING the
+/// host's flag decides whether a physical interrupt ends guest mode (AMD APM vol. 2, 15.21.1). The request word is looked at after CLGI: an
+/// NMI that comes later waits for VMRUN, and ends guest mode at once.
 ///
 /// VMLOAD and VMSAVE swap what VMRUN does not: FS, GS, TR, LDTR and the system-call registers (AMD APM vol. 2, 15.5.2). Their operands are
 /// physical addresses, so the swap goes past the host's translations.
@@ -73,7 +77,12 @@ pub unsafe fn run_guest(
 /// # Safety
 /// As [`run_guest`]; `registers` must be on the stack.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn world_switch(guest: u64, registers: *mut GuestRegisters, host: u64) {
+unsafe extern "sysv64" fn world_switch(
+    guest: u64,
+    registers: *mut GuestRegisters,
+    host: u64,
+    request: *const u32,
+) -> u64 {
     naked_asm!(
         "push rbp",
         "mov rbp, rsp",
@@ -82,11 +91,13 @@ unsafe extern "sysv64" fn world_switch(guest: u64, registers: *mut GuestRegister
         "push r13",
         "push r14",
         "push r15",
+        "clgi",
+        "cmp dword ptr [rcx], 0",
+        "jne 2f",
         "mov rax, rdx",
         "vmsave rax",
         "push rax",
         "push rsi",
-        "clgi",
         "sti",
         "mov rax, rdi",
         "vmload rax",
@@ -135,6 +146,11 @@ unsafe extern "sysv64" fn world_switch(guest: u64, registers: *mut GuestRegister
         "xor r9d, r9d",
         "xor r10d, r10d",
         "xor r11d, r11d",
+        "mov eax, 1",
+        "jmp 3f",
+        "2:",
+        "xor eax, eax",
+        "3:",
         "pop r15",
         "pop r14",
         "pop r13",

@@ -105,8 +105,8 @@ impl SvmVcpu {
         }
     }
 
-    /// One turn in guest mode.
-    fn enter(&mut self, cpu: &mut SvmCpu, hooks: &dyn GuestModeHooks) -> ExitCode {
+    /// One turn in guest mode. `None`: it was not entered, and is to be entered later.
+    fn enter(&mut self, cpu: &mut SvmCpu, hooks: &dyn GuestModeHooks) -> Option<ExitCode> {
         let assignment = cpu.asids.prepare(&mut self.lease);
         let block = self.vmcb();
         block.control.asid = assignment.asid;
@@ -114,7 +114,11 @@ impl SvmVcpu {
         let guest = self.block.hpa();
         // SAFETY: the block was made by `new` with sound maps and its own second stage, and `&mut self` is the only way to it. A
         // `SvmCpu` exists only where SVM is enabled.
-        self.registers = unsafe { run_guest(guest, cpu.host_state.hpa(), self.registers, hooks) };
+        let (registers, entered) = unsafe { run_guest(guest, cpu.host_state.hpa(), self.registers, hooks) };
+        if !entered {
+            return None;
+        }
+        self.registers = registers;
         self.exits += 1;
         let block = self.vmcb();
         let exit = ExitCode::new(block.control.exit_code);
@@ -133,7 +137,7 @@ impl SvmVcpu {
         {
             cpu.asids.entered(lease, assignment);
         }
-        exit
+        Some(exit)
     }
 }
 
@@ -162,7 +166,9 @@ impl Vcpu for SvmVcpu {
 impl Loaded for LoadedSvm<'_> {
     fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
-            let exit = self.vcpu.enter(self.cpu, hooks);
+            let Some(exit) = self.vcpu.enter(self.cpu, hooks) else {
+                return Exit::Kicked { in_guest: false };
+            };
             match exit {
                 ExitCode::Interrupt => {
                     // SAFETY: guests run only after the descriptor tables are loaded; nothing is locked here.

@@ -130,6 +130,8 @@ pub enum Switched {
     Exit,
     /// The guest was not entered; VM_INSTRUCTION_ERROR says why.
     Refused,
+    /// The guest was not entered, because there was a request or an NMI.
+    Abandoned,
 }
 
 /// Runs the guest of the current VMCS until its next exit. Interrupts are masked before and after; a physical interrupt that comes up
@@ -151,26 +153,36 @@ pub unsafe fn run_guest(
     mask_interrupts();
     hooks.before_guest_mode();
     // SAFETY: `registers` is on this stack, and the caller vouches for the rest.
-    let refused = unsafe { world_switch(&raw mut registers, u64::from(launched)) };
+    let ended = unsafe { world_switch(&raw mut registers, u64::from(launched), hooks.request_word()) };
     hooks.after_guest_mode();
-    let switched = if refused == 0 {
-        Switched::Exit
-    } else {
-        Switched::Refused
+    let switched = match ended {
+        EXIT => Switched::Exit,
+        REFUSED => Switched::Refused,
+        _ => Switched::Abandoned,
     };
     (registers, switched)
 }
 
-/// Host to guest and back; 0 after an exit, 1 when the entry was refused.
+/// What the switch returns.
+const EXIT: u64 = 0;
+const REFUSED: u64 = 1;
+const ABANDONED: u64 = 2;
+
+/// Host to guest and back: [`EXIT`], [`REFUSED`], or [`ABANDONED`] when the request word was not 0.
 ///
 /// An exit leaves RFLAGS with interrupts masked (SDM vol. 3C, 28.5.3). Where the exit leads is written anew for each entry: it is this
 /// stack. An NMI between here and the entry, or after the exit, runs on a stack of its own, flushes first, and does not report registers
-/// ([`in_world_switch`]).
+/// ([`in_world_switch`]). One that comes between the look at the request word and the entry, or at the entry, goes on where the entry
+/// is abandoned ([`abandon_entry`]): no request is missed.
 ///
 /// # Safety
 /// As [`run_guest`]; `registers` must be on the stack.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn world_switch(registers: *mut GuestRegisters, launched: u64) -> u64 {
+unsafe extern "sysv64" fn world_switch(
+    registers: *mut GuestRegisters,
+    launched: u64,
+    request: *const u32,
+) -> u64 {
     naked_asm!(
         "push rbp",
         "mov rbp, rsp",
@@ -182,9 +194,13 @@ unsafe extern "sysv64" fn world_switch(registers: *mut GuestRegisters, launched:
         "push rdi",
         "mov eax, {host_rsp}",
         "vmwrite rax, rsp",
-        "lea rdx, [rip + 3f]",
+        "lea rcx, [rip + 3f]",
         "mov eax, {host_rip}",
-        "vmwrite rax, rdx",
+        "vmwrite rax, rcx",
+        ".globl vmx_entry_start",
+        "vmx_entry_start:",
+        "cmp dword ptr [rdx], 0",
+        "jne vmx_entry_abandoned",
         // No instruction from here to the entry changes the flags.
         "test rsi, rsi",
         "mov rax, [rdi + 0*8]",
@@ -207,10 +223,18 @@ unsafe extern "sysv64" fn world_switch(registers: *mut GuestRegisters, launched:
         "jmp 4f",
         "2:",
         "vmresume",
+        ".globl vmx_entry_end",
+        "vmx_entry_end:",
         // Refused. The guest's registers did not change.
         "4:",
         "pop rdi",
-        "mov eax, 1",
+        "mov eax, {refused}",
+        "jmp 5f",
+        // The stack is as at the entry, whatever the other registers are.
+        ".globl vmx_entry_abandoned",
+        "vmx_entry_abandoned:",
+        "pop rdi",
+        "mov eax, {abandoned}",
         "jmp 5f",
         // The exit. RSP is the host's again; all other general registers are still the guest's.
         "3:",
@@ -253,6 +277,8 @@ unsafe extern "sysv64" fn world_switch(registers: *mut GuestRegisters, launched:
         "ret",
         ".globl vmx_world_switch_end",
         "vmx_world_switch_end:",
+        refused = const REFUSED,
+        abandoned = const ABANDONED,
         host_rsp = const host::RSP,
         host_rip = const host::RIP,
     )
@@ -261,6 +287,21 @@ unsafe extern "sysv64" fn world_switch(registers: *mut GuestRegisters, launched:
 // SAFETY: `world_switch` defines the symbol; only its address is used.
 unsafe extern "C" {
     static vmx_world_switch_end: core::ffi::c_void;
+    static vmx_entry_start: core::ffi::c_void;
+    static vmx_entry_end: core::ffi::c_void;
+    static vmx_entry_abandoned: core::ffi::c_void;
+}
+
+/// Where code at `rip` must go on after an NMI, if it is on its way into a guest: where the switch gives up. The jump behind VMLAUNCH lies
+/// in the range, too; there the entry was refused, and abandoning it comes to the same but for its reason.
+pub fn abandon_entry(rip: Hva) -> Option<Hva> {
+    let address = |symbol: *const core::ffi::c_void| symbol.addr() as u64;
+    let (start, end) = (
+        address(&raw const vmx_entry_start),
+        address(&raw const vmx_entry_end),
+    );
+    let abandoned = Hva::new(address(&raw const vmx_entry_abandoned));
+    (start..end).contains(&rip.get()).then_some(abandoned)
 }
 
 /// Whether code at `rip` may have a guest's general registers on the CPU: it lies in the world switch. VMX holds no NMI back there; under

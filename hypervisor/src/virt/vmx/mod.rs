@@ -43,7 +43,7 @@ use vmcs::Region;
 use x86::msr::IA32_FEATURE_CONTROL;
 
 pub use found::VmxFound;
-pub use instructions::in_world_switch;
+pub use instructions::{abandon_entry, in_world_switch};
 pub use vcpu::VmxVcpu;
 
 /// What all guests share.

@@ -114,19 +114,22 @@ impl LoadedVmx<'_> {
         Some(assignment)
     }
 
-    /// One turn in guest mode. An error: it was not entered.
-    fn enter(&mut self, hooks: &dyn GuestModeHooks) -> Result<ExitReason, Cause> {
+    /// One turn in guest mode. `None`: it was not entered, and is to be entered later. An error: it can't be entered.
+    fn enter(&mut self, hooks: &dyn GuestModeHooks) -> Result<Option<ExitReason>, Cause> {
         let assignment = self.flush_before_entry();
         // SAFETY: `load` wrote this CPU's host state, and the controls and guest state are as `setup` and `exits` keep them.
         let (registers, switched) = unsafe { run_guest(self.vcpu.registers, self.launched, hooks) };
         self.vcpu.registers = registers;
-        self.vcpu.exits += 1;
         if let (Some(tags), Some(lease), Some(assignment)) =
             (&mut self.cpu.tags, &mut self.vcpu.lease, assignment)
         {
             // INVVPID has run, whatever became of the entry.
             tags.entered(lease, assignment);
         }
+        if switched == Switched::Abandoned {
+            return Ok(None);
+        }
+        self.vcpu.exits += 1;
         if switched == Switched::Refused {
             let error = self.vmcs.read_32(ro::VM_INSTRUCTION_ERROR);
             return Err(Unexpected::EntryRefused(error).into());
@@ -145,7 +148,7 @@ impl LoadedVmx<'_> {
             .into());
         }
         self.launched = true;
-        Ok(reason)
+        Ok(Some(reason))
     }
 
     /// Gives the host what ended guest mode and is the host's. True when that was all.
@@ -253,13 +256,17 @@ impl Loaded for LoadedVmx<'_> {
     fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
             let reason = match self.enter(hooks) {
-                Ok(reason) => reason,
+                Ok(Some(reason)) => reason,
+                Ok(None) => return Exit::Kicked { in_guest: false },
                 Err(cause) => return self.ended(cause),
             };
             let host_event = self.host_event(reason);
             exits::deliver_again(self);
             if reason == ExitReason::PreemptionTimer {
                 return Exit::SliceOver;
+            }
+            if host_event && reason == ExitReason::ExceptionOrNmi {
+                return Exit::Kicked { in_guest: true };
             }
             if host_event {
                 return Exit::Interrupted;

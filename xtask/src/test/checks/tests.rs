@@ -58,6 +58,8 @@ fn guest(instance: u32, ending: &str, held: bool) -> Event<String> {
         exits: 3,
         hypercalls: 2,
         alternations: 7,
+        moves: 0,
+        kicks: 0,
         cpu_us: 10,
     })
 }
@@ -219,6 +221,53 @@ fn cpus_are_counted() {
     assert!(cpus(&record(Outcome::Pass, good()), 1, 1).is_ok());
     assert!(cpus(&record(Outcome::Pass, good()), 4, 1).is_err());
     assert!(cpus(&record(Outcome::Pass, good()), 1, 0).is_err());
+}
+
+#[test]
+fn kicks_are_counted() {
+    let run = |name: &str, exits: u64, kicks: u64, sent: u64| {
+        let mut events = good();
+        if let Event::Start(start) = &mut events[0] {
+            (start.cpus_found, start.cpus_used) = (2, 2);
+        }
+        events.push(Event::Guest(Guest {
+            name: name.into(),
+            instance: 9,
+            memory_mib: 4,
+            ending: "time-limit".into(),
+            expected: "time-limit".into(),
+            held: true,
+            detail: String::new(),
+            exits,
+            hypercalls: 1,
+            alternations: 0,
+            moves: 0,
+            kicks,
+            cpu_us: 200_000,
+        }));
+        events.retain(|event| !matches!(event, Event::Counters(_)));
+        events.push(Event::Counters(Counters {
+            kicks: sent,
+            ..counters()
+        }));
+        record(Outcome::Pass, events)
+    };
+    assert_eq!(kicks_arrive(&run("spin", 24, 2, 3)), Ok(()));
+    // None came, more came than were sent, the guest did not go on, another guest.
+    for (name, exits, kicks, sent) in [
+        ("spin", 24, 0, 3),
+        ("spin", 24, 4, 3),
+        ("spin", 2, 2, 3),
+        ("hello", 24, 2, 3),
+    ] {
+        assert!(
+            kicks_arrive(&run(name, exits, kicks, sent)).is_err(),
+            "{name} {kicks}"
+        );
+    }
+    assert_eq!(kicks_left_out(&run("spin", 24, 0, 3)), Ok(()));
+    assert!(kicks_left_out(&run("spin", 24, 0, 0)).is_err());
+    assert!(kicks_left_out(&run("spin", 24, 1, 3)).is_err());
 }
 
 #[test]

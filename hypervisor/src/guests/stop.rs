@@ -1,0 +1,109 @@
+//! Stopping all CPUs for a look at everything, such as the checks after a death: each leaves its guest, puts it back where the
+//! look finds it, and waits.
+//!
+//! A CPU is *parked* while it works on nothing: it waits here, or dozes. Between two pieces of work it passes here; whoever stops all waits
+//! until each of the others is parked. Nobody slips through:
+//!
+//! ```text
+//!  stopper                               CPU that goes on
+//!  by := me                              parked := no
+//!  fence                                 fence
+//!  read parked: no? kick, wait           read by: somebody? parked := yes, wait
+//! ```
+
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+
+use crate::cpu::descriptor::CpuTables;
+use crate::presence::{self, catch_up};
+use crate::println;
+
+/// Nobody stops all.
+const NOBODY: u32 = 0;
+/// Polls after which a CPU that is not parked yet is reported; each report takes twice as many as the one before. A choice: a CPU parks
+/// within 2 MiB of scrubbing and a piece of the report, some milliseconds; this is about a second.
+const FIRST_REPORT: u64 = 1 << 24;
+
+/// Who has stopped all.
+pub struct Stop {
+    /// [`NOBODY`], or the number of the CPU plus one.
+    by: AtomicU32,
+}
+
+impl Stop {
+    /// Nobody.
+    pub const fn new() -> Self {
+        Self {
+            by: AtomicU32::new(NOBODY),
+        }
+    }
+
+    /// Whether somebody stops all.
+    pub fn is_called(&self) -> bool {
+        self.by.load(Ordering::Acquire) != NOBODY
+    }
+
+    /// Between two pieces of work: waits while all are stopped, and goes on as one who works.
+    pub fn pass(&self, own: &CpuTables) {
+        loop {
+            self.wait(own);
+            own.set_parked(false);
+            // Before it is read who stops: see the drawing above.
+            fence(Ordering::SeqCst);
+            if !self.is_called() {
+                return;
+            }
+        }
+    }
+
+    /// Stops all, runs `look`, and lets them go on. To be called between two pieces of work: what is to be seen must be where `look`
+    /// finds it, since somebody else may stop all first.
+    pub fn all<R>(&self, own: &CpuTables, look: impl FnOnce() -> R) -> R {
+        let me = own.number() + 1;
+        while self
+            .by
+            .compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
+            self.wait(own);
+        }
+        // Before it is read who is parked: see the drawing above.
+        fence(Ordering::SeqCst);
+        for other in presence::others(own.number()) {
+            if !other.is_parked() {
+                presence::kick(other);
+            }
+        }
+        for other in presence::others(own.number()) {
+            let mut polls: u64 = 0;
+            while !other.is_parked() {
+                catch_up();
+                core::hint::spin_loop();
+                polls += 1;
+                if polls >= FIRST_REPORT && polls.is_power_of_two() {
+                    let number = other.number();
+                    match presence::mode(number) {
+                        Some(mode) => {
+                            println!("CPU {number} has not stopped after {polls} polls: it is {mode}")
+                        }
+                        None => println!("CPU {number} has not stopped after {polls} polls"),
+                    }
+                }
+            }
+        }
+        own.set_parked(false);
+        let result = look();
+        self.by.store(NOBODY, Ordering::Release);
+        result
+    }
+
+    /// Waits, parked, while somebody stops all.
+    fn wait(&self, own: &CpuTables) {
+        while self.is_called() {
+            own.set_parked(true);
+            #[cfg(feature = "test-hooks")]
+            crate::hooks::stale_read::errand();
+            catch_up();
+            core::hint::spin_loop();
+        }
+    }
+}

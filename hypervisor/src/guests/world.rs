@@ -1,0 +1,403 @@
+//! What the CPUs share: which guests wait on which CPU, what is to be launched next, and the report.
+//!
+//! Each CPU has a run queue. It asks for its next piece of work ([`World::next`]): a launch, if one is due and nobody else launches; a turn of
+//! a guest of its own queue; a turn of one that it takes from the longest queue; or rest. A guest that gets its turn is out of the queues
+//! until it is put back.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use boot_config::Config;
+use guest_image::Archive;
+use memory::frame::{GuestId, OutOfMemory};
+use memory::guest::GuestMemory;
+
+use super::live::{Live, Place, Population};
+use super::queue::{Order, Queue};
+use super::stop::Stop;
+use crate::checks::Checks;
+use crate::cpu::timer::{Calibration, Clock};
+use crate::frames::leak_slice_with;
+use crate::lock::{Lock, Rank};
+use crate::presence;
+use crate::reporting::Reporter;
+use crate::virt::Backend;
+
+/// The report in the making, and what is checked for it.
+pub struct Report {
+    /// The walker.
+    pub checks: Checks,
+    /// The report.
+    pub reporter: Reporter<'static>,
+}
+
+/// Everything that the CPUs share for running guests.
+pub struct World<B: Backend> {
+    /// The command line.
+    pub config: &'static Config<'static>,
+    /// The virtualization in use.
+    pub backend: &'static B,
+    /// The time.
+    pub clock: Clock,
+    /// The timers' rate.
+    pub calibration: Calibration,
+    /// Stops all CPUs.
+    pub stop: Stop,
+    /// The report.
+    pub report: Lock<Report>,
+    schedule: Lock<Schedule<B>>,
+    /// Whether a guest has had a turn.
+    begun: AtomicBool,
+    /// Windows closed so far, on all CPUs.
+    invalidations: AtomicU64,
+}
+
+/// Why there is nothing to run.
+pub enum WorldError {
+    /// A guest of this name is not in the archive.
+    Missing(&'static str),
+    /// No memory for the run queues.
+    OutOfMemory(OutOfMemory),
+}
+
+/// A guest that is to be launched.
+pub struct Due {
+    /// What.
+    pub order: Order<'static>,
+    /// Its number for the memory subsystem.
+    pub id: GuestId,
+    /// Its number in this boot.
+    pub instance: u32,
+    /// Guests that have died so far.
+    deaths: u64,
+}
+
+/// What a CPU does next.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is on the stack for a moment, and there is no allocator for a box"
+)]
+pub enum Work<B: Backend> {
+    /// Launch a guest, and tell [`World::launched`], [`World::refused`] or [`World::postpone`].
+    Launch(Due),
+    /// Give a guest a turn, and put it back or bury it.
+    Turn(Place<'static, B::Vcpu>),
+    /// Doze until an interrupt comes.
+    Rest,
+    /// All guests have ended. Told to the boot CPU only.
+    Done,
+}
+
+/// One CPU's guests.
+struct RunQueue<V: 'static> {
+    /// Those that wait for a turn.
+    waiting: Population<'static, V>,
+    /// The one that has ended here and is not buried yet.
+    ended: Population<'static, V>,
+    /// The one that has its turn, or is being launched or buried.
+    in_hand: Option<GuestId>,
+    /// The CPU dozes, and nobody has woken it.
+    resting: bool,
+}
+
+struct Schedule<B: Backend> {
+    queue: Queue<'static>,
+    cpus: &'static mut [RunQueue<B::Vcpu>],
+    /// Guests that are not buried yet, the one that is being launched included.
+    alive: usize,
+    /// Somebody launches a guest.
+    launching: bool,
+    /// The guest in turn did not fit, and nobody has died since: there is no use in trying again.
+    crowded: bool,
+    deaths: u64,
+    /// Guests launched or refused so far; the last one's number.
+    instances: u32,
+    /// The moment "guests" has been: the first guest had ended, none was taken down yet.
+    peak_seen: bool,
+    together: usize,
+}
+
+impl<B: Backend> World<B> {
+    /// A world in which nobody lives yet, for CPUs with numbers below `cpus`.
+    ///
+    /// # Errors
+    /// See [`WorldError`].
+    pub fn new(
+        config: &'static Config<'static>,
+        archive: &'static Archive<'static>,
+        backend: &'static B,
+        calibration: Calibration,
+        clock: Clock,
+        cpus: u32,
+        report: Report,
+    ) -> Result<Self, WorldError> {
+        let queue = Queue::new(config, archive).map_err(WorldError::Missing)?;
+        let cpus = leak_slice_with(cpus as usize, |_| {
+            Ok(RunQueue {
+                waiting: Population::new(),
+                ended: Population::new(),
+                in_hand: None,
+                resting: false,
+            })
+        })
+        .map_err(WorldError::OutOfMemory)?;
+        Ok(Self {
+            config,
+            backend,
+            clock,
+            calibration,
+            stop: Stop::new(),
+            report: Lock::new(Rank::Report, report),
+            schedule: Lock::new(
+                Rank::Schedule,
+                Schedule {
+                    queue,
+                    cpus,
+                    alive: 0,
+                    launching: false,
+                    crowded: false,
+                    deaths: 0,
+                    instances: 0,
+                    peak_seen: false,
+                    together: config.together.map_or(usize::MAX, |most| most as usize),
+                },
+            ),
+            begun: AtomicBool::new(false),
+            invalidations: AtomicU64::new(0),
+        })
+    }
+
+    /// What the CPU with this number does next. `last` is the guest that had the last turn there.
+    pub fn next(&self, cpu: u32, random: &mut oorandom::Rand64, last: Option<u32>) -> Work<B> {
+        self.schedule.with(|schedule| schedule.next(cpu, random, last))
+    }
+
+    /// A guest was launched: it waits on this CPU for its first turn. Returns how many live.
+    pub fn launched(&self, cpu: u32, place: Place<'static, B::Vcpu>, guest: Live<'static, B::Vcpu>) -> u64 {
+        self.schedule.with(|schedule| {
+            schedule.launching = false;
+            let own = schedule.own(cpu);
+            own.in_hand = None;
+            own.waiting.add(place, guest);
+            schedule.wake_one();
+            schedule.alive as u64
+        })
+    }
+
+    /// A guest was not launched, and never will be.
+    pub fn refused(&self, cpu: u32) {
+        self.schedule.with(|schedule| {
+            schedule.launching = false;
+            schedule.own(cpu).in_hand = None;
+            schedule.alive -= 1;
+        });
+    }
+
+    /// A guest did not fit. True: it is launched again later, when another has died. False: there is no other, so it never will.
+    pub fn postpone(&self, cpu: u32, due: &Due) -> bool {
+        self.schedule.with(|schedule| {
+            if schedule.alive == 1 && schedule.deaths == due.deaths {
+                return false;
+            }
+            schedule.launching = false;
+            schedule.own(cpu).in_hand = None;
+            schedule.alive -= 1;
+            schedule.instances -= 1;
+            schedule.queue.retreat();
+            // Somebody may have died meanwhile: then it is tried again at once.
+            schedule.crowded = schedule.deaths == due.deaths;
+            true
+        })
+    }
+
+    /// The guest had its turn and waits for another.
+    pub fn put_back(&self, cpu: u32, place: Place<'static, B::Vcpu>) {
+        self.schedule.with(|schedule| {
+            let own = schedule.own(cpu);
+            own.in_hand = None;
+            own.waiting.put_back(place);
+        });
+    }
+
+    /// The guest has ended. True for the first one: then the moment "guests" has come, for this CPU to see to.
+    pub fn ended(&self, cpu: u32, place: Place<'static, B::Vcpu>) -> bool {
+        self.schedule.with(|schedule| {
+            let own = schedule.own(cpu);
+            own.in_hand = None;
+            own.ended.put_back(place);
+            !core::mem::replace(&mut schedule.peak_seen, true)
+        })
+    }
+
+    /// Takes the guest that has ended on this CPU, to bury it.
+    pub fn take_ended(&self, cpu: u32) -> Option<Place<'static, B::Vcpu>> {
+        self.schedule.with(|schedule| {
+            let own = schedule.own(cpu);
+            let mut place = own.ended.take(0)?;
+            own.in_hand = place.guest_mut().map(|guest| guest.memory.id());
+            Some(place)
+        })
+    }
+
+    /// The guest in hand is buried: its memory is free again.
+    pub fn buried(&self, cpu: u32) {
+        self.schedule.with(|schedule| {
+            schedule.own(cpu).in_hand = None;
+            schedule.alive -= 1;
+            schedule.deaths += 1;
+            schedule.crowded = false;
+        });
+    }
+
+    /// Runs `look` on the memory of all guests and on the report, while all CPUs are stopped.
+    pub fn look<R>(&self, look: impl FnOnce(&mut Report, Memories<'_, B>) -> R) -> R {
+        self.schedule.with(|schedule| {
+            let memories = Memories(schedule);
+            self.report.with(|report| look(report, memories))
+        })
+    }
+
+    /// A CPU has closed so many windows more.
+    pub fn count_invalidations(&self, more: u64) {
+        if more > 0 {
+            self.invalidations.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    /// Windows closed so far, on all CPUs.
+    pub fn invalidations(&self) -> u64 {
+        self.invalidations.load(Ordering::Relaxed)
+    }
+
+    /// A guest is about to have a turn. True the first time.
+    pub fn begins(&self) -> bool {
+        !self.begun.load(Ordering::Relaxed) && !self.begun.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// The guests of a stopped world.
+pub struct Memories<'w, B: Backend>(&'w Schedule<B>);
+
+impl<'w, B: Backend> Memories<'w, B> {
+    /// The memory of each.
+    pub fn iter(&self) -> impl Iterator<Item = &'w GuestMemory> + Clone + use<'w, B> {
+        self.0
+            .cpus
+            .iter()
+            .flat_map(|own| own.ended.iter().chain(own.waiting.iter()))
+            .map(|guest| &guest.memory)
+    }
+}
+
+impl<B: Backend> Schedule<B> {
+    fn own(&mut self, cpu: u32) -> &mut RunQueue<B::Vcpu> {
+        match self.cpus.get_mut(cpu as usize) {
+            Some(own) => own,
+            None => panic!("broken invariant: CPU {cpu} has no run queue"),
+        }
+    }
+
+    fn next(&mut self, cpu: u32, random: &mut oorandom::Rand64, last: Option<u32>) -> Work<B> {
+        self.own(cpu).resting = false;
+        if let Some(due) = self.due() {
+            self.own(cpu).in_hand = Some(due.id);
+            return Work::Launch(due);
+        }
+        if let Some(mut place) = self.pick(cpu, random, last).or_else(|| self.take_over()) {
+            let own = self.own(cpu);
+            own.in_hand = place.guest_mut().map(|guest| guest.memory.id());
+            if own.waiting.len() > 0 {
+                self.wake_one();
+            }
+            return Work::Turn(place);
+        }
+        let finished = self.alive == 0 && self.queue.front().is_none();
+        if finished && cpu == 0 {
+            return Work::Done;
+        }
+        self.own(cpu).resting = true;
+        if finished && self.own(0).resting {
+            self.own(0).resting = false;
+            presence::wake(0);
+        }
+        Work::Rest
+    }
+
+    /// The guest that is to be launched now, if any; it counts as launched from here on.
+    fn due(&mut self) -> Option<Due> {
+        let order = self.queue.front()?;
+        if self.launching
+            || self.crowded && self.alive > 0
+            || self.alive >= self.together
+            || order.launch.after && self.alive > 0
+        {
+            return None;
+        }
+        let instance = self.instances + 1;
+        let Some(id) = self.id_for(instance) else {
+            self.crowded = true;
+            return None;
+        };
+        self.instances = instance;
+        self.queue.advance();
+        self.launching = true;
+        self.alive += 1;
+        Some(Due {
+            order,
+            id,
+            instance,
+            deaths: self.deaths,
+        })
+    }
+
+    /// One of the CPU's own guests, at random; not the one that has just had its turn, if there is another.
+    fn pick(
+        &mut self,
+        cpu: u32,
+        random: &mut oorandom::Rand64,
+        last: Option<u32>,
+    ) -> Option<Place<'static, B::Vcpu>> {
+        let waiting = &mut self.own(cpu).waiting;
+        let count = waiting.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        let mut position = random.rand_range(0..count) as usize;
+        if last.is_some() && waiting.iter().nth(position).map(|guest| guest.instance) == last {
+            position = (position + 1) % count as usize;
+        }
+        waiting.take(position)
+    }
+
+    /// One from the longest queue of a CPU that is busy with another guest.
+    fn take_over(&mut self) -> Option<Place<'static, B::Vcpu>> {
+        let busy = self.cpus.iter_mut().filter(|own| own.in_hand.is_some());
+        let longest = busy.max_by_key(|own| own.waiting.len())?;
+        longest.waiting.take(0)
+    }
+
+    /// Wakes a CPU that rests, if there is one: there is a guest to take over.
+    fn wake_one(&mut self) {
+        if let Some((number, own)) = (0..).zip(self.cpus.iter_mut()).find(|(_, own)| own.resting) {
+            own.resting = false;
+            presence::wake(number);
+        }
+    }
+
+    /// The number under which the memory subsystem knows a guest: its instance number, so that both name it alike. Beyond 16 bits
+    /// the numbers begin again at 1, and those of living guests are passed over; `None` when there is no other.
+    fn id_for(&self, instance: u32) -> Option<GuestId> {
+        const NUMBERS: u32 = u16::MAX as u32;
+        let first = instance.saturating_sub(1) % NUMBERS;
+        (0..NUMBERS)
+            .filter_map(|further| u16::try_from((first + further) % NUMBERS + 1).ok())
+            .filter_map(GuestId::new)
+            .find(|id| !self.has(*id))
+    }
+
+    /// Whether a guest with this number lives.
+    fn has(&self, id: GuestId) -> bool {
+        self.cpus
+            .iter()
+            .any(|own| own.in_hand == Some(id) || own.waiting.has(id) || own.ended.has(id))
+    }
+}
