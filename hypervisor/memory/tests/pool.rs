@@ -343,6 +343,27 @@ fn small_requests_share_what_one_flush_has_hidden_in_pieces() {
 }
 
 #[test]
+fn a_single_frame_is_hidden_although_a_batch_would_leave_no_frame_for_its_tables() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut host = bench.fragment(512);
+    // One to hide, one for each table: of 4K leaves, and of 2M leaves.
+    for left in 0..6 {
+        let refused = bench.allocate(0);
+        match refused {
+            Ok(extent) if left >= 3 => bench.free(extent),
+            Err(PrivateError::OutOfMemory(_) | PrivateError::Hide(_)) if left < 3 => {}
+            other => panic!("{left} frames: {other:?}"),
+        }
+        bench.drain();
+        let frame = host.pop().unwrap();
+        bench.memory.frames.free(frame);
+    }
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+#[test]
 fn pieces_leave_the_host_what_the_low_watermark_keeps() {
     let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
     let mut bench = Bench::new(&mut board);

@@ -6,7 +6,7 @@ use core::fmt;
 use crate::address::{GIGABLOCK_ORDER, REGION_ORDER};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::extent::{Carved, Clean, Extent};
+use crate::frame::extent::{Clean, Extent};
 use crate::frame::extent_list::ExtentList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
@@ -18,7 +18,7 @@ use super::scrubber::Scrubber;
 /// Frames that are hidden at once when no whole region is free and single frames are asked for: one flush for all of them.
 const PIECES_AT_ONCE: u64 = 32;
 
-/// Why there was no hidden memory. Nothing was changed.
+/// Why there was no hidden memory. Nothing was changed, but that the shrinker may have given cached regions back to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrivateError {
     /// More than a gigablock was asked for at once.
@@ -138,33 +138,49 @@ impl HostMemory<'_> {
                 return Ok(growing);
             }
         }
-        let carved = match self.frames.carve_contiguous(order.max(REGION_ORDER)) {
+        growing.posted = Some(match self.frames.carve_contiguous(order.max(REGION_ORDER)) {
             Ok(extent) => {
                 let mut carved = ExtentList::new();
                 carved.push(&mut self.frames, extent);
-                carved
+                self.hide(machine, carved).map_err(PrivateError::Hide)?
             }
             Err(error) if order >= REGION_ORDER => return Err(PrivateError::OutOfMemory(error)),
-            Err(_) => self.carve_for_pool(order).map_err(PrivateError::OutOfMemory)?,
-        };
-        growing.posted = Some(self.hide(machine, carved).map_err(PrivateError::Hide)?);
+            Err(_) => self.hide_pieces(machine, order)?,
+        });
         Ok(growing)
     }
 
-    /// No whole region is free: takes the largest runs that there are, at least one of them of the order asked for.
-    fn carve_for_pool(&mut self, order: u8) -> Result<ExtentList<Carved>, OutOfMemory> {
-        let out_of_memory = self.frames.out_of_memory(1 << order);
-        let largest = self.frames.largest_listed_run();
-        let Some(largest) = largest.filter(|largest| *largest >= order) else {
-            return Err(out_of_memory);
+    /// No whole region is free: hides the largest runs that there are, at least one of them of the order asked for. Where that leaves no
+    /// frames for the tables of its splits, only what was asked for.
+    fn hide_pieces<M: Machine>(&mut self, machine: &M, order: u8) -> Result<Posted, PrivateError> {
+        let least = 1 << order;
+        let out_of_memory = self.frames.out_of_memory(least);
+        let largest = self
+            .frames
+            .largest_listed_run()
+            .filter(|largest| *largest >= order);
+        let spare = self
+            .frames
+            .free_frames()
+            .saturating_sub(self.pool.low_watermark());
+        let Some(largest) = largest.filter(|_| spare >= least) else {
+            return Err(PrivateError::OutOfMemory(out_of_memory));
         };
-        let low = self.pool.low_watermark();
-        let spare = self.frames.free_frames().saturating_sub(low);
-        let count = (1 << largest).max(PIECES_AT_ONCE).min(spare);
-        if count < 1 << order {
-            return Err(out_of_memory);
+        let many = (1 << largest).max(PIECES_AT_ONCE).min(spare);
+        let pieces = self
+            .frames
+            .carve_pieces(many)
+            .map_err(PrivateError::OutOfMemory)?;
+        match self.hide(machine, pieces) {
+            Err(HideCause::OutOfMemory(_)) if many > least => {
+                let piece = self
+                    .frames
+                    .carve_pieces(least)
+                    .map_err(PrivateError::OutOfMemory)?;
+                self.hide(machine, piece).map_err(PrivateError::Hide)
+            }
+            posted => posted.map_err(PrivateError::Hide),
         }
-        self.frames.carve_pieces(count)
     }
 
     /// Takes `1 << order` frames of hidden, zeroed memory, aligned to their size, growing the pool if it has to. It waits for the flush

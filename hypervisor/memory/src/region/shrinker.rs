@@ -41,7 +41,7 @@ impl HostMemory<'_> {
     /// back first; also when there would be no memory otherwise.
     ///
     /// # Errors
-    /// When no free run is large enough, or `order` exceeds [`crate::frame::allocator::MAX_ORDER`].
+    /// When no free run is large enough even then, or `order` exceeds [`crate::frame::allocator::MAX_ORDER`].
     pub fn allocate<M: Machine>(&mut self, machine: &M, order: u8) -> Result<HostFrames, OutOfMemory> {
         if order < REGION_ORDER
             && let Some(frames) = self.frames.allocate_listed(order)
