@@ -6,8 +6,8 @@
 //! nothing behind, `qmp` speaks to it, `folder` keeps what came out) or `bochs` runs its own; `verdict` judges; `symbolise`
 //! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
 //! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
-//! makes such a file and stops. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its figures; `exits` counts
-//! VM exits.
+//! makes such a file and stops. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its
+//! figures; `exits` counts VM exits. `nightly` is the toolchain for Miri.
 
 mod archive;
 mod bench;
@@ -27,6 +27,7 @@ mod iso;
 mod machine;
 mod medium;
 mod nested;
+mod nightly;
 mod preflight;
 mod process;
 mod qmp;

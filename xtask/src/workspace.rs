@@ -35,7 +35,9 @@ pub fn cargo() -> Command {
 
 /// What can be known without building.
 pub struct Outline {
-    /// Where cargo puts what it builds for the target.
+    /// Cargo's folder for everything it builds.
+    pub target: PathBuf,
+    /// Where in it is what is built for the bare machine.
     pub built: PathBuf,
     /// The names of the bundled guests: the binaries of the package, in alphabetical order.
     pub guests: Vec<String>,
@@ -92,6 +94,7 @@ pub fn outline() -> Result<Outline> {
         .collect();
     guests.sort();
     Ok(Outline {
+        target: target.into(),
         built: Path::new(target).join(TARGET).join("release"),
         guests,
     })

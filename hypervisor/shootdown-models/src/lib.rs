@@ -23,10 +23,16 @@ const _: () = assert!(
 /// CPUs of a world; a model has a thread for each, at most.
 pub const CPUS: usize = 3;
 
-/// Tries every order of events of a model. `LOOM_MAX_PREEMPTIONS` bounds how often a thread may be preempted, where it waits for nobody;
-/// unset, there is no bound.
-pub fn try_all(model: impl Fn() + Send + Sync + 'static) {
+/// Tries every order of events of a model with so many threads, in which threads are preempted a number of times in all, where they wait
+/// for nobody: 2 times; with `LACUNA_LOOM=long` 3 times, or 5 if there are two threads. `LOOM_MAX_PREEMPTIONS` sets another number.
+pub fn try_all(threads: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
+    let long = std::env::var_os("LACUNA_LOOM").is_some_and(|value| value == "long");
+    builder.preemption_bound = builder.preemption_bound.or(Some(match (long, threads) {
+        (false, _) => 2,
+        (true, 2) => 5,
+        (true, _) => 3,
+    }));
     // Steps of one run. A requester that waits for a CPU which never answers makes more.
     builder.max_branches = 3_000;
     builder.check(model);

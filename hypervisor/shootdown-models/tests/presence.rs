@@ -11,7 +11,7 @@ use shootdown_models::{Processor, World, pause, try_all};
 
 /// One CPU hides a frame, unlinks a table and frees it when it may, while another does `other`.
 fn against(other: impl Fn(Processor) + Clone + Send + Sync + 'static) {
-    try_all(move || {
+    try_all(2, move || {
         let world = World::new();
         let (requester, other_cpu) = (world.started(0), world.started(1));
         let other = other.clone();

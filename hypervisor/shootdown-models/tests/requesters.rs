@@ -11,7 +11,7 @@ use shootdown_models::{World, pause, try_all};
 /// other.
 #[test]
 fn two_requesters_answer_each_other() {
-    try_all(|| {
+    try_all(2, || {
         let world = World::new();
         let (one, two) = (world.started(0), world.started(1));
         one.speculate();
@@ -31,7 +31,7 @@ fn two_requesters_answer_each_other() {
 /// Three threads: two requesters and a CPU that comes back from a guest.
 #[test]
 fn two_requesters_and_a_guest_exit() {
-    try_all(|| {
+    try_all(3, || {
         let world = World::new();
         let (one, two, third) = (world.started(0), world.started(1), world.started(2));
         third.speculate();
@@ -56,7 +56,7 @@ fn two_requesters_and_a_guest_exit() {
 /// Three threads: a CPU in the host answers two requesters, of whom one may have found the other's interrupt on its way and sent none.
 #[test]
 fn one_interrupt_may_serve_two_requesters() {
-    try_all(|| {
+    try_all(3, || {
         let world = World::new();
         let (one, two, third) = (world.started(0), world.started(1), world.started(2));
         third.speculate();

@@ -8,7 +8,7 @@ use shootdown_models::{World, try_all};
 /// Three threads: a requester, whoever starts the CPU, and the CPU.
 #[test]
 fn a_late_starter_joins() {
-    try_all(|| {
+    try_all(3, || {
         let world = World::new();
         let (requester, starter, late) = (world.started(0), world.started(1), world.absent(2));
         let starting = thread::spawn(move || {
@@ -35,7 +35,7 @@ fn a_late_starter_joins() {
 /// Three threads: the starter loses patience. Either the CPU has joined, or it never will.
 #[test]
 fn a_cpu_that_is_given_up_touches_nothing() {
-    try_all(|| {
+    try_all(3, || {
         let world = World::new();
         let (requester, starter, late) = (world.started(0), world.started(1), world.absent(2));
         let starting = thread::spawn(move || {

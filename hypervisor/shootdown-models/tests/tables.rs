@@ -8,7 +8,7 @@ use shootdown_models::{World, try_all};
 /// Two threads: a CPU in a guest acknowledges at once, but walks the table as long as it likes.
 #[test]
 fn a_flag_does_not_free_a_table() {
-    try_all(|| {
+    try_all(2, || {
         let world = World::new();
         let (requester, other) = (world.started(0), world.started(1));
         other.speculate();
@@ -34,7 +34,7 @@ fn a_flag_does_not_free_a_table() {
 /// Three threads: another CPU than the requester frees the table, while a third one comes back from a guest.
 #[test]
 fn anyone_may_free_it() {
-    try_all(|| {
+    try_all(3, || {
         let world = World::new();
         let (requester, other, third) = (world.started(0), world.started(1), world.started(2));
         third.speculate();
@@ -59,7 +59,7 @@ fn anyone_may_free_it() {
 /// Three threads: another CPU frees the table before the requester has looked at anyone, while a third one starts.
 #[test]
 fn a_cpu_that_starts_has_not_flushed() {
-    try_all(|| {
+    try_all(3, || {
         let world = World::new();
         let (requester, other, third) = (world.started(0), world.started(1), world.absent(2));
         let freeing = thread::spawn(move || {

@@ -1,47 +1,42 @@
-//! The tests that run on the host: cargo's own, one line for each program of tests.
+//! Runs a set of cargo's tests (`suites`): one line for each program of tests.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::process::Process;
+use crate::test::suites::Suite;
 use crate::test::{Tally, Verdict};
-use crate::workspace;
 
-/// What these tests are called all together.
-pub const NAME: &str = "host";
-/// They take two minutes on two cores, building them included; one that hangs is not waited for.
-const LIMIT: Duration = Duration::from_secs(45 * 60);
 /// How many of the last lines of cargo's output are shown when it did not even build.
 const TAIL: usize = 40;
 
-/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 30,000 in all take a quarter of an hour of CPU time.
-const LONG_HISTORIES: &str = "10000";
-
-/// Runs the tests of the workspace's default members.
+/// Runs a set of tests.
 ///
 /// # Errors
 /// cargo can't be started, or Ctrl-C came.
-pub fn run(tally: &mut Tally, long: bool) -> Result<()> {
-    let mut cargo = workspace::cargo();
-    if long {
-        cargo.env("LACUNA_HISTORIES", LONG_HISTORIES);
+pub fn run(suite: &Suite, target: &Path, long: bool, tally: &mut Tally) -> Result<()> {
+    if let Some(obstacle) = (suite.obstacle)() {
+        Tally::begin(suite.name);
+        tally.end(suite.name, 1, Verdict::Skip(obstacle));
+        return Ok(());
     }
-    cargo.args(["test", "--no-fail-fast", "--color=never"]);
+    let mut cargo = (suite.command)(target, long);
     // Both streams into one pipe: the results only make sense in their order.
     let (output, input) = std::io::pipe().context("make a pipe")?;
     cargo
         .stdout(input.try_clone().context("share a pipe")?)
         .stderr(Stdio::from(input));
-    println!("host tests (building them takes a minute or two the first time)");
+    println!("{}", suite.note);
     let mut process = Process::start(&mut cargo)?;
     // The command still holds its ends of the pipe; without this the reader would never see the end.
     drop(cargo);
+    let name = suite.name;
     let reader = thread::spawn(move || {
-        let mut sorter = Sorter::default();
+        let mut sorter = Sorter::new(name);
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             if let Some(result) = sorter.line(&line) {
                 println!("{}", result.text());
@@ -49,7 +44,7 @@ pub fn run(tally: &mut Tally, long: bool) -> Result<()> {
         }
         sorter
     });
-    let status = process.wait(LIMIT).context("cargo test")?;
+    let status = process.wait(suite.limit).context("cargo test")?;
     let sorter = reader
         .join()
         .map_err(|_| anyhow!("the reader of cargo's output failed"))?;
@@ -65,9 +60,9 @@ pub fn run(tally: &mut Tally, long: bool) -> Result<()> {
             .get(sorter.lines.len().saturating_sub(TAIL)..)
             .unwrap_or_default()
             .join("\n");
-        Tally::begin(NAME);
+        Tally::begin(name);
         tally.end(
-            NAME,
+            name,
             1,
             Verdict::Failed(format!("cargo test failed before its tests ended\n{tail}")),
         );
@@ -100,8 +95,9 @@ impl Program {
 }
 
 /// Sorts the lines of `cargo test` by program.
-#[derive(Default)]
 struct Sorter {
+    /// The name of the set.
+    suite: &'static str,
     results: Vec<Program>,
     current: String,
     /// The lines since the last result.
@@ -109,14 +105,23 @@ struct Sorter {
 }
 
 impl Sorter {
+    fn new(suite: &'static str) -> Self {
+        Self {
+            suite,
+            results: Vec::new(),
+            current: String::new(),
+            lines: Vec::new(),
+        }
+    }
+
     /// Takes the next line; returns the program that it ends.
     fn line(&mut self, line: &str) -> Option<&Program> {
         self.lines.push(line.to_owned());
         let text = line.trim_start();
         if let Some(rest) = text.strip_prefix("Running ") {
-            self.begin(program_name(rest));
+            self.begin(program_name(self.suite, rest));
         } else if let Some(package) = text.strip_prefix("Doc-tests ") {
-            self.begin(format!("{NAME}::{package} (documentation)"));
+            self.begin(format!("{}::{package} (documentation)", self.suite));
         } else if let Some(rest) = text.strip_prefix("test result: ") {
             let count = |word: &str| {
                 let part = rest
@@ -155,7 +160,7 @@ impl Sorter {
 }
 
 /// A name from `unittests src/lib.rs (target/debug/deps/memory-0123456789abcdef)`.
-fn program_name(running: &str) -> String {
+fn program_name(suite: &str, running: &str) -> String {
     let (what, path) = running.split_once(" (").unwrap_or((running, running));
     let file = path.trim_end_matches(')').rsplit('/').next().unwrap_or(path);
     let stem = file.rsplit_once('-').map_or(file, |(stem, _)| stem);
@@ -164,7 +169,7 @@ fn program_name(running: &str) -> String {
     } else {
         " (integration)"
     };
-    format!("{NAME}::{stem}{kind}")
+    format!("{suite}::{stem}{kind}")
 }
 
 #[cfg(test)]
@@ -194,7 +199,7 @@ error: 1 target failed:
 
     #[test]
     fn programs_failures_and_empty_ones() {
-        let mut sorter = Sorter::default();
+        let mut sorter = Sorter::new("host");
         let texts: Vec<_> = OUTPUT
             .lines()
             .filter_map(|line| sorter.line(line).map(Program::text))

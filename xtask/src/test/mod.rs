@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the tests on the host, then the guests on every machine.
 //!
-//! `host` runs cargo's own tests. `table` lists the tests on a machine, one row each (`row`): a machine, a command line, what is given
+//! `suites` lists the sets of cargo's own tests, and `host` runs them. `table` lists the tests on a machine, one row each (`row`): a machine, a command line, what is given
 //! as archive (`inputs` makes the broken ones) and what is expected. `on_machine` runs a row; `checks` looks at its report, `outside` at
 //! its RAM while the machine is paused; `benchmark` asks what private memory costs. Every result is a line: ok, FAILED, or SKIP with the reason.
 
@@ -11,6 +11,7 @@ mod inputs;
 mod on_machine;
 mod outside;
 mod row;
+mod suites;
 mod table;
 
 pub use on_machine::available_mib;
@@ -115,16 +116,19 @@ fn full_name(kind: Kind, row: &Row) -> String {
 /// Set-up or build failed, or Ctrl-C came.
 pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     let chosen = |name: &str| flags.filter.as_deref().is_none_or(|filter| name.contains(filter));
-    let rows = table::rows(&workspace::outline()?.guests);
+    let outline = workspace::outline()?;
+    let rows = table::rows(&outline.guests);
     let of_kind = |kind| {
         rows.iter()
             .filter(move |row| row.is_for(kind) && chosen(&full_name(kind, row)))
             .collect::<Vec<_>>()
     };
-    let with_host = chosen(host::NAME);
+    let suites: Vec<_> = suites::ALL.iter().filter(|suite| chosen(suite.name)).collect();
     let benchmarks: Vec<_> = benchmark::TESTS.iter().filter(|test| chosen(test.name)).collect();
     if flags.list {
-        with_host.then(|| println!("{}: the tests of cargo", host::NAME));
+        suites
+            .iter()
+            .for_each(|suite| println!("{}: {}", suite.name, suite.about));
         for kind in KINDS {
             of_kind(kind)
                 .iter()
@@ -135,7 +139,7 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
             .for_each(|test| println!("{}: {}", test.name, test.about));
         return Ok(0);
     }
-    if !with_host && benchmarks.is_empty() && KINDS.iter().all(|kind| of_kind(*kind).is_empty()) {
+    if suites.is_empty() && benchmarks.is_empty() && KINDS.iter().all(|kind| of_kind(*kind).is_empty()) {
         return Err(Failure::Usage(anyhow::anyhow!(
             "no test has `{}` in its name; `cargo xtask test --list` names them",
             flags.filter.as_deref().unwrap_or_default()
@@ -145,8 +149,8 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     let start = Instant::now();
     let mut tally = Tally::default();
     setup::everything()?;
-    if with_host {
-        host::run(&mut tally, flags.long)?;
+    for suite in suites {
+        host::run(suite, &outline.target, flags.long, &mut tally)?;
     }
     let needed = |flavor| {
         KINDS

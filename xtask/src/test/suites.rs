@@ -1,0 +1,112 @@
+//! The sets of cargo's tests, which need no machine but this one: what is built how, and with which bounds.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::nightly;
+use crate::workspace;
+
+/// A set of tests that one call of cargo runs.
+pub struct Suite {
+    /// What the tests are called all together; each result is `name::program`.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// What to say before it starts.
+    pub note: &'static str,
+    /// One that hangs is not waited for.
+    pub limit: Duration,
+    /// Brings what it needs; the reason why that can't be had here.
+    pub obstacle: fn() -> Option<String>,
+    /// The call, given cargo's folder for what it builds; with the larger bounds if `long`.
+    pub command: fn(target: &Path, long: bool) -> Command,
+}
+
+/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 30,000 in all take a quarter of an hour of CPU time.
+const LONG_HISTORIES: &str = "10000";
+
+/// All of them, in the order they run.
+pub const ALL: [Suite; 3] = [
+    Suite {
+        name: "host",
+        about: "the tests of cargo",
+        note: "host tests (building them takes a minute or two the first time)",
+        // They take two minutes on two cores, building them included.
+        limit: Duration::from_secs(45 * 60),
+        obstacle: || None,
+        command: |_, long| {
+            let mut cargo = workspace::cargo();
+            if long {
+                cargo.env("LACUNA_HISTORIES", LONG_HISTORIES);
+            }
+            cargo.args(["test", "--no-fail-fast", "--color=never"]);
+            cargo
+        },
+    },
+    Suite {
+        name: "loom",
+        about: "the shootdown protocol, in every order of events",
+        note: "loom's models of the shootdown protocol (building them takes a minute the first time)",
+        limit: Duration::from_secs(3 * 60 * 60),
+        obstacle: || None,
+        command: loom,
+    },
+    Suite {
+        name: "miri",
+        about: "unit tests, with every access and every arithmetic checked",
+        note: "unit tests under Miri (building them takes two minutes the first time)",
+        limit: Duration::from_secs(3 * 60 * 60),
+        obstacle: || nightly::bring(&["miri", "rust-src"]).err(),
+        command: miri,
+    },
+];
+
+/// Models are a different build of `memory`, so they have a folder of their own in the target folder.
+fn loom(target: &Path, long: bool) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo
+        .args(["test", "--package=shootdown-models", "--release", "--target-dir"])
+        .arg(target.join("loom"))
+        .args(["--no-fail-fast", "--color=never"])
+        .env("RUSTFLAGS", "--cfg loom");
+    if long {
+        cargo.env("LACUNA_LOOM", "long");
+    }
+    cargo
+}
+
+/// The small ones of the crates that Miri can run. Memory is the one with tables and records; the others read what comes from outside.
+const MIRI: [&str; 9] = [
+    "audit",
+    "boot-config",
+    "guest-abi",
+    "guest-image",
+    "memory",
+    "memory-types",
+    "multiboot-info",
+    "report",
+    "vcpu-policy",
+];
+
+fn miri(target: &Path, long: bool) -> Command {
+    let mut cargo = nightly::cargo();
+    cargo.args([
+        "miri",
+        "test",
+        "--lib",
+        "--no-fail-fast",
+        "--color=never",
+        "--target-dir",
+    ]);
+    cargo.arg(target.join("miri"));
+    for package in MIRI {
+        cargo.arg(format!("--package={package}"));
+    }
+    let cases = if long { "16" } else { "1" };
+    cargo
+        // Property tests look at the environment and at files of theirs.
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", cases);
+    cargo
+}
