@@ -40,6 +40,14 @@ pub enum Task {
     /// One boot for each policy and size. The same tree, compiler and emulator give the same figures to the instruction.
     /// docs/performance.md says what they mean.
     Bench(Bench),
+    /// Set up what is missing, and give targets that read input from outside, and sequences of operations, random input for a while
+    ///
+    /// Exits 1 when a target failed; the input that made it fail is kept. docs/testing.md says more.
+    Fuzz(Fuzz),
+    /// Set up what is missing, and look whether the tests of the memory subsystem notice each small change in it
+    ///
+    /// Exits 1 when too many changes went unnoticed. All of it takes hours. docs/testing.md says more.
+    Mutants(Mutants),
     /// Make a GRUB disc, or a raw disk, that boots in an emulator or on a machine
     Image(Image),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
@@ -235,6 +243,30 @@ pub struct Bench {
     /// Print the emulator's command lines and stop; installs and builds nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Flags of `fuzz`.
+#[derive(Debug, Args)]
+pub struct Fuzz {
+    /// Targets to run [default: all]
+    pub targets: Vec<String>,
+    /// How long each target runs, in seconds
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Run nothing new, but put the inputs found so far that reach new code into fuzz/corpus
+    #[arg(long)]
+    pub merge: bool,
+}
+
+/// Flags of `mutants`.
+#[derive(Debug, Args)]
+pub struct Mutants {
+    /// Change only these files, below hypervisor/memory/src, such as 'tlb/**' [default: all]
+    #[arg(long = "file", value_name = "GLOB")]
+    pub files: Vec<String>,
+    /// How many changes to try at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
 }
 
 /// A size of RAM: whole MiB, so that the emulator rounds nothing.

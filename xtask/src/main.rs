@@ -7,7 +7,7 @@
 //! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
 //! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
 //! makes such a file and stops. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its
-//! figures; `exits` counts VM exits. `nightly` is the toolchain for Miri.
+//! figures; `exits` counts VM exits; `fuzz` and `mutants` try the tests themselves. `nightly` is the toolchain for Miri.
 
 mod archive;
 mod bench;
@@ -18,6 +18,7 @@ mod disk_image;
 mod emulator;
 mod exits;
 mod folder;
+mod fuzz;
 mod gdb;
 mod guests;
 mod image_command;
@@ -26,6 +27,7 @@ mod interrupt;
 mod iso;
 mod machine;
 mod medium;
+mod mutants;
 mod nested;
 mod nightly;
 mod preflight;
@@ -74,6 +76,8 @@ fn main() -> ExitCode {
             Task::Bench(flags) => bench::bench(flags).map(|outcome| outcome.exit_code()),
             Task::Test(flags) => test::test(flags),
             Task::Exits(flags) => exits::exits(flags).map(|outcome| outcome.exit_code()),
+            Task::Fuzz(flags) => fuzz::fuzz(flags),
+            Task::Mutants(flags) => mutants::mutants(flags),
             Task::Image(flags) => image_command::image(flags).map(|()| 0),
             Task::Build => build_only().map(|()| 0),
             Task::Host(flags) => preflight::report(flags.json.as_deref())

@@ -58,6 +58,13 @@ const GRUB: Bundle = Bundle {
         "mtools",
     ],
 };
+/// libFuzzer's run-time library is C++.
+const CXX: Bundle = Bundle {
+    name: "a C++ compiler",
+    programs: &["c++"],
+    files: &[],
+    packages: &["g++"],
+};
 const OVMF: Bundle = Bundle {
     name: "UEFI firmware for QEMU",
     programs: &[],
@@ -141,6 +148,14 @@ pub fn machine(kind: Kind, boot: Boot) -> Result<()> {
         nested::set_up(kind)?;
     }
     Ok(())
+}
+
+/// Makes sure that C++ can be compiled.
+///
+/// # Errors
+/// The compiler is missing and may not be installed from here.
+pub fn cxx() -> Result<()> {
+    bring(&CXX)
 }
 
 /// Makes sure that GRUB discs can be made.

@@ -1,0 +1,30 @@
+//! Hypercalls: any registers are decoded or refused, and what was decoded encodes to a call that means the same.
+//!
+//! The input is RAX and the six argument registers.
+#![no_main]
+
+use guest_abi::{Arguments, Hypercall};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|registers: [u64; 7]| {
+    let [rax, rdi, rsi, rdx, r8, r9, r10] = registers;
+    let arguments = Arguments {
+        rdi,
+        rsi,
+        rdx,
+        r8,
+        r9,
+        r10,
+    };
+    match Hypercall::decode(rax, &arguments) {
+        Ok(call) => {
+            let (rax, arguments) = call.encode();
+            assert_eq!(Hypercall::decode(rax, &arguments), Ok(call));
+            if let Hypercall::Report { name, .. } = call {
+                assert!(!name.as_str().is_empty());
+            }
+        }
+        // The guest gets this; 0 would say that the call was done.
+        Err(error) => assert_ne!(error.code(), 0),
+    }
+});

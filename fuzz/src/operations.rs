@@ -1,0 +1,79 @@
+//! Sequences of operations on the model machine, which judges the whole state after each and every store as it happens.
+//!
+//! Each operation is five bytes: which, on which CPU, which guest, and how much, twice. The machine is a small one, so that one sequence
+//! takes milliseconds, and memory runs out soon.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use memory::address::Level;
+use memory::guest::SecondStageKind;
+use model_machine::{Board, Op, Violation, World};
+
+/// Operations that one input may hold.
+const MOST: usize = 64;
+
+fn op(bytes: &[u8]) -> Op {
+    let (cpu, guest) = (bytes[1].into(), bytes[2].into());
+    let (much, more) = (bytes[3], bytes[4]);
+    let at = u64::from(much) << 17 | u64::from(more) << 3;
+    match bytes[0] % 16 {
+        0 | 1 => Op::Launch {
+            cpu,
+            regions: u64::from(much % 24) + 1,
+            kind: match more % 3 {
+                0 => SecondStageKind::Nested,
+                1 => SecondStageKind::Extended,
+                _ => SecondStageKind::ExtendedSplit,
+            },
+        },
+        2 | 3 => Op::Advance {
+            cpu,
+            guest,
+            steps: usize::from(much % 8) + 1,
+        },
+        4 => Op::Advance {
+            cpu,
+            guest,
+            steps: 100,
+        },
+        5 => Op::Die { cpu, guest },
+        6 => Op::GuestWrite { guest, at },
+        7 => Op::HostWrite {
+            cpu,
+            guest,
+            at,
+            bytes: usize::from(more % 64) + 1,
+        },
+        8 => Op::Fetch { cpu, guest, at },
+        9 => Op::Allocate {
+            cpu,
+            order: much % 12,
+        },
+        10 => Op::Free { which: much.into() },
+        11 => Op::Carve {
+            regions: u64::from(much % 24),
+        },
+        12 if much % 2 == 0 => Op::Hoard,
+        12 => Op::Relent,
+        13 => Op::Enter { cpu },
+        14 => Op::Leave { cpu },
+        _ => Op::Nmi { cpu },
+    }
+}
+
+fn list(broken: &[Violation]) -> String {
+    broken.iter().map(|violation| format!("\n{violation}")).collect()
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut board = Board::new(&[(0, 640 << 10), (1 << 20, 39 << 20)], 2, Level::L2);
+    let mut world = World::new(board.boot());
+    for op in input.chunks_exact(5).take(MOST).map(op) {
+        if let Err(broken) = world.apply(op) {
+            panic!("{op:?}:{}", list(&broken));
+        }
+    }
+    if let Err(broken) = world.end() {
+        panic!("the end:{}", list(&broken));
+    }
+});
