@@ -26,13 +26,19 @@ pub const CPUS: usize = 3;
 /// Tries every order of events of a model with so many threads, in which threads are preempted a number of times in all, where they wait
 /// for nobody: 2 times; with `LACUNA_LOOM=long` 3 times, or 5 if there are two threads. `LOOM_MAX_PREEMPTIONS` sets another number.
 pub fn try_all(threads: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
     let long = std::env::var_os("LACUNA_LOOM").is_some_and(|value| value == "long");
-    builder.preemption_bound = builder.preemption_bound.or(Some(match (long, threads) {
+    let preemptions = match (long, threads) {
         (false, _) => 2,
         (true, 2) => 5,
         (true, _) => 3,
-    }));
+    };
+    try_with(preemptions, model);
+}
+
+/// The same with a number of preemptions that the model is known to need.
+pub fn try_with(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     // Steps of one run. A requester that waits for a CPU which never answers makes more.
     builder.max_branches = 3_000;
     builder.check(model);

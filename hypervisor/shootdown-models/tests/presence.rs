@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use loom::thread;
-use shootdown_models::{Processor, World, pause, try_all};
+use shootdown_models::{Processor, World, pause, try_all, try_with};
 
 /// One CPU hides a frame, unlinks a table and frees it when it may, while another does `other`.
 fn against(other: impl Fn(Processor) + Clone + Send + Sync + 'static) {
@@ -80,6 +80,38 @@ fn a_cpu_in_the_host_is_interrupted() {
         cpu.read(0);
         cpu.walk();
     });
+}
+
+/// An NMI comes inside the flush for one request, and flushes for the next one already. What it has noted is not taken back: the requester
+/// has seen it, sends no interrupt, and would wait for ever. Four preemptions, which it takes.
+#[test]
+fn an_nmi_inside_a_flush_is_not_forgotten() {
+    // Before and after the flush, not around the fence before it.
+    for point in 2..4 {
+        try_with(4, move || {
+            let world = World::new();
+            let (requester, cpu) = (world.started(0), world.started(1));
+            cpu.cpu().enter_guest();
+            let done = loom::sync::Arc::new(loom::sync::atomic::AtomicBool::new(false));
+            let seen = done.clone();
+            let running = thread::spawn(move || {
+                let cpu = Rc::new(cpu);
+                cpu.nmi_at(point);
+                cpu.cpu().back(&*cpu);
+                let mut turn = 0;
+                while !seen.load(Ordering::Acquire) {
+                    cpu.take_interrupt();
+                    turn += 1;
+                    pause(turn);
+                }
+            });
+            let request = requester.unlink();
+            requester.hide(0);
+            requester.cpu().wait(&requester, request);
+            done.store(true, Ordering::Release);
+            running.join().unwrap();
+        });
+    }
 }
 
 /// An NMI anywhere on the way into a guest and back out; its handler reads the frame.
