@@ -65,3 +65,31 @@ fn a_cpu_that_is_given_up_touches_nothing() {
         starting.join().unwrap();
     });
 }
+
+/// Three threads: as above, but for a table. Until an INIT has stopped it, a CPU that was given up may walk what it has found.
+#[test]
+fn a_cpu_that_is_given_up_may_still_walk() {
+    try_all(3, || {
+        let world = World::new();
+        let (requester, late) = (world.started(0), world.absent(1));
+        let index = late.cpu();
+        assert!(index.announce());
+        late.speculate();
+        let running = thread::spawn(move || {
+            let joined = late.cpu().join(&late).is_ok();
+            late.walk();
+            if joined {
+                late.cpu().sleep();
+            }
+        });
+        let starting = thread::spawn(move || index.give_up());
+        let request = requester.unlink();
+        requester.cpu().wait(&requester, request);
+        let early = requester.release();
+        let given_up = starting.join().unwrap();
+        running.join().unwrap();
+        assert_eq!(index.stopped(), given_up);
+        // Stopped, it keeps nothing any longer.
+        assert!(early || !given_up || requester.release());
+    });
+}
