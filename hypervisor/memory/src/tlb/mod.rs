@@ -62,11 +62,6 @@ impl FlushBatch {
         }
     }
 
-    /// Frames in the batch that are on their way into hiding.
-    pub fn frames(&self) -> u64 {
-        self.extents.0.frames()
-    }
-
     /// Whether there is nothing to flush.
     pub fn is_empty(&self) -> bool {
         self.extents.0.is_empty() && self.tables.is_empty()
@@ -280,6 +275,52 @@ mod tests {
             .flusher
             .post(machine.cpu(), &mut memory.frames, &mut memory.stats, batch);
         drop(posted.wait(machine));
+    }
+
+    /// A batch with one table in it.
+    fn table_batch(memory: &mut HostMemory<'_>) -> FlushBatch {
+        let table = memory.frames.allocate_table(|_| {}).unwrap();
+        let mut batch = FlushBatch::new();
+        batch.push_table(&mut memory.frames, table);
+        batch
+    }
+
+    #[test]
+    #[should_panic(expected = "a flush batch was dropped before its flush")]
+    fn a_batch_of_tables_cannot_be_ignored() {
+        let (_, mut memory, _) = Fake::boot();
+        drop(table_batch(&mut memory));
+    }
+
+    #[test]
+    fn a_table_waits_for_the_flush_that_was_asked_for_it() {
+        let (machine, mut memory, _) = Fake::boot();
+        let free = memory.frames.free_frames();
+        let batch = table_batch(&mut memory);
+        let first = memory.post(machine, batch).wait(machine);
+        assert!(first.asked());
+        // Asked for after the flush of the first, and before its tables are freed.
+        let batch = table_batch(&mut memory);
+        let second = memory.post(machine, batch);
+        assert_eq!(memory.waiting_tables(), 2);
+        let none = memory.complete(machine, first);
+        assert!(none.is_empty());
+        assert_eq!(
+            memory.waiting_tables(),
+            1,
+            "the second table was freed by the first flush"
+        );
+        assert_eq!(memory.frames.free_frames(), free - 1);
+        let third = memory.post(machine, FlushBatch::new()).wait(machine);
+        assert!(!third.asked());
+        let none = memory.complete(machine, third);
+        assert!(none.is_empty());
+        assert_eq!(memory.waiting_tables(), 1);
+        let second = second.wait(machine);
+        let none = memory.complete(machine, second);
+        assert!(none.is_empty());
+        assert_eq!((memory.waiting_tables(), memory.frames.free_frames()), (0, free));
+        assert_eq!(memory.stats.flushes, 2);
     }
 
     #[test]
