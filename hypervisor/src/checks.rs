@@ -19,6 +19,7 @@ use report::{BlockState, Leaves, Span};
 
 use crate::frames::{leak_slice, with_memory};
 use crate::hardware::{Hardware, WalkerView};
+use crate::presence;
 
 /// Why no record of the boot could be made.
 #[derive(Debug)]
@@ -245,6 +246,17 @@ impl Checks {
             Subject::Hidden,
             hidden.as_ref().err().map(|error| error as &dyn fmt::Display),
         );
+        // The other CPUs' top-level tables differ in their window slots only; believing that is not checking it.
+        for cpu in presence::tables_of_all() {
+            if cpu.root().pfn() != self.root {
+                let tables = Tables::new(&self.view, self.host, cpu.root().get());
+                let hidden = check_unreachable(&tables, &private);
+                note(
+                    Subject::Hidden,
+                    hidden.as_ref().err().map(|error| error as &dyn fmt::Display),
+                );
+            }
+        }
         for guest in guests {
             let tables = Tables::new(&self.view, self.second_stage, guest.second_stage().get());
             let owner = guest.id().get().into();

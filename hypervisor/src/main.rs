@@ -202,6 +202,7 @@ extern "C" fn on_own_tables(known: *const Known) -> ! {
     let cpu = unsafe { area.make_tables().load(area.exception_stacks()) };
     // SAFETY: as above; it is the stack we are on.
     cpu.set_main_stack(unsafe { area.main_stack() });
+    cpu.note_root();
     set_address_describer(describe::address);
 
     // SAFETY: the tables in use map the lines for as many, and this runs once.

@@ -72,12 +72,16 @@ pub fn tables(number: u32) -> Option<&'static CpuTables> {
     unsafe { cpu_area::tables_of(number) }
 }
 
+/// All CPUs that take part.
+pub fn tables_of_all() -> impl Iterator<Item = &'static CpuTables> {
+    (0..)
+        .map_while(|number| mode(number).map(|_| number))
+        .filter_map(tables)
+}
+
 /// All CPUs that take part, but for the one with this number.
 pub fn others(number: u32) -> impl Iterator<Item = &'static CpuTables> {
-    (0..)
-        .map_while(|other| mode(other).map(|_| other))
-        .filter(move |other| *other != number)
-        .filter_map(tables)
+    tables_of_all().filter(move |other| other.number() != number)
 }
 
 /// Answers requests for a shootdown that came meanwhile: for loops that wait with interrupts masked.
@@ -150,7 +154,7 @@ pub fn kick(target: &CpuTables) {
 
 /// Kicks so far, of all CPUs.
 pub fn kicks() -> u64 {
-    others(u32::MAX).map(CpuTables::kicks).sum()
+    tables_of_all().map(CpuTables::kicks).sum()
 }
 
 /// This CPU's mode as others see it, around guest mode.

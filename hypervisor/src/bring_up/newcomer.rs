@@ -188,6 +188,7 @@ fn settle_in<B: Backend>(newcomer: &Newcomer<B>) -> Result<(B::Cpu, &'static Cpu
     let tables = unsafe { area.make_tables().load(area.exception_stacks()) };
     // SAFETY: as above; it is the stack we are on.
     tables.set_main_stack(unsafe { area.main_stack() });
+    tables.note_root();
 
     let features = Features::detect();
     if let Some(name) = features.difference(&common.features) {

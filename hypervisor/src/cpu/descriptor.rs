@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memory::address::Hva;
+use memory::address::{Hpa, Hva};
 use spin::Once;
 use x86::Ring;
 use x86::bits64::segmentation::{Descriptor64, load_cs};
@@ -53,6 +53,8 @@ pub struct CpuTables {
     main: Once<Stack>,
     apic: Once<LocalApic>,
     apic_id: AtomicU32,
+    /// Its top-level table, once it has its own.
+    root: AtomicU64,
     ticks: AtomicU64,
     /// Not 0: the CPU is to leave its guest, and not to enter one.
     request: AtomicU32,
@@ -60,10 +62,22 @@ pub struct CpuTables {
     /// be one to the CPU.
     kicks_sent: AtomicU64,
     kicks_seen: AtomicU64,
-    /// Not 0: it works on nothing, and will not before it has looked whether all are stopped.
+    /// A [`Parked`].
     parked: AtomicU32,
     /// The ranks of the locks that it holds, a bit each; kept in debug builds.
     held: AtomicU32,
+}
+
+/// Whether a CPU works on nothing, and will not before it has looked whether all are stopped (`guests::stop`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Parked {
+    /// It works on something.
+    No,
+    /// There is nothing to do for it.
+    Resting,
+    /// All are stopped, and it waits until they go on.
+    Waiting,
 }
 
 /// First bytes of a CPU's tables.
@@ -90,11 +104,12 @@ impl CpuTables {
             main: Once::new(),
             apic: Once::new(),
             apic_id: AtomicU32::new(0),
+            root: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             request: AtomicU32::new(0),
             kicks_sent: AtomicU64::new(0),
             kicks_seen: AtomicU64::new(0),
-            parked: AtomicU32::new(1),
+            parked: AtomicU32::new(Parked::Resting as u32),
             held: AtomicU32::new(0),
         }
     }
@@ -198,6 +213,16 @@ impl CpuTables {
         self.apic_id.load(Ordering::Relaxed)
     }
 
+    /// Notes the top-level table that this CPU uses, which must be the one that it stays with. To be called on the CPU itself.
+    pub fn note_root(&self) {
+        self.root.store(registers::read_cr3(), Ordering::Relaxed);
+    }
+
+    /// The top-level table that the CPU uses.
+    pub fn root(&self) -> Hpa {
+        Hpa::new(self.root.load(Ordering::Relaxed))
+    }
+
     /// Asks the CPU to leave its guest and to look around. Others call it; `presence::kick` does the rest.
     pub fn request(&self) {
         // Release: what it is to find was written before.
@@ -236,14 +261,18 @@ impl CpuTables {
     }
 
     /// Whether it works on nothing.
-    pub fn is_parked(&self) -> bool {
-        self.parked.load(Ordering::Acquire) != 0
+    pub fn parked(&self) -> Parked {
+        match self.parked.load(Ordering::Acquire) {
+            0 => Parked::No,
+            1 => Parked::Resting,
+            _ => Parked::Waiting,
+        }
     }
 
     /// Says whether it works on nothing.
-    pub fn set_parked(&self, parked: bool) {
+    pub fn set_parked(&self, parked: Parked) {
         // Release: what it worked on was done before.
-        self.parked.store(parked.into(), Ordering::Release);
+        self.parked.store(parked as u32, Ordering::Release);
     }
 
     /// The ranks of the locks that it holds.

@@ -1,8 +1,8 @@
 //! Stopping all CPUs for a look at everything, such as the checks after a death: each leaves its guest, puts it back where the
 //! look finds it, and waits.
 //!
-//! A CPU is *parked* while it works on nothing: it waits here, or dozes. Between two pieces of work it passes here; whoever stops all waits
-//! until each of the others is parked. Nobody slips through:
+//! A CPU is *parked* while it works on nothing: it rests, or waits here, asleep as well. Between two pieces of work it passes here; whoever
+//! stops all waits until each of the others is parked. Nobody slips through:
 //!
 //! ```text
 //!  stopper                               CPU that goes on
@@ -10,10 +10,20 @@
 //!  fence                                 fence
 //!  read parked: no? kick, wait           read by: somebody? parked := yes, wait
 //! ```
+//!
+//! And nobody is left asleep: a wake-up that comes before the CPU halts stays pending, because interrupts are masked.
+//!
+//! ```text
+//!  stopper                               CPU that waits, interrupts masked
+//!  by := nobody                          parked := waiting
+//!  fence                                 fence
+//!  read parked: waiting? wake            read by: somebody? halt, with interrupts let in
+//! ```
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-use crate::cpu::descriptor::CpuTables;
+use crate::cpu::descriptor::{CpuTables, Parked};
+use crate::cpu::registers::with_interrupts_masked;
 use crate::presence::{self, catch_up};
 use crate::println;
 
@@ -46,7 +56,7 @@ impl Stop {
     pub fn pass(&self, own: &CpuTables) {
         loop {
             self.wait(own);
-            own.set_parked(false);
+            own.set_parked(Parked::No);
             // Before it is read who stops: see the drawing above.
             fence(Ordering::SeqCst);
             if !self.is_called() {
@@ -69,13 +79,13 @@ impl Stop {
         // Before it is read who is parked: see the drawing above.
         fence(Ordering::SeqCst);
         for other in presence::others(own.number()) {
-            if !other.is_parked() {
+            if other.parked() == Parked::No {
                 presence::kick(other);
             }
         }
         for other in presence::others(own.number()) {
             let mut polls: u64 = 0;
-            while !other.is_parked() {
+            while other.parked() == Parked::No {
                 catch_up();
                 core::hint::spin_loop();
                 polls += 1;
@@ -90,20 +100,32 @@ impl Stop {
                 }
             }
         }
-        own.set_parked(false);
+        own.set_parked(Parked::No);
         let result = look();
         self.by.store(NOBODY, Ordering::Release);
+        // Before it is read who waits: see the drawing above.
+        fence(Ordering::SeqCst);
+        for other in presence::others(own.number()) {
+            if other.parked() == Parked::Waiting {
+                presence::wake(other.number());
+            }
+        }
         result
     }
 
     /// Waits, parked, while somebody stops all.
     fn wait(&self, own: &CpuTables) {
-        while self.is_called() {
-            own.set_parked(true);
-            #[cfg(feature = "test-hooks")]
-            crate::hooks::stale_read::errand();
-            catch_up();
-            core::hint::spin_loop();
-        }
+        with_interrupts_masked(|| {
+            while self.is_called() {
+                own.set_parked(Parked::Waiting);
+                #[cfg(feature = "test-hooks")]
+                crate::hooks::stale_read::errand();
+                // Before it is read who stops: see the drawing above.
+                fence(Ordering::SeqCst);
+                if self.is_called() {
+                    presence::doze();
+                }
+            }
+        });
     }
 }

@@ -8,7 +8,7 @@ use super::live::{Label, Place};
 use super::turn::{self, Own, Slice};
 use super::world::{Due, Work, World};
 use crate::bring_up::newcomer::Newcomer;
-use crate::cpu::descriptor::CpuTables;
+use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::timer::Timer;
 use crate::cpu::{registers, stack};
 use crate::println;
@@ -71,7 +71,7 @@ impl<B: Backend> Worker<B> {
                 Work::Turn(place) => self.turn(place),
                 Work::Rest => {
                     self.wipe();
-                    self.own.tables.set_parked(true);
+                    self.own.tables.set_parked(Parked::Resting);
                     presence::doze();
                 }
                 Work::Done => return,

@@ -241,6 +241,18 @@ pub fn kicked(report: &Report, name: &str) -> Held {
     })
 }
 
+/// So many CPUs ran guests: flushes left some undisturbed, in a guest or asleep, and reached all of the others.
+pub fn busy(record: &Record, count: u32) -> Held {
+    cpus(record, count, count)?;
+    let counters = record.report.counters().ok_or("no counters")?;
+    must(counters.cpus_flagged > 0, || "no CPU was flagged".into())?;
+    // Each flush reaches every other CPU in one of three ways.
+    let reached = counters.cpus_interrupted + counters.cpus_flagged + counters.cpus_spared;
+    must(reached == counters.flushes * u64::from(count - 1), || {
+        format!("{} flushes reached {reached} CPUs of {count}", counters.flushes)
+    })
+}
+
 /// As [`kicked`], and every kick that was sent is counted.
 pub fn kicks_arrive(record: &Record) -> Held {
     cpus(record, 2, 2)?;

@@ -205,7 +205,7 @@ mod tests {
             let possible = row.cpu_flags.is_empty()
                 && row.memory_mib <= 2048
                 && row.boot != Boot::Uefi
-                && row.smp <= 8
+                && row.smp <= 4
                 // That mistake is in a VMCB.
                 && !row.line.contains("test=bad-control-block");
             assert_eq!(bochs.contains(&row.name), possible, "{}", row.name);

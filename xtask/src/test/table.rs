@@ -37,6 +37,9 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
 const KICKED: &str =
     "guest=spin,memory=4M,limit=1s,expect=time-limit guest=hello,memory=4M,count=20 together=2";
 
+/// More guests than CPUs, most of them short-lived.
+const BUSY: &str = "{two-at-once} {spin} guest=hello,memory=4M,count=20 together=8";
+
 /// Guests that meet each other.
 fn together() -> Vec<Row> {
     vec![
@@ -80,6 +83,23 @@ fn together() -> Vec<Row> {
                 "a guest gets the regions of the one before it, and the trace and the view say so",
                 "guest=hello,memory=64M,count=3 together=1 cache=20 trace=all view",
             )
+        },
+        Row {
+            smp: 4,
+            check: |record| checks::busy(record, 4),
+            ..Row::passing("busy-4-cpus", "guests come and go on 4 CPUs", BUSY)
+        },
+        Row {
+            kinds: &[Kind::Tcg],
+            smp: 8,
+            check: |record| checks::busy(record, 8),
+            ..Row::passing("busy-8-cpus", "guests come and go on 8 CPUs", BUSY)
+        },
+        Row {
+            kinds: &[Kind::Tcg],
+            smp: 16,
+            check: |record| checks::busy(record, 16),
+            ..Row::passing("busy-16-cpus", "guests come and go on 16 CPUs", BUSY)
         },
         Row {
             smp: 2,

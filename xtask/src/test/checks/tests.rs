@@ -271,6 +271,31 @@ fn kicks_are_counted() {
 }
 
 #[test]
+fn busy_cpus_are_reached_by_each_flush() {
+    let run = |interrupted: u64, flagged: u64, spared: u64| {
+        let mut events = good();
+        if let Event::Start(start) = &mut events[0] {
+            (start.cpus_found, start.cpus_used) = (4, 4);
+        }
+        events.retain(|event| !matches!(event, Event::Counters(_)));
+        events.push(Event::Counters(Counters {
+            flushes: 10,
+            cpus_interrupted: interrupted,
+            cpus_flagged: flagged,
+            cpus_spared: spared,
+            ..counters()
+        }));
+        busy(&record(Outcome::Pass, events), 4)
+    };
+    assert_eq!(run(20, 9, 1), Ok(()));
+    assert_eq!(run(0, 29, 1), Ok(()));
+    // Nobody flagged, one not reached, one reached twice.
+    for (interrupted, flagged, spared) in [(29, 0, 1), (20, 9, 0), (20, 9, 2)] {
+        assert!(run(interrupted, flagged, spared).is_err());
+    }
+}
+
+#[test]
 fn a_thousand_is_a_thousand() {
     let run = |count: u32, regions: u64, flushes: u64| {
         let mut events: Vec<_> = (1..=count)
