@@ -253,6 +253,16 @@ pub fn busy(record: &Record, count: u32) -> Held {
     })
 }
 
+/// As [`busy`] with 4 CPUs, and a 1G leaf was split: its table waits for CPUs that sleep, and is free in the end (`free-frames`).
+pub fn split_while_cpus_sleep(record: &Record) -> Held {
+    busy(record, 4)?;
+    let splits = record
+        .report
+        .counters()
+        .map_or(0, |counters| counters.direct_map_level3_splits);
+    must(splits > 0, || "no 1G leaf was split".into())
+}
+
 /// As [`kicked`], and every kick that was sent is counted.
 pub fn kicks_arrive(record: &Record) -> Held {
     cpus(record, 2, 2)?;

@@ -102,6 +102,20 @@ fn together() -> Vec<Row> {
             ..Row::passing("busy-16-cpus", "guests come and go on 16 CPUs", BUSY)
         },
         Row {
+            // As main-job-4G; here the guests' memory is scrubbed, 2120 MiB.
+            kinds: QEMU,
+            memory_mib: 4096,
+            host_mib: 2816,
+            smp: 4,
+            check: checks::split_while_cpus_sleep,
+            ..Row::passing(
+                "split-4-cpus",
+                "a table that is merged away waits for CPUs that sleep, and is freed",
+                // Less than 512 regions each, so that nobody takes a whole gigablock.
+                "guest=spin,memory=1010M,limit=2s,expect=time-limit,count=2 guest=spin,memory=100M,limit=1s,expect=time-limit",
+            )
+        },
+        Row {
             smp: 2,
             check: checks::kicks_arrive,
             ..Row::passing(
