@@ -6,7 +6,7 @@ use memory::HostMemory;
 use memory::address::{Gfn, Gpa, Hpa, Level, Pfn};
 use memory::frame::extent::{Clean, Extent};
 use memory::frame::{FrameState, GuestId, HostFrames};
-use memory::guest::{GuestFlushed, GuestMemory, SecondStageKind};
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError, SecondStageKind};
 use memory::layout::direct;
 use memory::region::{Magazine, PrivateError, Watermarks};
 use memory::stats::Stats;
@@ -377,6 +377,11 @@ fn pieces_leave_the_host_what_the_low_watermark_keeps() {
     let extent = bench.allocate(6).unwrap();
     assert!(bench.memory.frames.free_frames() >= free - 100 - 2);
     bench.free(extent);
+    bench.drain();
+    let (memory, cpu) = (&mut bench.memory, &bench.cpu);
+    let refused = memory.launch(cpu, SecondStageKind::Nested, GuestId::new(1).unwrap(), 2 * MIB);
+    assert!(matches!(refused, Err(LaunchError::OutOfMemory(_))));
+    assert_eq!(memory.frames.free_frames(), free);
     held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
     bench.assert_as_at_boot();
 }
@@ -548,6 +553,44 @@ fn two_users_that_alternate_flush_nothing() {
 }
 
 #[test]
+fn what_one_user_leaves_in_a_frame_does_not_reach_the_next_by_way_of_a_magazine() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let mut magazine = Magazine::new();
+    let Bench {
+        memory,
+        cpu,
+        windows,
+        machine,
+        ..
+    } = &mut bench;
+    magazine.refill(memory, cpu, &mut windows[0]).unwrap();
+    // More than are ready at once, so that the same frames come again.
+    for _ in 0..200 {
+        let Some(extent) = magazine.take() else {
+            magazine.refill(memory, cpu, &mut windows[0]).unwrap();
+            continue;
+        };
+        for offset in [0, 8, 4088] {
+            let at = Hpa::new(extent.pfn().hpa().get() + offset);
+            assert_eq!(machine.ram().load(at), 0, "{at} was not scrubbed");
+        }
+        let mut extent = extent.used();
+        for offset in [0, 8, 4088] {
+            extent.write(cpu, &mut windows[0], offset, b"a secret").unwrap();
+        }
+        magazine.put(extent).unwrap_or_else(|extent| {
+            magazine.settle(cpu, &mut windows[0]);
+            magazine.put(extent).unwrap();
+        });
+    }
+    magazine.drain(memory, cpu, &mut windows[0]);
+    bench.check();
+    bench.assert_as_at_boot();
+    assert!(!bench.machine.ram().contains(u64::from_le_bytes(*b"a secret")));
+}
+
+#[test]
 fn quarantined_memory_stays_out_of_use() {
     let mut board = Board::new(&[(0, GIB)], 2, Level::L3);
     let mut bench = Bench::new(&mut board);
@@ -563,6 +606,50 @@ fn quarantined_memory_stays_out_of_use() {
         ));
         bench.assert_hidden(pfn, REGION);
     }
+}
+
+/// The worst that is known for the bound: all broken gigablocks have room, and then whole GiBs are asked for until more is hidden than ever.
+#[test]
+fn whole_gigablocks_are_taken_only_where_as_many_leaves_are_lost_anyway() {
+    let mut board = Board::new(&[(0, 16 * GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    bench.memory.allow_large_guest_leaves(true);
+    let (mut small, mut peak, mut number) = (Vec::new(), 0, 0);
+    while bench.memory.frames.holes().0 < 8 * 512 {
+        number += 1;
+        small.push(bench.launch(number, 128 * MIB));
+        placement_holds(&bench, &mut peak);
+    }
+    let mut homes = std::collections::BTreeSet::new();
+    let mut survivors = Vec::new();
+    for guest in small {
+        let home = guest
+            .regions(&bench.memory.frames)
+            .next()
+            .unwrap()
+            .gigablock_number();
+        if homes.insert(home) {
+            survivors.push(guest);
+        } else {
+            bench.teardown(guest);
+        }
+    }
+    assert!(homes.len() >= 8);
+    let whole = bench.stats().gigablocks_hidden;
+    while bench.memory.frames.free_regions() >= 512 {
+        number += 1;
+        survivors.push(bench.launch(number, GIB));
+        placement_holds(&bench, &mut peak);
+    }
+    assert!(peak > 9 * 512, "no new peak");
+    assert!(
+        bench.stats().gigablocks_hidden > whole,
+        "no gigablock was taken whole at all"
+    );
+    for guest in survivors {
+        bench.teardown(guest);
+    }
+    bench.assert_as_at_boot();
 }
 
 /// At every new peak of hidden memory at most ceil(H / 1 GiB) + 1 leaves of 1G are lost, and none is while nothing is hidden in it.

@@ -107,8 +107,8 @@ impl FrameTable<'_> {
 
     /// A gigablock that is free as a whole, for a request of which `left` regions are missing.
     ///
-    /// Where its 1G leaf would be lost, only as many as are lost anyway: with H bytes hidden at most ceil(H / 1 GiB) + 1 gigablocks are to
-    /// be broken, and those that are broken already have room that has to be used first.
+    /// Where its 1G leaf would be lost, only as many as may be lost: with H bytes hidden at most ceil(H / 1 GiB) + 1 gigablocks are to be
+    /// broken, one of them perhaps by what is left of the request.
     fn gigablock_to_take_whole(&self, left: u64, taken: &ExtentList<Carved>) -> Option<GigablockIndex> {
         let gigablock = self.lowest_with_run(GIGABLOCK_RUN)?;
         if !self.gigablock(gigablock).whole_at_boot() {
@@ -117,6 +117,7 @@ impl FrameTable<'_> {
         let (holes, broken) = self.holes();
         let taken = taken.frames() / 512;
         let hidden_then = (holes + taken + left).div_ceil(GIGABLOCK_REGIONS);
-        (broken + taken / GIGABLOCK_REGIONS < hidden_then).then_some(gigablock)
+        let lost_then = broken + taken / GIGABLOCK_REGIONS + 1 + u64::from(left > GIGABLOCK_REGIONS);
+        (lost_then <= hidden_then + 1).then_some(gigablock)
     }
 }
