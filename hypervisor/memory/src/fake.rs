@@ -10,10 +10,9 @@ use crate::address::{ENTRIES, Hpa, Hva, Level, Pfn};
 use crate::frame::FrameTable;
 use crate::frame::records::RecordsLayout;
 use crate::host::HostMemory;
-use crate::layout::direct;
 use crate::machine::{Machine, Table, TableAt, WindowSpan};
 use crate::memory_map::{FrameRange, MemoryMap, RawEntry};
-use crate::paging::{Attributes, TableBuilder};
+use crate::paging::TableBuilder;
 use crate::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
 use crate::window::Windows;
 
@@ -43,11 +42,8 @@ impl Fake {
         };
         let mut tables = (in_use.start.get()..in_use.end.get()).map(Pfn::new);
         let mut builder = TableBuilder::new(machine, Level::L3, || tables.next()).unwrap();
-        for range in map.ranges() {
-            let at = direct(range.start.hpa()).unwrap();
-            builder.map(at, *range, Attributes::DATA).unwrap();
-        }
-        let windows = Windows::new(&mut builder).unwrap();
+        builder.map_ram(&map).unwrap();
+        let (_, windows) = Windows::for_cpu(&mut builder).unwrap();
         let root = builder.root();
         let storage = std::vec![0; RecordsLayout::new(&map).storage_words()];
         let frames = FrameTable::new(&map, &[in_use], storage.leak()).unwrap();

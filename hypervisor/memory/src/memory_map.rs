@@ -87,6 +87,8 @@ impl fmt::Display for MemoryMapError {
     }
 }
 
+impl core::error::Error for MemoryMapError {}
+
 /// The machine's RAM: ranges of whole frames, ascending, disjoint, no two of them adjacent.
 #[derive(Clone, Debug)]
 pub struct MemoryMap {

@@ -31,11 +31,22 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Makes the tables of a CPU's window slot in its own top-level table, at boot.
+    /// Makes a CPU's own top-level table, at boot: a copy of the builder's, which shares everything below it, with windows that no other
+    /// CPU has. Returns the table, and the windows.
     ///
     /// # Errors
     /// When a table frame is missing.
-    pub fn new<M: Machine, A: FnMut() -> Option<Pfn>>(
+    pub fn for_cpu<M: Machine, A: FnMut() -> Option<Pfn>>(
+        builder: &mut TableBuilder<'_, M, A>,
+    ) -> Result<(Pfn, Self), BuildError> {
+        let root = builder.copy_root()?;
+        let shared = builder.switch_root(root);
+        let windows = Self::in_slot(builder);
+        builder.switch_root(shared);
+        Ok((root, windows?))
+    }
+
+    fn in_slot<M: Machine, A: FnMut() -> Option<Pfn>>(
         builder: &mut TableBuilder<'_, M, A>,
     ) -> Result<Self, BuildError> {
         Ok(Self {

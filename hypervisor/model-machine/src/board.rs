@@ -4,9 +4,8 @@ use memory::HostMemory;
 use memory::address::{Hpa, Level, Pfn};
 use memory::frame::FrameTable;
 use memory::frame::records::RecordsLayout;
-use memory::layout::direct;
 use memory::memory_map::{FrameRange, MemoryMap, RawEntry};
-use memory::paging::{Attributes, TableBuilder};
+use memory::paging::TableBuilder;
 use memory::window::Windows;
 
 use crate::machine::ModelMachine;
@@ -54,16 +53,11 @@ impl Board {
         let (mut roots, mut windows) = (Vec::new(), Vec::new());
         let boot_cpu = machine.cpu(0);
         let mut builder = TableBuilder::new(&boot_cpu, largest, || tables.next()).unwrap();
-        for range in map.ranges() {
-            let at = direct(range.start.hpa()).unwrap();
-            builder.map(at, *range, Attributes::DATA).unwrap();
-        }
+        builder.map_ram(&map).unwrap();
         let shared_root = builder.root();
         for _ in 0..cpus {
-            let root = builder.copy_root().unwrap();
-            builder.switch_root(root);
-            windows.push(Windows::new(&mut builder).unwrap());
-            builder.switch_root(shared_root);
+            let (root, of_cpu) = Windows::for_cpu(&mut builder).unwrap();
+            windows.push(of_cpu);
             roots.push(root);
         }
         machine.begin(shared_root, &roots);

@@ -226,9 +226,7 @@ fn make_tables(area: CpuArea, shared_root: Pfn) -> Result<(Pfn, Windows), Absenc
                 builder.map(at, frame, Attributes::DATA)?;
             }
         }
-        let root = builder.copy_root()?;
-        builder.switch_root(root);
-        Ok((root, Windows::new(&mut builder)?))
+        Windows::for_cpu(&mut builder)
     };
     let built = build();
     built.map_err(|error| missing.map_or(Absence::Build(error), Absence::OutOfMemory))

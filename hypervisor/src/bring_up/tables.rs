@@ -131,9 +131,7 @@ pub fn build(
     builder.map(DEVICE_BASE, device, Attributes::DEVICE)?;
 
     let shared_root = builder.root();
-    let cpu_root = builder.copy_root()?;
-    builder.switch_root(cpu_root);
-    let windows = Windows::new(&mut builder)?;
+    let (cpu_root, windows) = Windows::for_cpu(&mut builder)?;
     Ok(BootTables {
         shared_root,
         cpu_root,

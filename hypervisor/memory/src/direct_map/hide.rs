@@ -40,6 +40,8 @@ impl fmt::Display for HideCause {
     }
 }
 
+impl core::error::Error for HideCause {}
+
 /// Extents that were not hidden, none of them, and why.
 #[derive(Debug)]
 pub struct HideError {

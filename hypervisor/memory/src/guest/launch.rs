@@ -54,6 +54,8 @@ impl fmt::Display for LaunchError {
     }
 }
 
+impl core::error::Error for LaunchError {}
+
 /// A launch whose memory is out of the direct map, and for which a flush was asked. Nothing from here on can fail.
 #[derive(Debug)]
 #[must_use = "unmapped memory comes back only through the guest that it is meant for"]

@@ -57,6 +57,8 @@ impl fmt::Display for NotGuestMemory {
     }
 }
 
+impl core::error::Error for NotGuestMemory {}
+
 impl GuestMemory {
     /// Whose it is.
     pub fn id(&self) -> GuestId {

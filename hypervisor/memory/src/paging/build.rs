@@ -4,8 +4,9 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use crate::address::{ENTRIES, Hva, Level, Pfn};
+use crate::layout::{DIRECT_MAP_BASE, direct};
 use crate::machine::{Machine, TableAt};
-use crate::memory_map::FrameRange;
+use crate::memory_map::{FrameRange, MemoryMap};
 
 use super::format::{Attributes, Decoded, Format, LongMode};
 
@@ -29,6 +30,8 @@ impl fmt::Display for BuildError {
         }
     }
 }
+
+impl core::error::Error for BuildError {}
 
 /// Builds a tree of tables with the largest leaves that fit.
 pub struct TableBuilder<'a, M: Machine, A: FnMut() -> Option<Pfn>> {
@@ -98,6 +101,17 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
         Ok(())
     }
 
+    /// Maps all RAM in the direct map, as data.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn map_ram(&mut self, map: &MemoryMap) -> Result<(), BuildError> {
+        map.ranges().iter().try_for_each(|range| {
+            let at = direct(range.start.hpa()).ok_or(BuildError::BadAddress(DIRECT_MAP_BASE))?;
+            self.map(at, *range, Attributes::DATA)
+        })
+    }
+
     /// The table of the given level that translates `at`, made if it is missing; its entries may be empty.
     ///
     /// # Errors
@@ -123,7 +137,7 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
     }
 
     /// Goes on in another top-level table; returns the one so far.
-    pub fn switch_root(&mut self, root: Pfn) -> Pfn {
+    pub(crate) fn switch_root(&mut self, root: Pfn) -> Pfn {
         core::mem::replace(&mut self.root, root)
     }
 
@@ -131,7 +145,7 @@ impl<'a, M: Machine, A: FnMut() -> Option<Pfn>> TableBuilder<'a, M, A> {
     ///
     /// # Errors
     /// When a frame is missing.
-    pub fn copy_root(&mut self) -> Result<Pfn, BuildError> {
+    pub(crate) fn copy_root(&mut self) -> Result<Pfn, BuildError> {
         let copy = self.new_table()?;
         for (index, from) in self.machine.table(TableAt::new(self.root)).iter().enumerate() {
             self.machine

@@ -26,6 +26,8 @@ impl fmt::Display for OutOfExtent {
     }
 }
 
+impl core::error::Error for OutOfExtent {}
+
 impl Extent<Clean> {
     /// Reads what is zero unless hardware is broken.
     ///

@@ -47,6 +47,8 @@ impl fmt::Display for PrivateError {
     }
 }
 
+impl core::error::Error for PrivateError {}
+
 /// Memory on its way into the pool: out of the direct map, its flush asked for.
 #[derive(Debug)]
 #[must_use = "unmapped memory comes back only through the pool"]

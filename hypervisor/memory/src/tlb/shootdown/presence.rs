@@ -20,6 +20,8 @@ impl fmt::Display for JoinError {
     }
 }
 
+impl core::error::Error for JoinError {}
+
 impl<'c> Cpu<'c> {
     /// Announces a CPU, to be called by whoever starts it, before the CPU can load the host's tables. False when it is announced or
     /// started already.
