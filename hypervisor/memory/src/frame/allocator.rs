@@ -8,9 +8,9 @@ use core::fmt;
 
 use crate::address::{Pfn, REGION_ORDER};
 
-use super::buddy::TOP_ORDER;
+use super::buddy::{Buddy, TOP_ORDER};
 use super::records::{BlockIndex, BlockUnits, FrameTable, FrameUnits, GigablockIndex};
-use super::state::{FrameState, FrameWord};
+use super::state::{FrameState, FrameWord, RunKind};
 
 /// The largest order of one allocation: 1 GiB.
 pub const MAX_ORDER: u8 = crate::address::GIGABLOCK_ORDER;
@@ -37,6 +37,8 @@ impl fmt::Display for OutOfMemory {
         )
     }
 }
+
+impl core::error::Error for OutOfMemory {}
 
 /// A number of bytes for people: whole MiB, below that KiB.
 struct Size(u64);
@@ -88,18 +90,15 @@ impl FrameTable<'_> {
     /// # Errors
     /// When no free run is large enough, or `order` exceeds [`MAX_ORDER`].
     pub fn allocate(&mut self, order: u8) -> Result<HostFrames, OutOfMemory> {
-        let pfn = if order >= REGION_ORDER {
+        let frames = if order >= REGION_ORDER {
             self.allocate_blocks(order)
-        } else if let Some(frames) = self.allocate_listed(order) {
-            return Ok(frames);
         } else {
-            self.break_block()
-                .and_then(|index| self.allocate_in(index, order))
+            self.allocate_listed(order).or_else(|| {
+                self.break_block()?;
+                self.allocate_listed(order)
+            })
         };
-        match pfn {
-            Some(pfn) => Ok(HostFrames { pfn, order }),
-            None => Err(self.out_of_memory(1_u64.checked_shl(u32::from(order)).unwrap_or(u64::MAX))),
-        }
+        frames.ok_or_else(|| self.out_of_memory(1_u64.checked_shl(u32::from(order)).unwrap_or(u64::MAX)))
     }
 
     /// Gives an extent back.
@@ -111,15 +110,14 @@ impl FrameTable<'_> {
             self.release_block_run(index, order - REGION_ORDER);
             return;
         }
-        self.unlist_host(index);
-        let (words, buddy) = self.frames_of(index);
-        let merged = buddy.release(&mut FrameUnits(words), (pfn.get() % 512) as u16, order);
+        let merged = self.change_runs(RunKind::Host, index, |words, runs| {
+            runs.release(&mut FrameUnits(words), (pfn.get() % 512) as u16, order)
+        });
         self.free_frames += 1 << order;
         if merged == TOP_ORDER {
+            self.unlist_block(RunKind::Host, index);
             self.free_frames -= 512;
             self.release_block_run(index, 0);
-        } else {
-            self.list_host(index);
         }
     }
 
@@ -146,8 +144,13 @@ impl FrameTable<'_> {
     /// Takes `1 << order` frames, less than a region, without breaking up a whole free one.
     pub(crate) fn allocate_listed(&mut self, order: u8) -> Option<HostFrames> {
         let index = self.host_blocks.fitting(order)?;
-        self.unlist_host(index);
-        let pfn = self.allocate_in(index, order)?;
+        let unit = self.change_runs(RunKind::Host, index, |words, runs| {
+            let unit = runs.allocate(&mut FrameUnits(words), order)?;
+            words[usize::from(unit)] = FrameWord::new(FrameState::Host { order });
+            Some(unit)
+        })?;
+        self.free_frames -= 1 << order;
+        let pfn = self.block_pfn(index).add(u64::from(unit));
         Some(HostFrames { pfn, order })
     }
 
@@ -156,20 +159,7 @@ impl FrameTable<'_> {
         self.host_blocks.largest()
     }
 
-    /// Takes frames from a block that is on no list at the moment, and lists it.
-    fn allocate_in(&mut self, index: BlockIndex, order: u8) -> Option<Pfn> {
-        let start = self.block_pfn(index);
-        let (words, buddy) = self.frames_of(index);
-        let unit = buddy.allocate(&mut FrameUnits(words), order);
-        if let Some(unit) = unit {
-            words[usize::from(unit)] = FrameWord::new(FrameState::Host { order });
-            self.free_frames -= 1 << order;
-        }
-        self.list_host(index);
-        unit.map(|unit| start.add(u64::from(unit)))
-    }
-
-    fn allocate_blocks(&mut self, order: u8) -> Option<Pfn> {
+    fn allocate_blocks(&mut self, order: u8) -> Option<HostFrames> {
         if order > MAX_ORDER {
             return None;
         }
@@ -177,7 +167,7 @@ impl FrameTable<'_> {
         let gigablock = self.highest_with_run(run)?;
         let pfn = self.take_block_run(gigablock, run)?;
         *self.head_mut(pfn, order) = FrameWord::new(FrameState::Host { order });
-        Some(pfn)
+        Some(HostFrames { pfn, order })
     }
 
     /// Takes `1 << run` blocks from one gigablock; the first frame. The first block's word is `Tail` until the caller sets it.
@@ -199,16 +189,17 @@ impl FrameTable<'_> {
         self.free_frames += 512 << run;
     }
 
-    /// Takes a whole block for small extents: all its frames free, not on a list yet.
-    fn break_block(&mut self) -> Option<BlockIndex> {
-        let pfn = self.allocate_blocks(REGION_ORDER)?;
+    /// Takes a whole block for small extents: all its frames free, and listed.
+    fn break_block(&mut self) -> Option<()> {
+        let pfn = self.allocate_blocks(REGION_ORDER)?.into_pfn();
         let index = self.block_of(pfn)?;
         self.block_mut(index).word = FrameWord::new(FrameState::Mixed);
-        let (words, buddy) = self.frames_of(index);
-        words.fill(FrameWord::new(FrameState::Tail));
-        *buddy = super::buddy::Buddy::EMPTY;
-        buddy.release(&mut FrameUnits(words), 0, TOP_ORDER);
+        self.block_mut(index).host_runs = Buddy::EMPTY;
+        self.change_runs(RunKind::Host, index, |words, runs| {
+            words.fill(FrameWord::TAIL);
+            runs.release(&mut FrameUnits(words), 0, TOP_ORDER)
+        });
         self.free_frames += 512;
-        Some(index)
+        Some(())
     }
 }

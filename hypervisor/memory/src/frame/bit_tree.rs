@@ -9,7 +9,9 @@ const MAX_LEVELS: usize = 5;
 /// A set of the numbers below a bound, in storage given to it.
 pub(super) struct BitTree<'m> {
     words: &'m mut [u64],
-    bound: usize,
+    /// Where each level's words begin, from the one with a bit for each number up to the one of one word.
+    bases: [usize; MAX_LEVELS],
+    levels: usize,
 }
 
 impl<'m> BitTree<'m> {
@@ -28,33 +30,42 @@ impl<'m> BitTree<'m> {
     pub(super) fn new(storage: &'m mut [u64], bound: usize) -> (Self, &'m mut [u64]) {
         let (words, rest) = storage.split_at_mut(Self::storage_words(bound));
         words.fill(0);
-        (Self { words, bound }, rest)
+        let (mut bases, mut levels) = ([0; MAX_LEVELS], 0);
+        let (mut base, mut level) = (0, bound.div_ceil(BITS));
+        while level > 0 && levels < MAX_LEVELS {
+            bases[levels] = base;
+            levels += 1;
+            base += level;
+            level = if level == 1 { 0 } else { level.div_ceil(BITS) };
+        }
+        let set = Self { words, bases, levels };
+        (set, rest)
     }
 
     /// Adds a number below the bound.
     pub(super) fn insert(&mut self, number: usize) {
-        let (mut base, mut level, mut number) = (0, self.bound.div_ceil(BITS), number);
-        loop {
+        let mut number = number;
+        for base in &self.bases[..self.levels] {
             let word = &mut self.words[base + number / BITS];
             let was_empty = *word == 0;
             *word |= 1 << (number % BITS);
-            if !was_empty || level == 1 {
+            if !was_empty {
                 return;
             }
-            (base, level, number) = (base + level, level.div_ceil(BITS), number / BITS);
+            number /= BITS;
         }
     }
 
     /// Takes a number below the bound out.
     pub(super) fn remove(&mut self, number: usize) {
-        let (mut base, mut level, mut number) = (0, self.bound.div_ceil(BITS), number);
-        loop {
+        let mut number = number;
+        for base in &self.bases[..self.levels] {
             let word = &mut self.words[base + number / BITS];
             *word &= !(1 << (number % BITS));
-            if *word != 0 || level == 1 {
+            if *word != 0 {
                 return;
             }
-            (base, level, number) = (base + level, level.div_ceil(BITS), number / BITS);
+            number /= BITS;
         }
     }
 
@@ -69,23 +80,15 @@ impl<'m> BitTree<'m> {
     }
 
     fn descend(&self, choose: impl Fn(u64) -> u32) -> Option<usize> {
-        let (mut bases, mut levels) = ([0; MAX_LEVELS], 0);
-        let (mut base, mut level) = (0, self.bound.div_ceil(BITS));
-        while level > 0 && levels < MAX_LEVELS {
-            bases[levels] = base;
-            levels += 1;
-            base += level;
-            level = if level == 1 { 0 } else { level.div_ceil(BITS) };
-        }
         let mut number = 0;
-        for base in bases[..levels].iter().rev() {
+        for base in self.bases[..self.levels].iter().rev() {
             let word = self.words[base + number];
             if word == 0 {
                 return None;
             }
             number = number * BITS + choose(word) as usize;
         }
-        (levels > 0).then_some(number)
+        (self.levels > 0).then_some(number)
     }
 }
 

@@ -4,12 +4,11 @@
 //! Only the first unit of a run carries a mark: `Free` with its order and the links of the list it is on. All other units
 //! of a free run are `Tail`. So a split or a merge writes a constant number of words, whatever the order.
 
-use super::state::{FrameState, FrameWord, Link, RunKind};
+use super::state::{FrameWord, Link, RunKind};
 
 /// log2 of the 512 units: the order of a run of all of them.
 pub(super) const TOP_ORDER: u8 = 9;
 const ORDERS: usize = TOP_ORDER as usize + 1;
-const NONE: u16 = u16::MAX;
 
 /// The words of a buddy's 512 units.
 pub(super) trait Units {
@@ -21,18 +20,21 @@ pub(super) trait Units {
     fn set_word(&mut self, unit: u16, word: FrameWord);
 }
 
-/// The free runs among 512 units: the first run of each order, and how many units are free.
+/// The free runs among 512 units: the first run of each order, which orders have one, and how many units are free.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct Buddy {
-    heads: [u16; ORDERS],
+    heads: [Link; ORDERS],
+    /// Bit n: there is a free run of order n. So the search for one is an instruction.
+    orders: u16,
     free: u16,
 }
 
 impl Buddy {
     /// A buddy with no free unit.
     pub(super) const EMPTY: Self = Self {
-        heads: [NONE; ORDERS],
+        heads: [Link::NONE; ORDERS],
+        orders: 0,
         free: 0,
     };
 
@@ -43,20 +45,26 @@ impl Buddy {
 
     /// The order of the largest free run.
     pub(super) fn largest(&self) -> Option<u8> {
-        (0..=TOP_ORDER)
-            .rev()
-            .find(|&order| self.heads[usize::from(order)] != NONE)
+        self.orders.checked_ilog2().map(|order| order as u8)
     }
 
     /// Takes a run of `1 << order` units, from the smallest run that holds it. The first unit's word is left as `Tail`: the
     /// caller says what it is now.
     pub(super) fn allocate<U: Units>(&mut self, units: &mut U, order: u8) -> Option<u16> {
-        let from = (order..=TOP_ORDER).find(|&o| self.heads[usize::from(o)] != NONE)?;
-        let unit = self.heads[usize::from(from)];
+        let fitting = self
+            .orders
+            .checked_shr(u32::from(order))
+            .filter(|orders| *orders != 0)?;
+        let from = order + fitting.trailing_zeros() as u8;
+        let unit = self.heads[usize::from(from)].unit()?;
         self.unlink(units, unit, from);
-        for half in (order..from).rev() {
-            self.link(units, unit + (1 << half), half);
+        // No run of these orders was free, so each half is the only one of its order.
+        for half in order..from {
+            let upper = unit + (1 << half);
+            self.heads[usize::from(half)] = Link::to(upper);
+            units.set_word(upper, FrameWord::free(U::KIND, half, Link::NONE, Link::NONE));
         }
+        self.orders |= (1 << from) - (1 << order);
         self.free -= 1 << order;
         Some(unit)
     }
@@ -67,11 +75,11 @@ impl Buddy {
         let (mut unit, mut merged) = (unit, order);
         while merged < TOP_ORDER {
             let neighbour = unit ^ (1 << merged);
-            match units.word(neighbour).free_run(U::KIND) {
-                Some((order, ..)) if order == merged => self.unlink(units, neighbour, merged),
-                _ => break,
+            if !units.word(neighbour).is_free_run(U::KIND, merged) {
+                break;
             }
-            units.set_word(unit.max(neighbour), FrameWord::new(FrameState::Tail));
+            self.unlink(units, neighbour, merged);
+            units.set_word(unit.max(neighbour), FrameWord::TAIL);
             unit = unit.min(neighbour);
             merged += 1;
         }
@@ -81,41 +89,37 @@ impl Buddy {
 
     /// Puts a run at the front of its order's list.
     fn link<U: Units>(&mut self, units: &mut U, unit: u16, order: u8) {
-        let head = &mut self.heads[usize::from(order)];
-        let next = Link((*head != NONE).then_some(*head));
-        if let Some(next) = next.0
-            && let Some((order, _, after)) = units.word(next).free_run(U::KIND)
-        {
-            units.set_word(next, FrameWord::free(U::KIND, order, Link(Some(unit)), after));
+        let next = self.heads[usize::from(order)];
+        if let Some(next) = next.unit() {
+            units.set_word(next, units.word(next).after(Link::to(unit)));
         }
-        *head = unit;
-        units.set_word(unit, FrameWord::free(U::KIND, order, Link(None), next));
+        self.heads[usize::from(order)] = Link::to(unit);
+        self.orders |= 1 << order;
+        units.set_word(unit, FrameWord::free(U::KIND, order, Link::NONE, next));
     }
 
-    /// Takes a run off its order's list and makes its first unit a `Tail`.
+    /// Takes a run, which is free and of this order, off its list and makes its first unit a `Tail`.
     fn unlink<U: Units>(&mut self, units: &mut U, unit: u16, order: u8) {
-        let Some((_, previous, next)) = units.word(unit).free_run(U::KIND) else {
-            return;
-        };
-        match previous.0 {
-            None => self.heads[usize::from(order)] = next.0.unwrap_or(NONE),
-            Some(before) => {
-                if let Some((order, earlier, _)) = units.word(before).free_run(U::KIND) {
-                    units.set_word(before, FrameWord::free(U::KIND, order, earlier, next));
+        let (previous, next) = units.word(unit).links();
+        match previous.unit() {
+            None => {
+                self.heads[usize::from(order)] = next;
+                if next == Link::NONE {
+                    self.orders &= !(1 << order);
                 }
             }
+            Some(before) => units.set_word(before, units.word(before).before(next)),
         }
-        if let Some(after) = next.0
-            && let Some((order, _, later)) = units.word(after).free_run(U::KIND)
-        {
-            units.set_word(after, FrameWord::free(U::KIND, order, previous, later));
+        if let Some(after) = next.unit() {
+            units.set_word(after, units.word(after).after(previous));
         }
-        units.set_word(unit, FrameWord::new(FrameState::Tail));
+        units.set_word(unit, FrameWord::TAIL);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::FrameState;
     use super::*;
     use proptest::prelude::*;
     use std::vec::Vec;

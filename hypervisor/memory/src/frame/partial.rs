@@ -2,8 +2,8 @@
 //! memory. A block in which both are free is on one list of each.
 
 use super::buddy::{Buddy, TOP_ORDER};
-use super::records::{Block, BlockIndex, FrameTable, NONE};
-use super::state::RunKind;
+use super::records::{Block, BlockIndex, FrameTable, NONE, UNITS};
+use super::state::{FrameWord, RunKind};
 
 /// A block's place on a list.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -22,21 +22,41 @@ impl Links {
 }
 
 /// The first block for each order of largest free run.
-pub(super) struct BlockLists([Option<BlockIndex>; TOP_ORDER as usize + 1]);
+pub(super) struct BlockLists {
+    heads: [Option<BlockIndex>; TOP_ORDER as usize + 1],
+    /// Bit n: there is a block for order n.
+    orders: u16,
+}
 
 impl BlockLists {
     /// No block.
-    pub(super) const EMPTY: Self = Self([None; TOP_ORDER as usize + 1]);
+    pub(super) const EMPTY: Self = Self {
+        heads: [None; TOP_ORDER as usize + 1],
+        orders: 0,
+    };
 
     /// The block with the smallest run that holds `1 << order` frames: the fullest kind.
     pub(super) fn fitting(&self, order: u8) -> Option<BlockIndex> {
-        self.0.get(usize::from(order)..)?.iter().find_map(|head| *head)
+        let fitting = self
+            .orders
+            .checked_shr(u32::from(order))
+            .filter(|orders| *orders != 0)?;
+        self.heads[usize::from(order) + fitting.trailing_zeros() as usize]
     }
 
     /// The order of the largest run on any list.
     pub(super) fn largest(&self) -> Option<u8> {
-        let order = self.0.iter().rposition(Option::is_some)?;
-        Some(order as u8)
+        self.orders.checked_ilog2().map(|order| order as u8)
+    }
+
+    fn set_head(&mut self, order: u8, head: Option<BlockIndex>) {
+        self.heads[usize::from(order)] = head;
+        let bit = 1 << order;
+        self.orders = if head.is_some() {
+            self.orders | bit
+        } else {
+            self.orders & !bit
+        };
     }
 }
 
@@ -55,13 +75,38 @@ impl FrameTable<'_> {
         }
     }
 
-    /// Puts a block on the list of its largest free run, if it has one.
-    pub(super) fn list_block(&mut self, kind: RunKind, index: BlockIndex) {
-        let (_, runs) = parts(self.block_mut(index), kind);
-        let Some(largest) = runs.largest() else {
-            return;
-        };
-        let head = self.lists(kind).0[usize::from(largest)].replace(index);
+    /// Changes a block's free runs, and moves the block to the list of its largest one where that is another now: the list is left alone
+    /// by most changes.
+    pub(super) fn change_runs<R>(
+        &mut self,
+        kind: RunKind,
+        index: BlockIndex,
+        change: impl FnOnce(&mut [FrameWord; UNITS], &mut Buddy) -> R,
+    ) -> R {
+        let (words, runs) = self.runs_of(index, kind);
+        let before = runs.largest();
+        let result = change(words, runs);
+        let after = runs.largest();
+        if before != after {
+            before
+                .into_iter()
+                .for_each(|order| self.unlist(kind, index, order));
+            after.into_iter().for_each(|order| self.list(kind, index, order));
+        }
+        result
+    }
+
+    /// Takes a block off the list of its largest free run: it is not partly free any more.
+    pub(super) fn unlist_block(&mut self, kind: RunKind, index: BlockIndex) {
+        let largest = parts(self.block_mut(index), kind).1.largest();
+        largest
+            .into_iter()
+            .for_each(|order| self.unlist(kind, index, order));
+    }
+
+    fn list(&mut self, kind: RunKind, index: BlockIndex, order: u8) {
+        let head = self.lists(kind).heads[usize::from(order)];
+        self.lists(kind).set_head(order, Some(index));
         if let Some(head) = head {
             parts(self.block_mut(head), kind).0.previous = BlockIndex::to_link(Some(index));
         }
@@ -71,22 +116,18 @@ impl FrameTable<'_> {
         };
     }
 
-    /// Takes a block off the list of its largest free run, before that changes.
-    pub(super) fn unlist_block(&mut self, kind: RunKind, index: BlockIndex) {
-        let (links, runs) = parts(self.block_mut(index), kind);
-        let Some(largest) = runs.largest() else {
-            return;
-        };
+    fn unlist(&mut self, kind: RunKind, index: BlockIndex, order: u8) {
+        let links = *parts(self.block_mut(index), kind).0;
         let (next, previous) = (
             BlockIndex::from_link(links.next),
             BlockIndex::from_link(links.previous),
         );
         match previous {
-            Some(previous) => parts(self.block_mut(previous), kind).0.next = BlockIndex::to_link(next),
-            None => self.lists(kind).0[usize::from(largest)] = next,
+            Some(previous) => parts(self.block_mut(previous), kind).0.next = links.next,
+            None => self.lists(kind).set_head(order, next),
         }
         if let Some(next) = next {
-            parts(self.block_mut(next), kind).0.previous = BlockIndex::to_link(previous);
+            parts(self.block_mut(next), kind).0.previous = links.previous;
         }
     }
 
@@ -96,7 +137,7 @@ impl FrameTable<'_> {
             RunKind::Host => &self.host_blocks,
             RunKind::Pool => &self.pool_blocks,
         };
-        for head in lists.0 {
+        for head in lists.heads {
             let mut next = head;
             while let Some(index) = next {
                 let block = self.block(index);
@@ -111,15 +152,5 @@ impl FrameTable<'_> {
             }
         }
         None
-    }
-
-    /// [`Self::list_block`] for ordinary memory.
-    pub(super) fn list_host(&mut self, index: BlockIndex) {
-        self.list_block(RunKind::Host, index);
-    }
-
-    /// [`Self::unlist_block`] for ordinary memory.
-    pub(super) fn unlist_host(&mut self, index: BlockIndex) {
-        self.unlist_block(RunKind::Host, index);
     }
 }

@@ -42,12 +42,12 @@ impl FrameTable<'_> {
         let block = self.block_mut(index);
         block.word = FrameWord::new(FrameState::Pooled);
         block.hidden_frames = 512;
-        let (words, runs) = self.pool_of(index);
-        words.fill(FrameWord::new(FrameState::Tail));
-        *runs = Buddy::EMPTY;
-        runs.release(&mut PoolUnits(words), 0, TOP_ORDER);
+        block.pool_runs = Buddy::EMPTY;
+        self.change_runs(RunKind::Pool, index, |words, runs| {
+            words.fill(FrameWord::TAIL);
+            runs.release(&mut PoolUnits(words), 0, TOP_ORDER)
+        });
         self.pool_free_frames += 512;
-        self.list_block(RunKind::Pool, index);
         match self.pool_take_from(index, order) {
             Some(extent) => extent,
             None => panic!("broken invariant: a whole block has no run of order {order}"),
@@ -58,25 +58,22 @@ impl FrameTable<'_> {
     pub(crate) fn pool_add(&mut self, piece: Extent<Clean>) {
         let (pfn, order) = (piece.pfn(), piece.order());
         let index = self.known_block(pfn);
-        self.unlist_block(RunKind::Pool, index);
-        *self.head_mut(pfn, order) = FrameWord::new(FrameState::Tail);
-        let (words, runs) = self.pool_of(index);
-        runs.release(&mut PoolUnits(words), (pfn.get() % 512) as u16, order);
+        self.change_runs(RunKind::Pool, index, |words, runs| {
+            let unit = (pfn.get() % 512) as u16;
+            words[usize::from(unit)] = FrameWord::TAIL;
+            runs.release(&mut PoolUnits(words), unit, order)
+        });
         self.pool_free_frames += piece.frames();
-        self.list_block(RunKind::Pool, index);
     }
 
     fn pool_take_from(&mut self, index: BlockIndex, order: u8) -> Option<Extent<Clean>> {
-        self.unlist_block(RunKind::Pool, index);
-        let start = self.block_pfn(index);
-        let (words, runs) = self.pool_of(index);
-        let unit = runs.allocate(&mut PoolUnits(words), order);
-        if let Some(unit) = unit {
+        let unit = self.change_runs(RunKind::Pool, index, |words, runs| {
+            let unit = runs.allocate(&mut PoolUnits(words), order)?;
             words[usize::from(unit)] = FrameWord::new(FrameState::Hidden { order });
-            self.pool_free_frames -= 1 << order;
-        }
-        self.list_block(RunKind::Pool, index);
-        unit.map(|unit| Extent::found(start.add(u64::from(unit)), order))
+            Some(unit)
+        })?;
+        self.pool_free_frames -= 1 << order;
+        Some(Extent::found(self.block_pfn(index).add(u64::from(unit)), order))
     }
 
     /// Puts a small extent back. If it was the last one used of its block, the block's hidden memory comes back.
@@ -113,7 +110,7 @@ impl FrameTable<'_> {
         let start = self.block_pfn(index);
         let mut pieces = ExtentList::new();
         loop {
-            let (words, runs) = self.pool_of(index);
+            let (words, runs) = self.runs_of(index, RunKind::Pool);
             // Below a region, even if all of the block was hidden piece by piece: its direct-map entries are small ones.
             let run = runs.largest().map(|order| order.min(REGION_ORDER - 1));
             let taken = run.and_then(|order| Some((order, runs.allocate(&mut PoolUnits(words), order)?)));

@@ -5,6 +5,8 @@
 //! it has 512 frame words of 8 bytes. That is 0.2 % of RAM, of which the frame words of a block are touched only
 //! while its frames disagree.
 
+use core::fmt;
+
 use crate::address::{GIGABLOCK_ORDER, Gfn, Pfn, REGION_ORDER};
 use crate::memory_map::{FrameRange, MemoryMap};
 
@@ -14,7 +16,7 @@ use super::shelves::{Shelf, Shelves};
 use super::state::{FrameState, FrameWord, RunKind};
 
 /// Blocks in a gigablock, frames in a block.
-const UNITS: usize = 512;
+pub(super) const UNITS: usize = 512;
 pub(super) const NONE: u32 = u32::MAX;
 
 /// A run of consecutive gigablocks with RAM.
@@ -47,7 +49,7 @@ pub(crate) struct Gigablock {
     pub(super) shelf: Shelf,
     /// 1 when the direct map had one 1G leaf here at boot.
     whole_at_boot: u8,
-    padding: [u8; 3],
+    padding: u8,
 }
 
 /// An aligned 2 MiB of address space.
@@ -55,7 +57,7 @@ pub(crate) struct Gigablock {
 #[repr(C)]
 pub(super) struct Block {
     pub(super) word: FrameWord,
-    /// Its frame words are `words[words * 512..][..512]`; `NONE` for a block without RAM.
+    /// Which frame words are its own; `NONE` for a block without RAM.
     words: u32,
     /// Links among the blocks with free frames, by largest run; `host.next` also links lists of regions.
     pub(super) host: Links,
@@ -67,7 +69,7 @@ pub(super) struct Block {
     pub(super) pool_runs: Buddy,
     /// Hidden frames, free or not, of a pooled or mixed block.
     pub(super) hidden_frames: u16,
-    padding: [u8; 6],
+    padding: u16,
 }
 
 /// Index of a gigablock's record.
@@ -91,10 +93,6 @@ impl BlockIndex {
 
     pub(super) fn gigablock(self) -> GigablockIndex {
         GigablockIndex(self.0 / UNITS as u32)
-    }
-
-    fn position(self) -> usize {
-        self.0 as usize
     }
 
     /// For the link fields of a block record.
@@ -154,8 +152,10 @@ impl RecordsLayout {
 pub struct FrameTable<'m> {
     sections: &'m [Section],
     pub(super) gigablocks: &'m mut [Gigablock],
-    pub(super) blocks: &'m mut [Block],
-    words: &'m mut [FrameWord],
+    /// Those of each gigablock.
+    pub(super) blocks: &'m mut [[Block; UNITS]],
+    /// Those of each block with RAM in it.
+    words: &'m mut [[FrameWord; UNITS]],
     pub(super) shelves: Shelves<'m>,
     /// Blocks with free frames.
     pub(super) host_blocks: BlockLists,
@@ -174,7 +174,7 @@ pub struct FrameTable<'m> {
 }
 
 /// The frame words of one block, for its free frames.
-pub(super) struct FrameUnits<'a>(pub(super) &'a mut [FrameWord]);
+pub(super) struct FrameUnits<'a>(pub(super) &'a mut [FrameWord; UNITS]);
 
 impl Units for FrameUnits<'_> {
     const KIND: RunKind = RunKind::Host;
@@ -188,7 +188,7 @@ impl Units for FrameUnits<'_> {
 }
 
 /// The same for its free hidden frames.
-pub(super) struct PoolUnits<'a>(pub(super) &'a mut [FrameWord]);
+pub(super) struct PoolUnits<'a>(pub(super) &'a mut [FrameWord; UNITS]);
 
 impl Units for PoolUnits<'_> {
     const KIND: RunKind = RunKind::Pool;
@@ -202,7 +202,7 @@ impl Units for PoolUnits<'_> {
 }
 
 /// The block words of one gigablock.
-pub(super) struct BlockUnits<'a>(pub(super) &'a mut [Block]);
+pub(super) struct BlockUnits<'a>(pub(super) &'a mut [Block; UNITS]);
 
 impl Units for BlockUnits<'_> {
     const KIND: RunKind = RunKind::Host;
@@ -218,6 +218,14 @@ impl Units for BlockUnits<'_> {
 /// Storage for the records is smaller than [`RecordsLayout::storage_words`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StorageTooSmall;
+
+impl fmt::Display for StorageTooSmall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the storage for the frame records is smaller than their layout says")
+    }
+}
+
+impl core::error::Error for StorageTooSmall {}
 
 impl<'m> FrameTable<'m> {
     /// Makes the records: all RAM of `map` is free, except frames in one of the ranges `in_use` (in any order), which are
@@ -236,8 +244,8 @@ impl<'m> FrameTable<'m> {
         }
         let (sections, rest) = take::<Section>(storage, layout.sections);
         let (gigablocks, rest) = take::<Gigablock>(rest, layout.gigablocks);
-        let (blocks, rest) = take::<Block>(rest, layout.gigablocks * UNITS);
-        let (words, rest) = take::<FrameWord>(rest, layout.blocks_with_ram * UNITS);
+        let (blocks, rest) = take::<[Block; UNITS]>(rest, layout.gigablocks);
+        let (words, rest) = take::<[FrameWord; UNITS]>(rest, layout.blocks_with_ram);
         fill_sections(map, sections, gigablocks);
         let mut table = Self {
             sections,
@@ -260,7 +268,7 @@ impl<'m> FrameTable<'m> {
 
     fn fill_blocks(&mut self, map: &MemoryMap, in_use: &[FrameRange]) {
         // All of them first: releasing a block looks at its neighbours, on either side.
-        self.blocks.fill(Block {
+        self.blocks.as_flattened_mut().fill(Block {
             word: FrameWord::new(FrameState::Absent),
             words: NONE,
             host: Links::NONE,
@@ -268,11 +276,11 @@ impl<'m> FrameTable<'m> {
             host_runs: Buddy::EMPTY,
             pool_runs: Buddy::EMPTY,
             hidden_frames: 0,
-            padding: [0; 6],
+            padding: 0,
         });
         let ranges = map.ranges();
         let mut next_words = 0;
-        for position in 0..self.blocks.len() {
+        for position in 0..self.blocks.len() * UNITS {
             let index = BlockIndex(position as u32);
             let start = self.block_pfn(index);
             let span = FrameRange {
@@ -289,19 +297,19 @@ impl<'m> FrameTable<'m> {
             if ram == 0 {
                 continue;
             }
-            self.blocks[position].words = next_words;
+            self.block_mut(index).words = next_words;
             next_words += 1;
             let touched = |used: &&FrameRange| used.intersection(&span).frames() > 0;
             if ram < UNITS as u64 {
                 self.fill_mixed(index, nearby, in_use);
             } else if let Some(used) = in_use.iter().find(touched) {
                 if used.intersection(&span).frames() == UNITS as u64 {
-                    self.blocks[position].word = FrameWord::new(FrameState::Reserved);
+                    self.block_mut(index).word = FrameWord::new(FrameState::Reserved);
                 } else {
                     self.fill_mixed(index, nearby, in_use);
                 }
             } else {
-                self.blocks[position].word = FrameWord::new(FrameState::Tail);
+                self.block_mut(index).word = FrameWord::new(FrameState::Tail);
                 self.release_block_run(index, 0);
             }
         }
@@ -311,7 +319,7 @@ impl<'m> FrameTable<'m> {
     fn fill_mixed(&mut self, index: BlockIndex, ram: &[FrameRange], in_use: &[FrameRange]) {
         let start = self.block_pfn(index);
         self.block_mut(index).word = FrameWord::new(FrameState::Mixed);
-        let (words, buddy) = self.frames_of(index);
+        let words = self.words_of(index);
         for (unit, word) in words.iter_mut().enumerate() {
             let pfn = start.add(unit as u64);
             let is_ram = ram
@@ -325,16 +333,16 @@ impl<'m> FrameTable<'m> {
                 (true, false) => FrameState::Tail,
             });
         }
-        let mut free = 0;
-        for unit in 0..UNITS as u16 {
-            if words[usize::from(unit)].state() == FrameState::Tail {
-                free += 1;
+        let free = self.change_runs(RunKind::Host, index, |words, runs| {
+            for unit in 0..UNITS as u16 {
                 // Runs that are already free have heads marked `Free`; this one is still a lone `Tail`.
-                buddy.release(&mut FrameUnits(words), unit, 0);
+                if words[usize::from(unit)] == FrameWord::TAIL {
+                    runs.release(&mut FrameUnits(words), unit, 0);
+                }
             }
-        }
-        self.free_frames += free;
-        self.list_host(index);
+            runs.free_units()
+        });
+        self.free_frames += u64::from(free);
     }
 
     /// Frames of RAM.
@@ -359,15 +367,13 @@ impl<'m> FrameTable<'m> {
         };
         let (head, state) = match self.block(index).word.state() {
             FrameState::Mixed | FrameState::Pooled => {
-                let base = self.block(index).words as usize * UNITS;
-                let words = &self.words[base..base + UNITS];
+                let words = &self.words[self.block(index).words as usize];
                 let unit = (pfn.get() % UNITS as u64) as u16;
                 let (head, state) = run_state(unit, |unit| words[usize::from(unit)].state(), 0);
                 (self.block_pfn(index).add(u64::from(head)), state)
             }
             FrameState::Tail => {
-                let base = index.gigablock().0 as usize * UNITS;
-                let blocks = &self.blocks[base..base + UNITS];
+                let blocks = &self.blocks[index.gigablock().position()];
                 let block = |unit: u16| blocks[usize::from(unit)].word.state();
                 let (head, state) = run_state(index.unit(), block, REGION_ORDER);
                 let first = self.gigablock_pfn(index.gigablock());
@@ -402,7 +408,7 @@ impl<'m> FrameTable<'m> {
         if order >= REGION_ORDER {
             &mut self.block_mut(index).word
         } else {
-            let (words, _) = self.frames_of(index);
+            let words = self.words_of(index);
             &mut words[(pfn.get() % UNITS as u64) as usize]
         }
     }
@@ -413,7 +419,7 @@ impl<'m> FrameTable<'m> {
         if order >= REGION_ORDER {
             block.word
         } else {
-            self.words[block.words as usize * UNITS + (pfn.get() % UNITS as u64) as usize]
+            self.words[block.words as usize][(pfn.get() % UNITS as u64) as usize]
         }
     }
 
@@ -428,7 +434,7 @@ impl<'m> FrameTable<'m> {
     /// Replaces the word of a single frame in a mixed block.
     pub(crate) fn set_frame(&mut self, pfn: Pfn, state: FrameState) {
         if let Some(index) = self.block_of(pfn) {
-            let (words, _) = self.frames_of(index);
+            let words = self.words_of(index);
             words[(pfn.get() % UNITS as u64) as usize] = FrameWord::new(state);
         }
     }
@@ -456,11 +462,11 @@ impl<'m> FrameTable<'m> {
     }
 
     pub(super) fn block(&self, index: BlockIndex) -> &Block {
-        &self.blocks[index.position()]
+        &self.blocks[index.gigablock().position()][usize::from(index.unit())]
     }
 
     pub(super) fn block_mut(&mut self, index: BlockIndex) -> &mut Block {
-        &mut self.blocks[index.position()]
+        &mut self.blocks[index.gigablock().position()][usize::from(index.unit())]
     }
 
     /// A gigablock's record.
@@ -504,37 +510,41 @@ impl<'m> FrameTable<'m> {
         self.gigablock_mut(index).parked = table.map_or(0, |pfn| pfn.get() + 1);
     }
 
-    /// The words and the buddy of a block with RAM in it.
-    pub(super) fn frames_of(&mut self, index: BlockIndex) -> (&mut [FrameWord], &mut Buddy) {
-        let block = &mut self.blocks[index.position()];
-        let base = block.words as usize * UNITS;
-        (&mut self.words[base..base + UNITS], &mut block.host_runs)
+    /// The words of a block with RAM in it, and its free runs of a kind.
+    pub(super) fn runs_of(
+        &mut self,
+        index: BlockIndex,
+        kind: RunKind,
+    ) -> (&mut [FrameWord; UNITS], &mut Buddy) {
+        let block = &mut self.blocks[index.gigablock().position()][usize::from(index.unit())];
+        let words = &mut self.words[block.words as usize];
+        match kind {
+            RunKind::Host => (words, &mut block.host_runs),
+            RunKind::Pool => (words, &mut block.pool_runs),
+        }
     }
 
-    /// The words of a block with RAM in it, and its free hidden runs.
-    pub(super) fn pool_of(&mut self, index: BlockIndex) -> (&mut [FrameWord], &mut Buddy) {
-        let block = &mut self.blocks[index.position()];
-        let base = block.words as usize * UNITS;
-        (&mut self.words[base..base + UNITS], &mut block.pool_runs)
+    /// The words of a block with RAM in it.
+    pub(super) fn words_of(&mut self, index: BlockIndex) -> &mut [FrameWord; UNITS] {
+        &mut self.words[self.blocks[index.gigablock().position()][usize::from(index.unit())].words as usize]
     }
 
     /// The blocks and the buddy of a gigablock.
-    pub(super) fn blocks_of(&mut self, index: GigablockIndex) -> (&mut [Block], &mut Buddy) {
-        let base = index.0 as usize * UNITS;
+    pub(super) fn blocks_of(&mut self, index: GigablockIndex) -> (&mut [Block; UNITS], &mut Buddy) {
         (
-            &mut self.blocks[base..base + UNITS],
-            &mut self.gigablocks[index.0 as usize].buddy,
+            &mut self.blocks[index.position()],
+            &mut self.gigablocks[index.position()].buddy,
         )
     }
 
     /// Visits the state of each extent, and of each frame or block that is none.
     pub(crate) fn each_extent(&self, mut visit: impl FnMut(FrameState)) {
-        for block in self.blocks.iter() {
+        for block in self.blocks.as_flattened() {
             match block.word.state() {
                 FrameState::Mixed | FrameState::Pooled => {
-                    let base = block.words as usize * UNITS;
-                    let words = &self.words[base..base + UNITS];
-                    words.iter().for_each(|word| visit(word.state()));
+                    self.words[block.words as usize]
+                        .iter()
+                        .for_each(|word| visit(word.state()));
                 }
                 // A run of blocks counts in blocks.
                 FrameState::Free { order } => visit(FrameState::Free {
@@ -547,7 +557,12 @@ impl<'m> FrameTable<'m> {
 
     /// Visits each block with hidden frames of its own: how many are used, and whether all of the block is hidden.
     pub(crate) fn each_shared_block(&self, mut visit: impl FnMut(u16, bool)) {
-        for block in self.blocks.iter().filter(|block| block.hidden_frames > 0) {
+        for block in self
+            .blocks
+            .as_flattened()
+            .iter()
+            .filter(|block| block.hidden_frames > 0)
+        {
             let pooled = block.word.state() == FrameState::Pooled;
             visit(block.hidden_frames - block.pool_runs.free_units(), pooled);
         }
@@ -636,7 +651,7 @@ fn fill_sections(map: &MemoryMap, sections: &mut [Section], gigablocks: &mut [Gi
                 holes: 0,
                 shelf: Shelf::NONE,
                 whole_at_boot: 0,
-                padding: [0; 3],
+                padding: 0,
             };
             if count == 0 || gigablocks[count - 1].number + 1 != number {
                 sections[section] = Section {

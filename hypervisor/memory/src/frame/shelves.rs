@@ -57,6 +57,8 @@ impl Shelf {
 /// All shelves.
 pub(super) struct Shelves<'m> {
     by_run: [BitTree<'m>; RUNS],
+    /// All of them: so one block of host memory is found in as many steps whatever runs there are elsewhere.
+    any: BitTree<'m>,
     cheap: BitTree<'m>,
     intact: BitTree<'m>,
     /// The first broken gigablock with each number of holes, and which numbers have one.
@@ -67,7 +69,7 @@ pub(super) struct Shelves<'m> {
 impl<'m> Shelves<'m> {
     /// Words of storage for so many gigablocks.
     pub(super) const fn storage_words(gigablocks: usize) -> usize {
-        (RUNS + 2) * BitTree::storage_words(gigablocks)
+        (RUNS + 3) * BitTree::storage_words(gigablocks)
     }
 
     /// Empty shelves in `storage`, which is long enough.
@@ -80,6 +82,7 @@ impl<'m> Shelves<'m> {
         };
         Self {
             by_run: core::array::from_fn(|_| tree()),
+            any: tree(),
             cheap: tree(),
             intact: tree(),
             broken: [NONE; HOLES],
@@ -120,8 +123,12 @@ impl FrameTable<'_> {
 
     /// The highest gigablock with a free run of `1 << run` blocks.
     pub(super) fn highest_with_run(&self, run: u8) -> Option<GigablockIndex> {
-        let fitting = self.shelves.by_run.get(usize::from(run)..)?;
-        let found = fitting.iter().filter_map(BitTree::last).max();
+        let found = if run == 0 {
+            self.shelves.any.last()
+        } else {
+            let fitting = self.shelves.by_run.get(usize::from(run)..)?;
+            fitting.iter().filter_map(BitTree::last).max()
+        };
         found.map(|index| GigablockIndex(index as u32))
     }
 
@@ -148,8 +155,11 @@ impl FrameTable<'_> {
                 INTACT => self.shelves.intact.remove(position),
                 holes => self.unlink_broken(index, holes),
             }
+            if old.cost == NOT_SHELVED {
+                self.shelves.any.insert(position);
+            }
             match new.cost {
-                NOT_SHELVED => {}
+                NOT_SHELVED => self.shelves.any.remove(position),
                 CHEAP => self.shelves.cheap.insert(position),
                 INTACT => self.shelves.intact.insert(position),
                 holes => self.link_broken(index, holes),

@@ -35,8 +35,24 @@ pub const MAX_GFN: Gfn = Gfn::new((1 << 36) - 1);
 const MAX_PFN: u64 = (1 << 40) - 1;
 
 /// A place in a chain of free runs within one buddy: a unit number 0 to 511, or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link(pub(super) Option<u16>);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub(super) struct Link(u16);
+
+impl Link {
+    /// No unit: as wide as a word has room for.
+    pub(super) const NONE: Self = Self(0x3ff);
+
+    /// A unit below 512.
+    pub(super) const fn to(unit: u16) -> Self {
+        Self(unit)
+    }
+
+    /// The unit.
+    pub(super) fn unit(self) -> Option<u16> {
+        (self != Self::NONE).then_some(self.0)
+    }
+}
 
 /// What a frame or a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +146,7 @@ bitfield! {
     kind, set_kind: 3, 0;
     // All kinds with an order but Private.
     order, set_order: 8, 4;
-    // Free and PoolFree: unit numbers, 0x3ff for none.
+    // Free and PoolFree: links.
     previous_unit, set_previous_unit: 19, 10;
     next_unit, set_next_unit: 29, 20;
     // Table.
@@ -142,8 +158,6 @@ bitfield! {
     gfn, set_gfn: 55, 20;
     private_order, set_private_order: 60, 56;
 }
-
-const NO_UNIT: u64 = 0x3ff;
 
 /// A link to a frame as a word holds it. A frame number of RAM is below 2^40; one above it never entered the table of frames.
 fn listed(next: Option<Pfn>) -> u64 {
@@ -165,6 +179,9 @@ pub(super) enum RunKind {
 }
 
 impl FrameWord {
+    /// The word for [`FrameState::Tail`].
+    pub(super) const TAIL: Self = Self(3);
+
     /// The word for a state. A free run's links are set by [`FrameWord::free`].
     pub(super) fn new(state: FrameState) -> Self {
         let of_order = |kind: u64, order: u8| {
@@ -177,11 +194,11 @@ impl FrameWord {
         let fields = match state {
             FrameState::Absent => of_kind(0),
             FrameState::Reserved => of_kind(1),
-            FrameState::Free { order } => return Self::free(RunKind::Host, order, Link(None), Link(None)),
+            FrameState::Free { order } => return Self::free(RunKind::Host, order, Link::NONE, Link::NONE),
             FrameState::PoolFree { order } => {
-                return Self::free(RunKind::Pool, order, Link(None), Link(None));
+                return Self::free(RunKind::Pool, order, Link::NONE, Link::NONE);
             }
-            FrameState::Tail => of_kind(3),
+            FrameState::Tail => return Self::TAIL,
             FrameState::Host { order } => of_order(4, order),
             FrameState::Table { canonical } => {
                 let mut fields = of_kind(5);
@@ -215,8 +232,37 @@ impl FrameWord {
         let mut fields = Fields(0);
         fields.set_kind(kind as u64);
         fields.set_order(u64::from(order & 0x1f));
-        fields.set_previous_unit(previous.0.map_or(NO_UNIT, u64::from));
-        fields.set_next_unit(next.0.map_or(NO_UNIT, u64::from));
+        fields.set_previous_unit(u64::from(previous.0));
+        fields.set_next_unit(u64::from(next.0));
+        Self(fields.0)
+    }
+
+    /// Whether this is the word of a free run of this kind and order.
+    pub(super) fn is_free_run(self, kind: RunKind, order: u8) -> bool {
+        let fields = Fields(self.0);
+        fields.kind() == kind as u64 && fields.order() == u64::from(order)
+    }
+
+    /// The links of a free run: the one before it, and the one after it.
+    pub(super) fn links(self) -> (Link, Link) {
+        let fields = Fields(self.0);
+        (
+            Link(fields.previous_unit() as u16),
+            Link(fields.next_unit() as u16),
+        )
+    }
+
+    /// The word of a free run that comes after another one from now on.
+    pub(super) fn after(self, previous: Link) -> Self {
+        let mut fields = Fields(self.0);
+        fields.set_previous_unit(u64::from(previous.0));
+        Self(fields.0)
+    }
+
+    /// The word of a free run that comes before another one from now on.
+    pub(super) fn before(self, next: Link) -> Self {
+        let mut fields = Fields(self.0);
+        fields.set_next_unit(u64::from(next.0));
         Self(fields.0)
     }
 
@@ -263,19 +309,6 @@ impl FrameWord {
             _ => FrameState::Absent,
         }
     }
-
-    /// The order and the links, when the word is that of a free run of this kind.
-    pub(super) fn free_run(self, kind: RunKind) -> Option<(u8, Link, Link)> {
-        let fields = Fields(self.0);
-        let link = |unit: u64| Link((unit != NO_UNIT).then_some(unit as u16));
-        (fields.kind() == kind as u64).then(|| {
-            (
-                (fields.order() & 0x1f) as u8,
-                link(fields.previous_unit()),
-                link(fields.next_unit()),
-            )
-        })
-    }
 }
 
 #[cfg(test)]
@@ -320,12 +353,17 @@ mod tests {
         }
 
         #[test]
-        fn links_survive(order in 0u8..=9, previous in prop::option::of(0u16..512), next in prop::option::of(0u16..512)) {
+        fn links_survive(order in 0u8..=9, links in prop::collection::vec(prop::option::of(0u16..512), 4)) {
+            let links: std::vec::Vec<Link> = links.into_iter().map(|unit| unit.map_or(Link::NONE, Link::to)).collect();
             for (kind, other) in [(RunKind::Host, RunKind::Pool), (RunKind::Pool, RunKind::Host)] {
-                let word = FrameWord::free(kind, order, Link(previous), Link(next));
-                prop_assert_eq!(word.free_run(kind), Some((order, Link(previous), Link(next))));
-                prop_assert_eq!(word.free_run(other), None);
+                let word = FrameWord::free(kind, order, links[0], links[1]);
+                prop_assert_eq!(word.links(), (links[0], links[1]));
+                prop_assert!(word.is_free_run(kind, order) && !word.is_free_run(other, order));
+                prop_assert!(!word.is_free_run(kind, order ^ 1));
+                let word = word.after(links[2]).before(links[3]);
+                prop_assert!(word == FrameWord::free(kind, order, links[2], links[3]));
             }
+            prop_assert_eq!(FrameWord::TAIL.state(), FrameState::Tail);
         }
     }
 }

@@ -71,6 +71,8 @@ macro_rules! with_format {
 pub(super) struct SecondStage {
     kind: SecondStageKind,
     root: Pfn,
+    /// Entries of the level-3 table that are in use.
+    gigabytes: usize,
     /// Whether some of the memory is mapped by 4K leaves from the start.
     patched: bool,
     /// For splits.
@@ -125,6 +127,7 @@ impl SecondStage {
         Some(Self {
             kind,
             root,
+            gigabytes: shape.gigabytes().end as usize,
             patched: shape.patched > 0,
             spare: reserve,
         })
@@ -208,6 +211,7 @@ impl SecondStage {
             kind: self.kind,
             root: self.root,
             middle,
+            gigabytes: self.gigabytes,
             patched: self.patched,
             spare: self.spare,
         }
@@ -308,6 +312,7 @@ pub(super) struct CutSecondStage {
     kind: SecondStageKind,
     root: Pfn,
     middle: Option<Pfn>,
+    gigabytes: usize,
     patched: bool,
     spare: TableList,
 }
@@ -323,8 +328,8 @@ impl CutSecondStage {
     pub(super) fn free<M: Machine>(mut self, machine: &M, frames: &mut FrameTable<'_>) {
         frames.free_tables(core::mem::take(&mut self.spare));
         if let Some(middle) = self.middle {
-            for index in 0..ENTRIES {
-                let entry = machine.table(TableAt::new(middle))[index].load(Ordering::Acquire);
+            for entry in &machine.table(TableAt::new(middle))[..self.gigabytes] {
+                let entry = entry.load(Ordering::Acquire);
                 if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
                     if self.kind.splits() || self.patched {
                         with_format!(self.kind, F => free_small::<F, M>(machine, frames, low));
