@@ -37,3 +37,8 @@ pub mod view;
 pub mod window;
 
 pub use host::HostMemory;
+
+/// The code in the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
