@@ -2,9 +2,10 @@
 //!
 //! One boot for each policy and size ([`Case`]) on QEMU's emulation, whose clock follows the instructions ([`machine`]), so that
 //! equal boots give equal figures. [`measured`] takes the `bench` line out of a boot's report, [`Tables`] shows all of them, and
-//! [`goals`] says what they must be: the tests ask that.
+//! [`goals`] says what they must be: the tests ask that. [`native`] is the benchmark on this machine itself.
 
 pub mod goals;
+pub mod native;
 mod table;
 
 use std::fs;
@@ -186,6 +187,9 @@ fn first_guest(record: &Record) -> Result<FirstGuest, String> {
 /// # Errors
 /// Set-up or build failed, or the emulator can't be run.
 pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
+    if let Some(cli::Benchmark::Native(flags)) = &flags.other {
+        return native::native(flags);
+    }
     let cases = flags.sizes.iter().flat_map(|bytes| {
         let case = |policy: &Policy| Case {
             policy: *policy,

@@ -216,9 +216,33 @@ pub struct Test {
     pub verbose: bool,
 }
 
+/// Flags of `bench native`.
+#[derive(Debug, Args)]
+pub struct Native {
+    /// Count instructions only: these are the same in every run, times are not
+    #[arg(long)]
+    pub counts: bool,
+    /// Draw the counts of one more region into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub picture: Option<PathBuf>,
+}
+
+/// Other benchmarks.
+#[derive(Debug, Subcommand)]
+pub enum Benchmark {
+    /// Measure the memory subsystem on this machine itself: instructions by valgrind, times by criterion
+    ///
+    /// Exits with 1 when a goal is missed. Valgrind is installed where that is possible; without it only times are measured.
+    Native(Native),
+}
+
 /// Flags of `bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    /// Another benchmark.
+    #[command(subcommand)]
+    pub other: Option<Benchmark>,
     /// Sizes of private memory, separated by commas, each a multiple of 2M
     #[arg(
         long,
@@ -327,6 +351,16 @@ mod tests {
         };
         assert_eq!(some.sizes, [4 << 20, 2 << 30]);
         assert_eq!(some.policies, [Policy::Scattered, Policy::Grouped]);
+        let Ok(Task::Bench(native)) = parse("x bench native --counts --picture f") else {
+            panic!("not bench")
+        };
+        let Some(Benchmark::Native(native)) = native.other else {
+            panic!("not native")
+        };
+        assert!(native.counts && native.picture.is_some());
+        for bad in ["--dry-run native", "native --sizes 16M"] {
+            assert!(parse(&format!("x bench {bad}")).is_err(), "{bad}");
+        }
         for bad in ["--sizes 3M", "--sizes 16M,", "--policies linux", "--sizes"] {
             assert!(parse(&format!("x bench {bad}")).is_err(), "{bad}");
         }

@@ -18,6 +18,8 @@ pub const QEMU: &str = "qemu-system-x86_64";
 pub const BOCHS: &str = "bochs";
 pub const BOCHS_BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 pub const BOCHS_VGA: &str = "/usr/share/seabios/vgabios.bin";
+/// The program that counts instructions.
+pub const VALGRIND: &str = "valgrind";
 /// The program that makes GRUB discs.
 pub const MKRESCUE: &str = "grub-mkrescue";
 
@@ -64,6 +66,12 @@ const CXX: Bundle = Bundle {
     programs: &["c++"],
     files: &[],
     packages: &["g++"],
+};
+const VALGRIND_BUNDLE: Bundle = Bundle {
+    name: "valgrind",
+    programs: &[VALGRIND],
+    files: &[],
+    packages: &["valgrind"],
 };
 const OVMF: Bundle = Bundle {
     name: "UEFI firmware for QEMU",
@@ -164,6 +172,14 @@ pub fn cxx() -> Result<()> {
 /// Something is missing and may not be installed from here.
 pub fn discs() -> Result<()> {
     bring(&GRUB)
+}
+
+/// Makes sure that instructions of programs on this machine can be counted.
+///
+/// # Errors
+/// Valgrind is missing and may not be installed from here.
+pub fn valgrind() -> Result<()> {
+    bring(&VALGRIND_BUNDLE)
 }
 
 /// The first part of the bundle that is not there.

@@ -2,12 +2,13 @@
 //!
 //! `suites` lists the sets of cargo's own tests, and `host` runs them. `table` lists the tests on a machine, one row each (`row`): a machine, a command line, what is given
 //! as archive (`inputs` makes the broken ones) and what is expected. `on_machine` runs a row; `checks` looks at its report, `outside` at
-//! its RAM while the machine is paused; `benchmark` asks what private memory costs. Every result is a line: ok, FAILED, or SKIP with the reason.
+//! its RAM while the machine is paused; `benchmark` asks what private memory costs, `native` what the memory subsystem does on this host. Every result is a line: ok, FAILED, or SKIP with the reason.
 
 mod benchmark;
 mod checks;
 mod host;
 mod inputs;
+mod native;
 mod on_machine;
 mod outside;
 mod row;
@@ -125,10 +126,17 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     };
     let suites: Vec<_> = suites::ALL.iter().filter(|suite| chosen(suite.name)).collect();
     let benchmarks: Vec<_> = benchmark::TESTS.iter().filter(|test| chosen(test.name)).collect();
+    let native: Vec<_> = native::tests()?
+        .into_iter()
+        .filter(|test| chosen(&test.name))
+        .collect();
     if flags.list {
         suites
             .iter()
             .for_each(|suite| println!("{}: {}", suite.name, suite.about));
+        native
+            .iter()
+            .for_each(|test| println!("{}: {}", test.name, test.about));
         for kind in KINDS {
             of_kind(kind)
                 .iter()
@@ -139,7 +147,11 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
             .for_each(|test| println!("{}: {}", test.name, test.about));
         return Ok(0);
     }
-    if suites.is_empty() && benchmarks.is_empty() && KINDS.iter().all(|kind| of_kind(*kind).is_empty()) {
+    if suites.is_empty()
+        && native.is_empty()
+        && benchmarks.is_empty()
+        && KINDS.iter().all(|kind| of_kind(*kind).is_empty())
+    {
         return Err(Failure::Usage(anyhow::anyhow!(
             "no test has `{}` in its name; `cargo xtask test --list` names them",
             flags.filter.as_deref().unwrap_or_default()
@@ -151,6 +163,11 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     setup::everything()?;
     for suite in suites {
         host::run(suite, &outline.target, flags.long, &mut tally)?;
+    }
+    for test in &native {
+        Tally::begin(&test.name);
+        let verdict = native::run(test)?;
+        tally.end(&test.name, 1, verdict);
     }
     let needed = |flavor| {
         KINDS
