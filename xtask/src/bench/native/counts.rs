@@ -127,8 +127,6 @@ fn of_program(program: &Path) -> Result<Counts> {
         .arg(program)
         .stdout(File::create(&lines).context("make a file for what is counted")?)
         .stderr(File::create(&messages).context("make a file for valgrind's messages")?);
-    let name = program.file_name().unwrap_or_default().display();
-    eprintln!("counting instructions: {name}");
     run(
         &format!("valgrind (its messages are in {})", messages.display()),
         &mut valgrind,

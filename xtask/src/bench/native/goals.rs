@@ -36,10 +36,11 @@ pub fn counts(counts: &Counts) -> Result<(), String> {
         for operation in &operations {
             let of = |label: &str| counts.each(&format!("ordinary/{label}/{operation}"));
             if of(label) != of(WITHOUT_CODE) {
+                let text = |label: &str| of(label).map_or_else(|| "no".into(), |each| format!("{each:.2}"));
                 return Err(format!(
-                    "host allocation {operation}: {:?} instructions with {label}, {:?} {WITHOUT_CODE}",
-                    of(label),
-                    of(WITHOUT_CODE)
+                    "host allocation {operation}: {} instructions with {label}, {} {WITHOUT_CODE}",
+                    text(label),
+                    text(WITHOUT_CODE)
                 ));
             }
         }

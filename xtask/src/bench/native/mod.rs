@@ -36,7 +36,10 @@ pub fn native(flags: &cli::Native) -> Result<Outcome, Failure> {
         return Err(Failure::Other(reason));
     }
     let counted = match counts::obstacle() {
-        None => Some(counts::take()?),
+        None => {
+            eprintln!("counting instructions");
+            Some(counts::take()?)
+        }
         Some(obstacle) => {
             println!("instructions: SKIP ({obstacle})");
             None
