@@ -369,12 +369,12 @@ impl<'m> FrameTable<'m> {
             FrameState::Mixed | FrameState::Pooled => {
                 let words = &self.words[self.block(index).words as usize];
                 let unit = (pfn.get() % UNITS as u64) as u16;
-                let (head, state) = run_state(unit, |unit| words[usize::from(unit)].state(), 0);
+                let (head, state) = run_state(unit, |unit| words[usize::from(unit)], 0);
                 (self.block_pfn(index).add(u64::from(head)), state)
             }
             FrameState::Tail => {
                 let blocks = &self.blocks[index.gigablock().position()];
-                let block = |unit: u16| blocks[usize::from(unit)].word.state();
+                let block = |unit: u16| blocks[usize::from(unit)].word;
                 let (head, state) = run_state(index.unit(), block, REGION_ORDER);
                 let first = self.gigablock_pfn(index.gigablock());
                 (first.add(u64::from(head) << REGION_ORDER), state)
@@ -608,14 +608,19 @@ impl Gigablock {
 
 /// The state that holds for `unit`, and the unit whose word says so: its own, or the head of the run that starts before it. `scale` is
 /// the log2 of frames in a unit.
-fn run_state(unit: u16, state: impl Fn(u16) -> FrameState, scale: u8) -> (u16, FrameState) {
-    let own = state(unit);
-    if own != FrameState::Tail {
-        return (unit, own);
+fn run_state(unit: u16, word: impl Fn(u16) -> FrameWord, scale: u8) -> (u16, FrameState) {
+    let own = word(unit);
+    if own != FrameWord::TAIL {
+        return (unit, own.state());
     }
     for order in 1..=TOP_ORDER {
         let first = unit & !((1 << order) - 1);
-        let head = state(first);
+        // On the way to the head there are tails only, so they are told by their word alone.
+        let head = word(first);
+        if head == FrameWord::TAIL {
+            continue;
+        }
+        let head = head.state();
         let reaches = match head {
             FrameState::Free { order: run } | FrameState::PoolFree { order: run } => run >= order,
             _ => head.extent_order().is_some_and(|run| run >= order + scale),
@@ -624,7 +629,7 @@ fn run_state(unit: u16, state: impl Fn(u16) -> FrameState, scale: u8) -> (u16, F
             return (first, head);
         }
     }
-    (unit, own)
+    (unit, FrameState::Tail)
 }
 
 /// Splits `count` values of type `T` off the front of the storage.
