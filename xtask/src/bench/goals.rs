@@ -45,7 +45,7 @@ impl Lost {
 }
 
 /// Lacuna's own way, for 256 MiB: less than one instruction a page to hide and map, and less than one to restore, and to load an image less than
-/// one beside the copying itself; one flush; nothing lost.
+/// two beside the copying itself; one flush; nothing lost.
 ///
 /// # Errors
 /// What is missed.
@@ -76,8 +76,8 @@ pub fn grouped(bench: &Bench<String>) -> Held {
         "the memory was not filled with an image",
     )?;
     must(
-        bench.load < bench.pages * 513,
-        "loading an image takes an instruction a page or more beside the copying",
+        bench.load < bench.pages * 514,
+        "loading an image takes two instructions a page or more beside the copying",
     )
 }
 
@@ -182,7 +182,7 @@ mod tests {
         };
         let miss: [fn(&mut Bench<String>); 10] = [
             |bench| bench.load = bench.pages * 511,
-            |bench| bench.load = bench.pages * 513,
+            |bench| bench.load = bench.pages * 514,
             |bench| bench.bytes_loaded = 0,
             |bench| bench.map = bench.pages - bench.hide,
             |bench| bench.restore = bench.pages,
