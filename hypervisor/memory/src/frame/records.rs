@@ -578,11 +578,6 @@ impl<'m> FrameTable<'m> {
         Pfn::new(self.gigablocks[index.0 as usize].number << GIGABLOCK_ORDER)
     }
 
-    /// Free whole blocks of a gigablock.
-    pub(crate) fn regions_free_in(&self, index: GigablockIndex) -> u16 {
-        self.gigablock(index).buddy.free_units()
-    }
-
     /// The order of the largest free run of blocks in a gigablock, in blocks.
     pub(crate) fn largest_run_in(&self, index: GigablockIndex) -> Option<u8> {
         self.gigablock(index).buddy.largest()

@@ -85,12 +85,17 @@ impl FrameTable<'_> {
         Ok(pieces)
     }
 
-    /// Free regions in gigablocks that have no 1G leaf at boot: holes there cost none.
-    pub fn free_regions_without_1g_leaf(&self) -> u64 {
-        let cheap = self
-            .gigablock_indices()
-            .filter(|index| !self.gigablock(*index).whole_at_boot());
-        cheap.map(|index| u64::from(self.regions_free_in(index))).sum()
+    /// Takes all free regions of the gigablocks that have no 1G leaf at boot: holes there cost none, so a measurement sets them aside.
+    pub fn carve_without_1g_leaf(&mut self) -> ExtentList<Carved> {
+        let mut extents = ExtentList::new();
+        while let Some(gigablock) = self.cheapest_gigablock()
+            && !self.gigablock(gigablock).whole_at_boot()
+            && let Some(run) = self.largest_run_in(gigablock)
+            && let Some(extent) = self.carve_run(gigablock, run)
+        {
+            extents.push(self, extent);
+        }
+        extents
     }
 
     /// Gives back extents that were not hidden.
