@@ -2,7 +2,7 @@
 //!
 //! A [`Place`] is where a behaviour is tried: the model machine in this crate's tests, the booted hypervisor with `test=pool`. It says by
 //! a walk of its own which leaf reaches a frame. [`all`] lists the behaviours; [`try_one`] runs one and looks whether everything is as it
-//! was before. [`steps`] has what they are made of. Nothing here needs an allocator.
+//! was before. `steps` has what they are made of. Nothing here needs an allocator.
 #![no_std]
 
 mod extents;
