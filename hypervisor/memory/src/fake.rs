@@ -6,7 +6,7 @@ use std::boxed::Box;
 use std::sync::OnceLock;
 use std::vec::Vec;
 
-use crate::address::{ENTRIES, Hpa, Hva, Level, Pfn};
+use crate::address::{ENTRIES, Hpa, Hva, Level, PAGE_SIZE, Pfn};
 use crate::frame::FrameTable;
 use crate::frame::records::RecordsLayout;
 use crate::host::HostMemory;
@@ -16,6 +16,9 @@ use crate::paging::TableBuilder;
 use crate::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
 use crate::window::Windows;
 
+/// RAM in bytes. Miri needs minutes for the records of 1 GiB.
+const RAM: u64 = if cfg!(miri) { 16 << 20 } else { 1 << 30 };
+
 /// One CPU, and the frames that are, or could be, tables, from 0 on.
 pub(crate) struct Fake {
     frames: Vec<OnceLock<Box<Table>>>,
@@ -23,16 +26,16 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// A machine with 1 GiB of RAM, and its memory as booted.
+    /// A machine with [`RAM`], and its memory as booted.
     pub(crate) fn boot() -> (&'static Self, HostMemory<'static>, Windows) {
         let machine: &Self = Box::leak(Box::new(Self {
-            frames: (0..1 << 18).map(|_| OnceLock::new()).collect(),
+            frames: (0..RAM / PAGE_SIZE).map(|_| OnceLock::new()).collect(),
             shootdown: Shootdown::new(Box::leak(Box::new([CpuLine::new()]))),
         }));
         assert!(machine.cpu().announce() && machine.cpu().join(machine).is_ok());
         let ram = RawEntry {
             start: Hpa::new(0),
-            bytes: 1 << 30,
+            bytes: RAM,
             ram: true,
         };
         let map = MemoryMap::new([ram].into_iter()).unwrap();
