@@ -16,6 +16,8 @@ use crate::paging::TableBuilder;
 use crate::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
 use crate::window::Windows;
 
+/// How far the clock goes on at each look at it.
+pub(crate) const TICK: u64 = 7;
 /// RAM in bytes. Miri needs minutes for the records of 1 GiB.
 const RAM: u64 = if cfg!(miri) { 16 << 20 } else { 1 << 30 };
 
@@ -23,6 +25,7 @@ const RAM: u64 = if cfg!(miri) { 16 << 20 } else { 1 << 30 };
 pub(crate) struct Fake {
     frames: Vec<OnceLock<Box<Table>>>,
     shootdown: Shootdown<'static>,
+    now: AtomicU64,
 }
 
 impl Fake {
@@ -31,6 +34,7 @@ impl Fake {
         let machine: &Self = Box::leak(Box::new(Self {
             frames: (0..RAM / PAGE_SIZE).map(|_| OnceLock::new()).collect(),
             shootdown: Shootdown::new(Box::leak(Box::new([CpuLine::new()]))),
+            now: AtomicU64::new(0),
         }));
         assert!(machine.cpu().announce() && machine.cpu().join(machine).is_ok());
         let ram = RawEntry {
@@ -82,7 +86,7 @@ impl Machine for Fake {
     fn invalidate(&self, _: Hva) {}
 
     fn now(&self) -> u64 {
-        0
+        self.now.fetch_add(TICK, Ordering::Relaxed)
     }
 
     fn cpu(&self) -> Cpu<'_> {

@@ -183,3 +183,85 @@ impl<M: Machine> Drop for Window<'_, M> {
 
 // The page windows are one level-1 table's.
 const _: () = assert!(ENTRIES as u64 * PAGE_SIZE == WINDOW_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    /// The entries that are there, in the table of 2 MiB windows (which leads to that of pages, too) and in that of pages.
+    fn open_entries(machine: &Fake, windows: &Windows) -> (usize, usize) {
+        let count = |table: Pfn| {
+            let entries = machine.frame(table).iter();
+            entries
+                .filter(|entry| entry.load(core::sync::atomic::Ordering::Relaxed) != 0)
+                .count()
+        };
+        (count(windows.table) - 1, count(windows.pages))
+    }
+
+    #[test]
+    fn what_a_window_shows_is_gone_when_it_closes_and_counted() {
+        let (machine, _, mut windows) = Fake::boot();
+        let region = windows.open(machine, Pfn::new(512), REGION_ORDER);
+        assert_eq!(region.bytes(), WINDOW_BYTES);
+        assert_eq!(open_entries(machine, region.windows), (1, 0));
+        drop(region);
+        assert_eq!(open_entries(machine, &windows), (0, 0));
+        assert_eq!(windows.invalidations(), 1);
+
+        let mut pages = windows.open(machine, Pfn::new(0x300), 3);
+        assert!(pages.add(Pfn::new(0x310), 4));
+        assert_eq!(pages.bytes(), 24 * PAGE_SIZE);
+        assert_eq!(open_entries(machine, pages.windows), (0, 24));
+        assert_eq!(pages.zero(), 24 * PAGE_SIZE);
+        drop(pages);
+        assert_eq!(open_entries(machine, &windows), (0, 0));
+        assert_eq!(windows.invalidations(), 25);
+    }
+
+    #[test]
+    fn page_windows_hold_two_mebibytes_and_no_region() {
+        let (machine, _, mut windows) = Fake::boot();
+        let mut region = windows.open(machine, Pfn::new(512), REGION_ORDER);
+        assert!(!region.add(Pfn::new(0x300), 0), "a page beside a region");
+        drop(region);
+        let mut pages = windows.open_pages(machine);
+        assert_eq!(pages.bytes(), 0);
+        assert!(!pages.add(Pfn::new(512), REGION_ORDER));
+        assert!(pages.add(Pfn::new(0x300), 8));
+        assert!(!pages.add(Pfn::new(0x400), 8 + 1));
+        assert!(pages.add(Pfn::new(0x400), 8), "the last that fits");
+        assert!(!pages.add(Pfn::new(0x500), 0));
+        assert_eq!(pages.bytes(), WINDOW_BYTES);
+    }
+
+    /// Up to the last byte, and not one further.
+    #[test]
+    fn the_last_byte_of_a_window_can_be_read() {
+        let (machine, _, mut windows) = Fake::boot();
+        let window = windows.open(machine, Pfn::new(0x300), 1);
+        let mut byte = [7];
+        window.read(2 * PAGE_SIZE - 1, &mut byte);
+        assert_eq!(byte, [0]);
+        assert_eq!(
+            window.span(PAGE_SIZE, 9).start(),
+            Hva::new(PAGE_WINDOW_BASE.get() + PAGE_SIZE)
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "access past the end of a window")]
+    fn a_byte_past_the_end_cannot_be_read() {
+        let (machine, _, mut windows) = Fake::boot();
+        let window = windows.open(machine, Pfn::new(0x300), 1);
+        window.read(2 * PAGE_SIZE, &mut [0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a window is open already")]
+    fn an_extent_of_more_than_a_region_is_not_shown() {
+        let (machine, _, mut windows) = Fake::boot();
+        drop(windows.open(machine, Pfn::new(1024), REGION_ORDER + 1));
+    }
+}

@@ -286,6 +286,25 @@ fn a_cpu_in_guest_mode_is_flagged_and_keeps_table_frames_waiting() {
 }
 
 #[test]
+fn whom_a_flush_reached_is_counted() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 4, Level::L3);
+    let cpu = machine.cpu(0);
+    machine.cpu(1).enter_guest();
+    // Two more CPUs are in the host, one is in a guest.
+    let mut alive = Vec::new();
+    for number in 1..=3 {
+        let guest = launch(cpu, &mut booted, number, 2 * MIB);
+        let stats = booted.memory.stats();
+        assert_eq!(stats.flushes, u64::from(number));
+        assert_eq!(stats.cpus_interrupted, 2 * u64::from(number));
+        assert_eq!(stats.cpus_flagged, u64::from(number));
+        assert_eq!(stats.cpus_spared, 0);
+        // It stays: a teardown could flush, too.
+        alive.push(guest);
+    }
+}
+
+#[test]
 fn nothing_of_a_guest_stays_in_ram_and_a_new_one_reads_zeros() {
     let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
     let cpu = machine.cpu(0);

@@ -162,6 +162,15 @@ pub fn test(flags: &cli::Test) -> Result<u8, Failure> {
     let mut tally = Tally::default();
     setup::everything()?;
     for suite in suites {
+        if suite.only_long && !flags.long {
+            Tally::begin(suite.name);
+            tally.end(
+                suite.name,
+                1,
+                Verdict::Skip("it takes long: only with --long".into()),
+            );
+            continue;
+        }
         host::run(suite, &outline.target, flags.long, &mut tally)?;
     }
     for test in &native {

@@ -15,6 +15,8 @@ pub struct Suite {
     pub about: &'static str,
     /// What to say before it starts.
     pub note: &'static str,
+    /// Whether it runs only with `--long`.
+    pub only_long: bool,
     /// One that hangs is not waited for.
     pub limit: Duration,
     /// Brings what it needs; the reason why that can't be had here.
@@ -27,11 +29,12 @@ pub struct Suite {
 const LONG_HISTORIES: &str = "10000";
 
 /// All of them, in the order they run.
-pub const ALL: [Suite; 3] = [
+pub const ALL: [Suite; 4] = [
     Suite {
         name: "host",
         about: "the tests of cargo",
         note: "host tests (building them takes a minute or two the first time)",
+        only_long: false,
         // They take two minutes on two cores, building them included.
         limit: Duration::from_secs(45 * 60),
         obstacle: || None,
@@ -48,17 +51,30 @@ pub const ALL: [Suite; 3] = [
         name: "loom",
         about: "the shootdown protocol, in every order of events",
         note: "loom's models of the shootdown protocol (building them takes a minute the first time)",
+        only_long: false,
         limit: Duration::from_secs(3 * 60 * 60),
         obstacle: || None,
         command: loom,
     },
     Suite {
         name: "miri",
-        about: "unit tests, with every access and every arithmetic checked",
+        about: "unit tests of what reads input from outside, every access checked",
         note: "unit tests under Miri (building them takes two minutes the first time)",
+        only_long: true,
         limit: Duration::from_secs(3 * 60 * 60),
-        obstacle: || nightly::bring(&["miri", "rust-src"]).err(),
-        command: miri,
+        obstacle: miri_obstacle,
+        command: |target, _| miri(target, &READERS, ""),
+    },
+    Suite {
+        name: "miri-memory",
+        about: "unit tests of the memory subsystem, every access but for aliasing checked",
+        note: "unit tests of the memory subsystem under Miri",
+        only_long: true,
+        limit: Duration::from_secs(3 * 60 * 60),
+        obstacle: miri_obstacle,
+        // `memory` forbids unsafe code, so nothing in it can break the rules of aliasing; and each look at a table of 512 cells would
+        // take Miri minutes.
+        command: |target, _| miri(target, &["memory"], "-Zmiri-disable-stacked-borrows"),
     },
 ];
 
@@ -76,20 +92,23 @@ fn loom(target: &Path, long: bool) -> Command {
     cargo
 }
 
-/// The small ones of the crates that Miri can run. Memory is the one with tables and records; the others read what comes from outside.
-const MIRI: [&str; 9] = [
-    "audit",
+/// The crates that read what comes from outside, and the small ones beside them.
+const READERS: [&str; 7] = [
     "boot-config",
     "guest-abi",
     "guest-image",
-    "memory",
     "memory-types",
     "multiboot-info",
     "report",
     "vcpu-policy",
 ];
 
-fn miri(target: &Path, long: bool) -> Command {
+fn miri_obstacle() -> Option<String> {
+    nightly::bring(&["miri", "rust-src"]).err()
+}
+
+/// Miri interprets some fifty thousand basic blocks a second (measured), so each property is tried once.
+fn miri(target: &Path, packages: &[&str], flags: &str) -> Command {
     let mut cargo = nightly::cargo();
     cargo.args([
         "miri",
@@ -100,13 +119,12 @@ fn miri(target: &Path, long: bool) -> Command {
         "--target-dir",
     ]);
     cargo.arg(target.join("miri"));
-    for package in MIRI {
+    for package in packages {
         cargo.arg(format!("--package={package}"));
     }
-    let cases = if long { "16" } else { "1" };
     cargo
         // Property tests look at the environment and at files of theirs.
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-        .env("PROPTEST_CASES", cases);
+        .env("MIRIFLAGS", format!("-Zmiri-disable-isolation {flags}"))
+        .env("PROPTEST_CASES", "1");
     cargo
 }

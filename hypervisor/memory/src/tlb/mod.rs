@@ -235,7 +235,7 @@ impl Flusher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::Fake;
+    use crate::fake::{Fake, TICK};
     use crate::host::HostMemory;
 
     /// A batch with one extent in it, on a machine with one CPU.
@@ -299,6 +299,7 @@ mod tests {
         let batch = table_batch(&mut memory);
         let first = memory.post(machine, batch).wait(machine);
         assert!(first.asked());
+        assert_eq!(first.ticks(), TICK, "from one look at the clock to the next");
         // Asked for after the flush of the first, and before its tables are freed.
         let batch = table_batch(&mut memory);
         let second = memory.post(machine, batch);
