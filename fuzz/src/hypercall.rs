@@ -20,8 +20,11 @@ fuzz_target!(|registers: [u64; 7]| {
         Ok(call) => {
             let (rax, arguments) = call.encode();
             assert_eq!(Hypercall::decode(rax, &arguments), Ok(call));
-            if let Hypercall::Report { name, .. } = call {
-                assert!(!name.as_str().is_empty());
+            match call {
+                Hypercall::Report { name, .. } => assert!(!name.as_str().is_empty()),
+                Hypercall::Print(text) => assert_eq!(text.as_bytes().len() as u64, rdi),
+                Hypercall::Exit(code) => assert_eq!(code, rdi),
+                Hypercall::Yield => {}
             }
         }
         // The guest gets this; 0 would say that the call was done.

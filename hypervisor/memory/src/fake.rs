@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::boxed::Box;
+use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::vec::Vec;
 
@@ -14,6 +15,7 @@ use crate::machine::{Machine, Table, TableAt, WindowSpan};
 use crate::memory_map::{FrameRange, MemoryMap, RawEntry};
 use crate::paging::TableBuilder;
 use crate::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
+use crate::trace::{Traced, Tracer};
 use crate::window::Windows;
 
 /// How far the clock goes on at each look at it.
@@ -26,6 +28,14 @@ pub(crate) struct Fake {
     frames: Vec<OnceLock<Box<Table>>>,
     shootdown: Shootdown<'static>,
     now: AtomicU64,
+    /// What was noted, for tests that look.
+    pub(crate) noted: RefCell<Vec<Traced>>,
+}
+
+impl Tracer for Fake {
+    fn note(&self, event: Traced) {
+        self.noted.borrow_mut().push(event);
+    }
 }
 
 impl Fake {
@@ -35,6 +45,7 @@ impl Fake {
             frames: (0..RAM / PAGE_SIZE).map(|_| OnceLock::new()).collect(),
             shootdown: Shootdown::new(Box::leak(Box::new([CpuLine::new()]))),
             now: AtomicU64::new(0),
+            noted: RefCell::default(),
         }));
         assert!(machine.cpu().announce() && machine.cpu().join(machine).is_ok());
         let ram = RawEntry {
@@ -87,6 +98,10 @@ impl Machine for Fake {
 
     fn now(&self) -> u64 {
         self.now.fetch_add(TICK, Ordering::Relaxed)
+    }
+
+    fn tracer(&self) -> Option<&dyn Tracer> {
+        Some(self)
     }
 
     fn cpu(&self) -> Cpu<'_> {

@@ -237,6 +237,7 @@ mod tests {
     use super::*;
     use crate::fake::{Fake, TICK};
     use crate::host::HostMemory;
+    use crate::trace::{Action, Traced};
 
     /// A batch with one extent in it, on a machine with one CPU.
     fn batch() -> (&'static Fake, HostMemory<'static>, FlushBatch) {
@@ -275,6 +276,48 @@ mod tests {
             .flusher
             .post(machine.cpu(), &mut memory.frames, &mut memory.stats, batch);
         drop(posted.wait(machine));
+    }
+
+    #[test]
+    fn hiding_and_its_flush_are_noted_and_an_empty_batch_is_not() {
+        let (machine, mut memory, batch) = batch();
+        let receipt = memory.post(machine, batch).wait(machine);
+        let mut hidden = memory.complete(machine, receipt);
+        let pfn = hidden.pop(&memory.frames).unwrap().pfn();
+        let receipt = memory.post(machine, FlushBatch::new()).wait(machine);
+        assert!(memory.complete(machine, receipt).is_empty());
+        let noted = machine.noted.take();
+        let of = |action| -> &Traced {
+            let mut events = noted.iter().filter(|event| event.action == action);
+            let only = events.next().unwrap();
+            assert_eq!(events.next(), None);
+            only
+        };
+        let (hide, flush) = (of(Action::Hide), of(Action::Flush));
+        assert_eq!((hide.address, hide.bytes), (pfn.hpa().get(), 2 << 20));
+        assert_eq!((flush.address, flush.bytes), (0, 2 << 20));
+        assert!(hide.time < flush.time);
+    }
+
+    #[test]
+    fn whom_a_flush_reached_is_added_up() {
+        let (machine, mut memory, _) = Fake::boot();
+        for rounds in 1..=2 {
+            let mut receipt = memory.post(machine, FlushBatch::new()).wait(machine);
+            receipt.acknowledged = Some(Acknowledged {
+                generation: Generation::default(),
+                interrupted: 1,
+                flagged: 2,
+                spared: 3,
+            });
+            let none = memory.complete(machine, receipt);
+            assert!(none.is_empty());
+            let stats = memory.stats();
+            assert_eq!(
+                (stats.cpus_interrupted, stats.cpus_flagged, stats.cpus_spared),
+                (rounds, 2 * rounds, 3 * rounds)
+            );
+        }
     }
 
     /// A batch with one table in it.
