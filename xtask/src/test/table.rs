@@ -607,6 +607,9 @@ fn deliberate_mistakes() -> Vec<Row> {
             )
         },
         Row {
+            // Only the emulators are sure to keep an old translation: hardware may drop one at any time, and inside an emulator
+            // each exit of the level below drops all.
+            kinds: &[Kind::Tcg, Kind::Bochs],
             smp: 2,
             ..row(
                 "no-interrupt",
