@@ -158,8 +158,7 @@ fn run(_: &LaunchInfo) {
     // What guests do not have.
     attempt!(=> "monitor", 0_u64, 0_u64).fault("MONITOR", UNDEFINED);
     attempt!(=> "mwait", 0_u64, 0_u64).fault("MWAIT", UNDEFINED);
-    attempt!(=> "vmrun rax", 0_u64, 0_u64).fault("VMRUN", UNDEFINED);
-    attempt!(=> "vmlaunch", 0_u64, 0_u64).fault("VMLAUNCH", UNDEFINED);
+    no_virtualization();
     attempt!(=> "rdpmc", 0_u64, 0_u64).fault("RDPMC", PROTECTION);
 
     // Values that control registers do not take.
@@ -198,6 +197,40 @@ fn run(_: &LaunchInfo) {
         only_on_intel();
     }
     println!("exceptions come as they should");
+}
+
+/// Guests do not nest: each instruction of SVM and of VMX is undefined.
+fn no_virtualization() {
+    macro_rules! undefined {
+        ($($instruction:literal),* $(,)?) => {
+            $(attempt!(=> $instruction, 0_u64, 0_u64).fault($instruction, UNDEFINED);)*
+        };
+    }
+    // APM vol. 3, chapter 4.
+    undefined!(
+        "vmrun rax",
+        "vmload rax",
+        "vmsave rax",
+        "stgi",
+        "clgi",
+        "skinit eax",
+        "invlpga rax, ecx"
+    );
+    // SDM vol. 3C, chapter 31; memory operands lie on the stack, which the CPU does not come to read.
+    undefined!(
+        "vmxon [rsp]",
+        "vmxoff",
+        "vmclear [rsp]",
+        "vmptrld [rsp]",
+        "vmptrst [rsp]",
+        "vmread rax, rcx",
+        "vmwrite rax, rcx",
+        "vmlaunch",
+        "vmresume",
+        "vmfunc",
+        "invept rax, [rsp]",
+        "invvpid rax, [rsp]",
+    );
 }
 
 /// What QEMU's emulation of AMD's CPUs does not do (measured with 7.2): it does not intercept RDTSCP, hangs on a bad CR4, and knows neither
