@@ -368,6 +368,26 @@ mod tests {
     }
 
     #[test]
+    fn deferred_tables_wait_for_the_next_flush_that_is_asked_for() {
+        let (machine, mut memory, _) = Fake::boot();
+        let free = memory.frames.free_frames();
+        let batch = table_batch(&mut memory);
+        memory.flusher.defer(&mut memory.frames, batch);
+        let batch = table_batch(&mut memory);
+        memory.flusher.defer(&mut memory.frames, batch);
+        assert_eq!((memory.waiting_tables(), memory.stats.flushes), (2, 0));
+        // An empty batch asks for none, and takes none along.
+        let receipt = memory.post(machine, FlushBatch::new()).wait(machine);
+        assert!(memory.complete(machine, receipt).is_empty());
+        assert_eq!((memory.waiting_tables(), memory.stats.flushes), (2, 0));
+        let batch = table_batch(&mut memory);
+        let receipt = memory.post(machine, batch).wait(machine);
+        assert_eq!((memory.waiting_tables(), memory.stats.flushes), (3, 1));
+        assert!(memory.complete(machine, receipt).is_empty());
+        assert_eq!((memory.waiting_tables(), memory.frames.free_frames()), (0, free));
+    }
+
+    #[test]
     fn an_empty_batch_costs_no_flush() {
         let (machine, mut memory, _) = Fake::boot();
         let posted = memory.flusher.post(
