@@ -365,7 +365,14 @@ fn a_gigablock_of_holes_loses_its_third_level_entry_and_gets_it_back() {
         launch(cpu, &mut booted, 2, 600 * MIB),
         launch(cpu, &mut booted, 3, 424 * MIB),
     ];
-    assert_eq!(booted.memory.stats().tables_parked, 1);
+    let stats = booted.memory.stats();
+    assert_eq!(stats.tables_parked, 1);
+    // One entry for each region, each split, and the gigablock that is all holes.
+    assert_eq!(stats.regions_hidden, lowest / (2 * MIB) + 512);
+    assert_eq!(
+        stats.direct_map_writes,
+        stats.regions_hidden + stats.level3_splits + 1
+    );
     // The third-level entries of the direct map, read from RAM: one of them, and only one, is gone.
     let entries = third_level(machine);
     assert_eq!(

@@ -348,3 +348,16 @@ impl FrameTable<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_hidden_is_named() {
+        let text = HideCause::NotALeaf(Pfn::new(0x1234)).to_string();
+        assert!(text.contains(&Pfn::new(0x1234).hpa().to_string()), "{text}");
+    }
+}
