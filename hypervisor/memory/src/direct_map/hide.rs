@@ -351,9 +351,66 @@ impl FrameTable<'_> {
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::Ordering;
     use std::string::ToString;
 
     use super::*;
+    use crate::fake::Fake;
+    use crate::host::HostMemory;
+
+    /// Hides and waits for the flush.
+    fn hide(memory: &mut HostMemory<'_>, machine: &Fake, extents: ExtentList<Carved>) {
+        let HostMemory {
+            frames,
+            direct_map,
+            stats,
+            ..
+        } = memory;
+        let batch = direct_map.hide(machine, frames, stats, extents).unwrap();
+        let receipt = memory.post(machine, batch).wait(machine);
+        assert!(!memory.complete(machine, receipt).is_empty());
+    }
+
+    #[test]
+    fn a_page_beside_hidden_ones_needs_no_table() {
+        let (machine, mut memory, _) = Fake::boot();
+        let pieces = memory.frames.carve_pieces(1).unwrap();
+        hide(&mut memory, machine, pieces);
+        let splits = memory.stats.level2_splits;
+        let pieces = memory.frames.carve_pieces(1).unwrap();
+        while memory.frames.allocate(0).is_ok() {}
+        hide(&mut memory, machine, pieces);
+        assert_eq!((splits, memory.stats.level2_splits), (1, 1));
+    }
+
+    #[test]
+    fn a_page_in_a_leaf_that_is_not_ordinary_data_is_not_hidden() {
+        let (machine, mut memory, _) = Fake::boot();
+        // The 1G leaf is split now, if there is one.
+        let region = memory.frames.carve(1).unwrap();
+        hide(&mut memory, machine, region);
+        let pieces = memory.frames.carve_pieces(1).unwrap();
+        let (pfn, _) = pieces.extents(&memory.frames).next().unwrap();
+        let slot = memory.direct_map.third_level(machine, pfn).unwrap();
+        let Decoded::Table(table) = slot.decode::<LongMode>() else {
+            panic!("there is no table");
+        };
+        // A bit that is software's own.
+        machine.frame(table)[pfn.region_number() as usize % 512].fetch_or(1 << 9, Ordering::Relaxed);
+        let (free, splits) = (memory.frames.free_frames(), memory.stats.level2_splits);
+        let HostMemory {
+            frames,
+            direct_map,
+            stats,
+            ..
+        } = &mut memory;
+        let refused = direct_map.hide(machine, frames, stats, pieces).unwrap_err();
+        assert_eq!(refused.cause, HideCause::NotALeaf(pfn));
+        assert_eq!(
+            (memory.frames.free_frames(), memory.stats.level2_splits),
+            (free, splits)
+        );
+    }
 
     #[test]
     fn what_cannot_be_hidden_is_named() {
