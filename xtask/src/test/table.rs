@@ -616,9 +616,7 @@ fn deliberate_mistakes() -> Vec<Row> {
             )
         },
         Row {
-            // Only the emulators are sure to keep an old translation: hardware may drop one at any time, and inside an emulator
-            // each exit of the level below drops all.
-            kinds: &[Kind::Tcg, Kind::Bochs],
+            keeps_translations: true,
             smp: 2,
             ..row(
                 "no-interrupt",
