@@ -346,15 +346,23 @@ pub fn refused(report: &Report, name: &str, says: &str) -> Held {
 
 /// A guest reported a value of this name that is `right`.
 pub fn value(report: &Report, guest: &str, name: &str, right: fn(u64) -> bool) -> Held {
-    let values: Vec<_> = report
-        .events
-        .iter()
-        .filter_map(|event| match event {
-            Event::ReportValue(value) if value.guest == guest && value.name == name => Some(value.value),
-            _ => None,
-        })
-        .collect();
-    must(values.iter().any(|value| right(*value)), || {
+    must(values(report, guest, name).any(right), || {
+        let values: Vec<_> = values(report, guest, name).collect();
         format!("`{guest}` reported for `{name}`: {values:?}")
+    })
+}
+
+/// All instances of a guest together have reported at least so much under a name.
+pub fn total(report: &Report, guest: &str, name: &str, least: u64) -> Held {
+    let sum = values(report, guest, name).fold(0, u64::saturating_add);
+    must(sum >= least, || {
+        format!("`{guest}` reported {sum} in all for `{name}`, should be {least}")
+    })
+}
+
+fn values(report: &Report, guest: &str, name: &str) -> impl Iterator<Item = u64> {
+    report.events.iter().filter_map(move |event| match event {
+        Event::ReportValue(value) if value.guest == guest && value.name == name => Some(value.value),
+        _ => None,
     })
 }

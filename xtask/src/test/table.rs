@@ -62,6 +62,7 @@ fn together() -> Vec<Row> {
         Row {
             // 200 instances of 5,000 calls: elsewhere an exit takes too long for so many, and one instance has to do.
             kinds: &[Kind::Tcg],
+            check: |record| checks::total(&record.report, "hypercalls-at-random", "calls", 1_000_000),
             ..Row::passing(
                 "million-hypercalls",
                 "a million calls at random are each answered as the ABI says",

@@ -331,6 +331,9 @@ fn values_refusals_and_verdicts() {
     assert!(value(&report, "hello", "yields", |yields| yields >= 99).is_ok());
     assert!(value(&report, "hello", "yields", |yields| yields >= 100).is_err());
     assert!(value(&report, "other", "yields", |_| true).is_err());
+    assert!(total(&report, "hello", "yields", 99).is_ok());
+    assert!(total(&report, "hello", "yields", 100).is_err());
+    assert!(total(&report, "other", "yields", 1).is_err());
 
     let report = Report {
         events: vec![guest(1, "refused", true)],
