@@ -1,5 +1,5 @@
-//! Reads all of CPUID's ranges twice: what a guest must not have is hidden, leaves beyond the last are zero, and nothing changes with the
-//! CPU that the guest has its turn on.
+//! Reads all of CPUID's ranges twice, with another guest's turn possible in between: both sweeps agree, what a guest must not have is
+//! hidden, and leaves beyond the last are zero.
 #![no_std]
 #![no_main]
 

@@ -199,7 +199,7 @@ fn run(_: &LaunchInfo) {
     println!("exceptions come as they should");
 }
 
-/// Guests do not nest: each instruction of SVM and of VMX is undefined.
+/// Guests do not nest: the instructions of SVM and of VMX are undefined, but for VMMCALL and VMCALL, of which one is the hypercall.
 fn no_virtualization() {
     macro_rules! undefined {
         ($($instruction:literal),* $(,)?) => {
@@ -216,7 +216,7 @@ fn no_virtualization() {
         "skinit eax",
         "invlpga rax, ecx"
     );
-    // SDM vol. 3C, chapter 31; memory operands lie on the stack, which the CPU does not come to read.
+    // SDM vol. 3C, chapter 31; memory operands lie on the stack, which the CPU does not come to read or write.
     undefined!(
         "vmxon [rsp]",
         "vmxoff",
