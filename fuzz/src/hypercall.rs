@@ -25,6 +25,8 @@ fuzz_target!(|registers: [u64; 7]| {
                 Hypercall::Print(text) => assert_eq!(text.as_bytes().len() as u64, rdi),
                 Hypercall::Exit(code) => assert_eq!(code, rdi),
                 Hypercall::Yield => {}
+                // Bits 63 to 47 are equal.
+                Hypercall::StartVcpu(start) => assert!(matches!(start.rip >> 47, 0 | 0x1ffff)),
             }
         }
         // The guest gets this; 0 would say that the call was done.

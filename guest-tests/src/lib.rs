@@ -7,9 +7,10 @@
 //! - [`hypercall`], [`println!`]: calls to the hypervisor.
 //! - [`memory`]: fill, check and reach guest memory.
 //! - [`registers`]: the same for registers: general, vector, debug and model-specific ones.
+//! - [`vcpu`]: further vCPUs, for a guest launched with `vcpus=N`.
 //! - A panic prints its message and exits with [`PANIC_CODE`]; returning from `main` exits with 0.
 //!
-//! A guest has one CPU, no interrupts and no IDT: an exception ends it as a triple fault.
+//! A guest starts with one CPU, and has no interrupts and no IDT: an exception ends it as a triple fault.
 #![no_std]
 
 mod entry;
@@ -17,6 +18,7 @@ pub mod hypercall;
 pub mod memory;
 mod print;
 pub mod registers;
+pub mod vcpu;
 
 pub use entry::{PANIC_CODE, launch_info};
 pub use guest_abi::LaunchInfo;

@@ -57,6 +57,22 @@ impl Extent {
         self.range.start
     }
 
+    /// `bytes` bytes of it from `offset` on, both multiples of 8; `None` when it has not so many.
+    pub fn sub(&self, offset: u64, bytes: u64) -> Option<Self> {
+        let start = self.range.start + offset;
+        (start + bytes <= self.range.end).then_some(Self {
+            range: start..start + bytes,
+        })
+    }
+
+    /// Writes zeros.
+    pub fn clear(&self) {
+        for gpa in self.range.clone().step_by(8) {
+            // SAFETY: as for `fill`.
+            unsafe { store(gpa, 0) };
+        }
+    }
+
     /// Writes the words of `instance`.
     pub fn fill(&self, pattern: &Pattern, instance: u32) {
         for gpa in self.range.clone().step_by(8) {

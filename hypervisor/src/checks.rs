@@ -21,6 +21,12 @@ use crate::frames::{leak_slice, with_memory};
 use crate::hardware::{Hardware, WalkerView};
 use crate::presence;
 
+/// The memory of the guests that live, while all CPUs are stopped.
+pub trait Memories {
+    /// Shows that of one after the other.
+    fn each(&self, visit: &mut dyn FnMut(&GuestMemory));
+}
+
 /// Why no record of the boot could be made.
 #[derive(Debug)]
 pub enum ChecksError {
@@ -217,12 +223,8 @@ impl Checks {
     }
 
     /// Everything that can be checked while these guests live. `failed` hears of each check that does not hold.
-    pub fn run<'g>(
-        &mut self,
-        guests: impl Iterator<Item = &'g GuestMemory> + Clone,
-        mut failed: impl FnMut(Subject, &dyn fmt::Display),
-    ) {
-        let private = gather(self.private, guests.clone());
+    pub fn run(&mut self, guests: &dyn Memories, mut failed: impl FnMut(Subject, &dyn fmt::Display)) {
+        let private = gather(self.private, guests);
         let mut tallies = self.tallies;
         let mut note = |subject: Subject, error: Option<&dyn fmt::Display>| {
             let tally = &mut tallies[subject as usize];
@@ -257,7 +259,7 @@ impl Checks {
                 );
             }
         }
-        for guest in guests {
+        guests.each(&mut |guest| {
             let tables = Tables::new(&self.view, self.second_stage, guest.second_stage().get());
             let owner = guest.id().get().into();
             // The records only once the tables are known to lie where they may be read.
@@ -268,7 +270,7 @@ impl Checks {
                     Ok(()) => note(Subject::SecondStage, None),
                 },
             }
-        }
+        });
         let map = self.record.check(&host, &private);
         note(
             Subject::DirectMap,
@@ -294,9 +296,9 @@ impl Checks {
     ///
     /// # Errors
     /// What is wrong with the direct map or with the lists of what is private.
-    pub fn look<'g, R>(
+    pub fn look<R>(
         &mut self,
-        guests: impl Iterator<Item = &'g GuestMemory>,
+        guests: &dyn Memories,
         visit: impl FnOnce(BootCheck, &mut dyn Iterator<Item = Span>) -> R,
     ) -> Result<R, LookError> {
         let private = gather(self.private, guests).map_err(LookError::Private)?;
@@ -356,9 +358,9 @@ impl Checks {
 }
 
 /// Puts the guests' regions, sorted, into `private`.
-fn gather<'p, 'g>(
+fn gather<'p>(
     private: &'p mut [PrivateExtent],
-    guests: impl Iterator<Item = &'g GuestMemory>,
+    guests: &dyn Memories,
 ) -> Result<PrivateSet<'p>, PrivateError> {
     let slots = private.len();
     let mut count = 0;
@@ -373,15 +375,19 @@ fn gather<'p, 'g>(
         count += 1;
         Ok(())
     };
-    for guest in guests {
+    let mut gathered = Ok(());
+    guests.each(&mut |guest| {
         let owner = guest.id().get().into();
-        with_memory(|memory| {
-            let mut regions = guest.regions(&memory.frames);
-            regions.try_for_each(|pfn| add((pfn, REGION_ORDER), owner))?;
-            let mut pieces = guest.pieces(&Hardware, &memory.frames);
-            pieces.try_for_each(|piece| add(piece, owner))
-        })?;
-    }
+        if gathered.is_ok() {
+            gathered = with_memory(|memory| {
+                let mut regions = guest.regions(&memory.frames);
+                regions.try_for_each(|pfn| add((pfn, REGION_ORDER), owner))?;
+                let mut pieces = guest.pieces(&Hardware, &memory.frames);
+                pieces.try_for_each(|piece| add(piece, owner))
+            });
+        }
+    });
+    gathered?;
     with_memory(|memory| {
         let mut cached = memory.pool().cached(&memory.frames);
         cached.try_for_each(|extent| add(extent, NOBODY))

@@ -12,10 +12,10 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use boot_config::Hook;
 use memory::address::{Hva, Level, Pfn, REGION_ORDER};
-use memory::guest::GuestMemory;
 use memory::layout::{DIRECT_MAP_BASE, direct};
 
 use crate::boot::image;
+use crate::checks::Memories;
 use crate::cpu::{registers, tlb};
 use crate::frames::{Frames, with_memory};
 use crate::println;
@@ -45,13 +45,13 @@ const LEAF: u64 = TABLE | 1 << 7 | 1 << 63;
 const ROOT: u64 = 0x000f_ffff_ffff_f000;
 
 /// Makes the fault that `hook` names, if it names one, while these guests live. Returns true only when nothing caught it.
-pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>) -> bool {
+pub fn commit(hook: Hook, guests: &dyn Memories) -> bool {
     println!("test hook: {hook}");
     match hook {
         Hook::SilentCpu | Hook::NoKick | Hook::Pool => return false,
         Hook::StaleRead | Hook::NoInterrupt => stale_read::provoke(),
         Hook::ReadHole => {
-            if let Some(at) = hole(guests.next()).and_then(|pfn| direct(pfn.hpa())) {
+            if let Some(at) = hole(guests).and_then(|pfn| direct(pfn.hpa())) {
                 touch(Hva::new(at.get() + 0x1238), false);
             }
         }
@@ -63,12 +63,12 @@ pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>)
             println!("recursed {} times", recurse(0));
         }
         Hook::ShowHole => {
-            if let Some(hole) = hole(guests.next()) {
+            if let Some(hole) = hole(guests) {
                 show(hole);
             }
         }
         Hook::KeepCopy => {
-            if let (Some(hole), Ok(copy)) = (hole(guests.next()), Frames::zeroed(REGION_ORDER)) {
+            if let (Some(hole), Ok(copy)) = (hole(guests), Frames::zeroed(REGION_ORDER)) {
                 keep(hole, copy);
             }
         }
@@ -79,8 +79,12 @@ pub fn commit<'g>(hook: Hook, mut guests: impl Iterator<Item = &'g GuestMemory>)
 }
 
 /// A region of a guest.
-fn hole(guest: Option<&GuestMemory>) -> Option<Pfn> {
-    guest.and_then(|guest| with_memory(|memory| guest.regions(&memory.frames).next()))
+fn hole(guests: &dyn Memories) -> Option<Pfn> {
+    let mut found = None;
+    guests.each(&mut |guest| {
+        found = found.or_else(|| with_memory(|memory| guest.regions(&memory.frames).next()));
+    });
+    found
 }
 
 /// Maps a region at [`ALIAS`], with tables that are never freed. Returns the entry that maps it.

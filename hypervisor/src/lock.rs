@@ -18,6 +18,8 @@ pub enum Rank {
     Schedule,
     /// The report in the making, and the checks (`guests::world`).
     Report,
+    /// What a guest's vCPUs share (`guests::guest`).
+    Guest,
     /// The memory subsystem (`frames`).
     Memory,
     /// A CPU's ring of the trace (`tracing`).

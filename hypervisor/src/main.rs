@@ -22,6 +22,7 @@ mod hooks;
 mod lock;
 mod presence;
 mod reporting;
+mod shared;
 mod tracing;
 mod virt;
 
@@ -376,9 +377,7 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
     };
     world.look(|report, guests| {
         report.checks.count_free();
-        report
-            .reporter
-            .moment(Moment::Boot, &mut report.checks, guests.iter());
+        report.reporter.moment(Moment::Boot, &mut report.checks, guests);
     });
     common.world.call_once(|| world);
     for other in presence::others(BOOT_CPU) {

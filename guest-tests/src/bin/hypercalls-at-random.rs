@@ -4,7 +4,7 @@
 #![no_std]
 #![no_main]
 
-use guest_abi::{Arguments, Hypercall, number};
+use guest_abi::{Arguments, Hypercall, HypercallError, number};
 use guest_tests::hypercall::{self, exit};
 use guest_tests::registers::{Source, general};
 use guest_tests::{LaunchInfo, Pattern, launch, main, memory, println};
@@ -38,6 +38,8 @@ fn run(info: &LaunchInfo) {
             Ok(Hypercall::Exit(_) | Hypercall::Print(_) | Hypercall::Report { .. }) => continue,
             Ok(Hypercall::Yield) if at % YIELDS != 0 => continue,
             Ok(Hypercall::Yield) => 0,
+            // It was launched with one vCPU.
+            Ok(Hypercall::StartVcpu(_)) => HypercallError::NoMoreVcpus.code(),
             Err(error) => error.code(),
         };
         let found = hypercall::raw(number, &arguments);

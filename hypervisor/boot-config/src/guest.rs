@@ -1,4 +1,4 @@
-//! A guest to launch: `NAME[,memory=SIZE][,count=N][,limit=DURATION][,expect=ENDING][,after]`.
+//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,limit=DURATION][,expect=ENDING][,after]`.
 
 use core::fmt;
 use core::time::Duration;
@@ -17,6 +17,8 @@ pub const MIN_MEMORY: u64 = 4 << 20;
 pub const MAX_MEMORY: u64 = 1 << 40;
 /// The most instances one `guest=` word launches.
 pub const MAX_COUNT: u32 = 1_000_000;
+/// The most vCPUs of a guest: a choice, well beyond the CPUs of most machines.
+pub const MAX_VCPUS: u32 = 1024;
 /// The longest time limit.
 pub const MAX_LIMIT: Duration = Duration::from_secs(3600);
 /// The longest name of a guest, in bytes.
@@ -29,7 +31,9 @@ pub struct Launch {
     pub memory: u64,
     /// How many instances are launched, from 1 to [`MAX_COUNT`].
     pub count: u32,
-    /// CPU time that each instance may use; whole milliseconds, at most [`MAX_LIMIT`].
+    /// vCPUs that each instance may have, from 1 to [`MAX_VCPUS`]; the first starts by itself.
+    pub vcpus: u32,
+    /// CPU time that each instance may use, on all its vCPUs together; whole milliseconds, at most [`MAX_LIMIT`].
     pub limit: Duration,
     /// How each instance is expected to end.
     pub expect: Expected,
@@ -42,6 +46,7 @@ impl Default for Launch {
         Self {
             memory: 64 << 20,
             count: 1,
+            vcpus: 1,
             limit: Duration::from_secs(30),
             expect: Expected::default(),
             after: false,
@@ -109,6 +114,7 @@ impl Launch {
         let known = match name {
             "memory" => memory(text).map(|memory| self.memory = memory),
             "count" => count(text).map(|count| self.count = count),
+            "vcpus" => vcpus(text).map(|vcpus| self.vcpus = vcpus),
             "limit" => limit(text).map(|limit| self.limit = limit),
             _ => Expected::parse(text).map(|expect| self.expect = expect),
         };
@@ -143,6 +149,11 @@ pub(crate) fn count(text: &str) -> Option<u32> {
     (1..=MAX_COUNT).contains(&count).then_some(count)
 }
 
+/// A number from 1 to [`MAX_VCPUS`].
+fn vcpus(text: &str) -> Option<u32> {
+    count(text).filter(|vcpus| *vcpus <= MAX_VCPUS)
+}
+
 fn limit(text: &str) -> Option<Duration> {
     value::duration(text).filter(|limit| !limit.is_zero() && *limit <= MAX_LIMIT)
 }
@@ -157,6 +168,9 @@ impl fmt::Display for Launch {
         }
         if self.count != default.count {
             write!(f, ",count={}", self.count)?;
+        }
+        if self.vcpus != default.vcpus {
+            write!(f, ",vcpus={}", self.vcpus)?;
         }
         if self.limit != default.limit {
             f.write_str(",limit=")?;

@@ -20,7 +20,9 @@ mod value;
 pub use config::{ACTIONS, Config, Hook, MAX_COMMAND_LINE, MAX_GUESTS, Pauses, Phase, Policy, Traces};
 pub use ending::{Ending, Expected};
 pub use error::{Error, Problem};
-pub use guest::{GuestSpec, Launch, MAX_COUNT, MAX_LIMIT, MAX_MEMORY, MAX_NAME, MEMORY_STEP, MIN_MEMORY};
+pub use guest::{
+    GuestSpec, Launch, MAX_COUNT, MAX_LIMIT, MAX_MEMORY, MAX_NAME, MAX_VCPUS, MEMORY_STEP, MIN_MEMORY,
+};
 pub use nearest::nearest;
 pub use parameter::{FIELDS, PARAMETERS, Parameter};
 pub use value::size as parse_size;

@@ -62,6 +62,7 @@ pub const FIELDS: &[Parameter] = &[
         "a multiple of 2M from 4M to 1T, such as 64M, 1G or 4096K",
     ),
     parameter("count", "N", "a number from 1 to 1000000"),
+    parameter("vcpus", "N", "a number from 1 to 1024"),
     parameter(
         "limit",
         "DURATION",

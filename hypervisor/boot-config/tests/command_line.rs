@@ -28,7 +28,7 @@ fn an_empty_line_is_the_default() {
 
 #[test]
 fn every_parameter_at_once() {
-    let line = "guest=hello guest=spin,memory=16M,count=3,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
+    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
                 pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view";
     let config = Config::parse(line).unwrap();
     assert_eq!(config.guests.len(), 2);
@@ -42,6 +42,7 @@ fn every_parameter_at_once() {
     let launch = Launch {
         memory: 16 << 20,
         count: 3,
+        vcpus: 4,
         limit: Duration::from_millis(200),
         expect: Expected::Exactly(Ending::TimeLimit),
         after: true,
@@ -169,6 +170,8 @@ fn errors_say_what_where_and_what_instead() {
         ("guest=a,memory=4097K", "`4097K` is not accepted"),
         ("guest=a,memory=2T", "from 4M to 1T"),
         ("guest=a,memory=99999999999999999999T", "from 4M to 1T"),
+        ("guest=a,vcpus=0", "from 1 to 1024"),
+        ("guest=a,vcpus=1025", "from 1 to 1024"),
         (
             "guest=a,count=0",
             "parameter `count`, byte 14: `0` is not accepted",
@@ -229,13 +232,15 @@ fn launches() -> impl Strategy<Value = Launch> {
     (
         2u64..=1 << 19,
         1u32..=1_000_000,
+        1u32..=1024,
         1u64..=3_600_000,
         expect,
         any::<bool>(),
     )
-        .prop_map(|(regions, count, ms, expect, after)| Launch {
+        .prop_map(|(regions, count, vcpus, ms, expect, after)| Launch {
             memory: regions << 21,
             count,
+            vcpus,
             limit: Duration::from_millis(ms),
             expect,
             after,

@@ -1,8 +1,8 @@
 //! The calls a guest may make: `vmmcall` on AMD, `vmcall` on Intel.
 //!
 //! The number is in RAX, arguments are in RDI, RSI, RDX, R8, R9, R10; the result comes back in RAX: 0, or a negative
-//! [`HypercallError::code`]. All other registers keep their values. No call passes an address: the text to print travels in
-//! registers, so the hypervisor never reads a guest's private memory.
+//! [`HypercallError::code`]. All other registers keep their values. The text to print travels in registers, and of the addresses that a call
+//! passes none is followed: the hypervisor never reads a guest's private memory.
 
 use core::fmt;
 
@@ -17,8 +17,10 @@ pub mod number {
     pub const EXIT: u64 = 2;
     /// Report a value. RDI = name, eight bytes of printable ASCII padded with zeros at the end, RSI = value.
     pub const REPORT: u64 = 3;
-    /// Let other guests run.
+    /// Let others run.
     pub const YIELD: u64 = 4;
+    /// Start a further vCPU. RDI = its first instruction, RSI = its RSP, RDX = its RDI. Else it starts as the first vCPU did.
+    pub const START_VCPU: u64 = 5;
 }
 
 /// The argument registers of a hypercall.
@@ -52,8 +54,21 @@ pub enum Hypercall {
         /// The value; its unit is the guest's to say.
         value: u64,
     },
-    /// Let other guests run.
+    /// Let others run.
     Yield,
+    /// Start a further vCPU of this guest.
+    StartVcpu(VcpuStart),
+}
+
+/// Where a further vCPU starts. Its other registers are as those of the first vCPU were at the launch, CR3 and GDTR included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VcpuStart {
+    /// Its first instruction, a canonical address for 48 bits.
+    pub rip: u64,
+    /// Its stack pointer.
+    pub rsp: u64,
+    /// Its RDI.
+    pub argument: u64,
 }
 
 impl Hypercall {
@@ -73,6 +88,17 @@ impl Hypercall {
                 })
             }
             number::YIELD => Ok(Self::Yield),
+            number::START_VCPU => {
+                // An entry with any other RIP would be refused by the CPU.
+                if (arguments.rdi as i64) << 16 >> 16 != arguments.rdi as i64 {
+                    return Err(HypercallError::BadArgument);
+                }
+                Ok(Self::StartVcpu(VcpuStart {
+                    rip: arguments.rdi,
+                    rsp: arguments.rsi,
+                    argument: arguments.rdx,
+                }))
+            }
             _ => Err(HypercallError::UnknownNumber),
         }
     }
@@ -97,6 +123,15 @@ impl Hypercall {
                 },
             ),
             Self::Yield => (number::YIELD, Arguments::default()),
+            Self::StartVcpu(start) => (
+                number::START_VCPU,
+                Arguments {
+                    rdi: start.rip,
+                    rsi: start.rsp,
+                    rdx: start.argument,
+                    ..Arguments::default()
+                },
+            ),
         }
     }
 }
@@ -108,6 +143,10 @@ pub enum HypercallError {
     UnknownNumber,
     /// An argument is out of its range.
     BadArgument,
+    /// The guest has as many vCPUs as it was launched with.
+    NoMoreVcpus,
+    /// The host has no memory for it.
+    OutOfMemory,
 }
 
 impl HypercallError {
@@ -116,6 +155,8 @@ impl HypercallError {
         match self {
             Self::UnknownNumber => -1,
             Self::BadArgument => -2,
+            Self::NoMoreVcpus => -3,
+            Self::OutOfMemory => -4,
         }
     }
 
@@ -124,6 +165,8 @@ impl HypercallError {
         match code {
             -1 => Some(Self::UnknownNumber),
             -2 => Some(Self::BadArgument),
+            -3 => Some(Self::NoMoreVcpus),
+            -4 => Some(Self::OutOfMemory),
             _ => None,
         }
     }
@@ -134,6 +177,8 @@ impl fmt::Display for HypercallError {
         f.write_str(match self {
             Self::UnknownNumber => "unknown hypercall number in RAX",
             Self::BadArgument => "hypercall argument out of range",
+            Self::NoMoreVcpus => "no further vCPU: the guest has all that it was launched with",
+            Self::OutOfMemory => "no memory for this hypercall",
         })
     }
 }
@@ -313,7 +358,11 @@ mod tests {
             )
         };
         assert_eq!(decode(0, 0), Err(HypercallError::UnknownNumber));
-        assert_eq!(decode(5, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(decode(6, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(
+            decode(number::START_VCPU, 1 << 47),
+            Err(HypercallError::BadArgument)
+        );
         assert_eq!(decode(u64::MAX, 0), Err(HypercallError::UnknownNumber));
         assert_eq!(decode(1 << 32 | 1, 0), Err(HypercallError::UnknownNumber));
         assert_eq!(decode(number::PRINT, 41), Err(HypercallError::BadArgument));

@@ -162,6 +162,10 @@ pub struct Guest<S> {
     pub held: bool,
     /// What happened, in words; empty when there is nothing to add.
     pub detail: S,
+    /// vCPUs that it started, the first included.
+    pub vcpus: u32,
+    /// Most of them that had a turn at the same time.
+    pub at_once: u32,
     /// Exits from guest to host.
     pub exits: u64,
     /// Hypercalls among them.

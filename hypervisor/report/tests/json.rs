@@ -44,6 +44,8 @@ fn samples() -> Vec<Event<&'static str>> {
             expected: "memory-fault",
             held: true,
             detail: "wrote to 0x4000000, which it does not own",
+            vcpus: 4,
+            at_once: 2,
             exits: 7,
             hypercalls: 2,
             alternations: 7,

@@ -7,13 +7,15 @@ use memory::address::{Gpa, Level};
 use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, SecondStageKind};
 use memory::window::Windows;
-use report::GuestText;
 
-use super::live::{Live, Loading, Newborn, Place};
+use super::guest::{Guest, Loading};
+use super::list::Place;
+use super::vcpu::{GuestVcpu, Newborn};
 use super::world::Due;
 use crate::cpu::timer;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
+use crate::shared::Shared;
 use crate::virt::{Backend, OutOfFrames, StartState};
 
 /// Why a guest was not launched. Nothing of it is left.
@@ -67,29 +69,32 @@ pub fn launch<B: Backend>(
     windows: &mut Windows,
     due: &Due,
     seed: u64,
-) -> Result<Newborn<'static, B::Vcpu>, Refusal> {
+) -> Result<Newborn<B::Vcpu>, Refusal> {
     let &Due {
         order, id, instance, ..
     } = due;
     let bytes = order.launch.memory;
     let image = Image::parse(order.file.contents(), bytes).map_err(Refusal::Image)?;
     let area = Launch::new(&image, instance, seed).map_err(Refusal::Area)?;
+    let start = area.start_state();
+    let start = StartState {
+        rip: start.rip,
+        rsp: start.rsp,
+        rdi: start.rdi.get(),
+        cr3: start.cr3,
+        gdt_base: start.gdt_base,
+        gdt_limit: start.gdt_limit,
+    };
+    let (guest, pass) = Guest::new(order.file, instance, order.launch, id, start);
+    let guest = Shared::new(guest).map_err(Refusal::Record)?;
     let place = Place::new().map_err(Refusal::Record)?;
+    let vcpu_place = Place::new().map_err(Refusal::Record)?;
     #[cfg(feature = "test-hooks")]
     crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
     let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|loading| {
-            let start = area.start_state();
-            let start = StartState {
-                rip: start.rip,
-                rsp: start.rsp,
-                rdi: start.rdi.get(),
-                cr3: start.cr3,
-                gdt_base: start.gdt_base,
-                gdt_limit: start.gdt_limit,
-            };
             let vcpu = backend.new_vcpu(&start, memory.second_stage());
             Ok((loading, vcpu.map_err(Refusal::Vcpu)?))
         });
@@ -97,23 +102,13 @@ pub fn launch<B: Backend>(
         Ok((loading, vcpu)) => {
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
-            let guest = Live {
-                file: order.file,
-                instance,
-                launch: order.launch,
-                memory,
-                vcpu,
+            guest.give(memory);
+            Ok(Newborn {
+                place,
+                vcpu_place,
+                vcpu: GuestVcpu::new(guest, vcpu, pass),
                 loading,
-                output: GuestText::default(),
-                used_us: 0,
-                hypercalls: 0,
-                values: 0,
-                alternations: 0,
-                ran_on: None,
-                moves: 0,
-                kicks: 0,
-            };
-            Ok((place, guest))
+            })
         }
         Err(refusal) => {
             // It never ran, so no CPU has a translation of its.

@@ -1,18 +1,22 @@
 //! Launching guests, running them side by side on all CPUs, taking them down.
 //!
-//! The [`queue`] says what to launch next, from command line and archive; [`launch`] turns a file into a [`live`] guest with
-//! private memory and a vCPU. The [`world`] is what the CPUs share: a run queue for each, and what is due. Each CPU is a [`worker`]: it runs
-//! its guests in place, in random order, one [`turn`] after the other, answers their hypercalls, prints what they say
-//! ([`report::GuestText`]), and takes each down when it ends, while the others live on. To look at everybody, it [`stop`]s all CPUs.
+//! The [`queue`] says what to launch next, from command line and archive; [`launch`] turns a file into a [`guest`] with private memory and
+//! a first [`vcpu`]; it may start others. The [`world`] is what the CPUs share: a run queue of vCPUs for each ([`list`]), and what is due.
+//! Each CPU is a [`worker`]: it runs its vCPUs in place, in random order, one [`turn`] after the other, does what they ask for
+//! ([`hypercalls`]), and retires those of a guest that has ended; whoever retires the last one takes the guest down. To look at everybody,
+//! it [`stop`]s all CPUs.
 
+mod guest;
+mod hypercalls;
 pub mod launch;
-mod live;
+mod list;
 mod queue;
 mod stop;
 mod turn;
+mod vcpu;
 mod worker;
 mod world;
 
-pub use live::{Label, Loading};
+pub use guest::{Counts, Label, Loading};
 pub use worker::{Worker, work_for_ever};
 pub use world::{Report, World, WorldError};

@@ -1,12 +1,12 @@
-//! One turn of a guest on a CPU: until its slice is over, it gives the rest away, somebody kicks the CPU, or it ends.
+//! One turn of a vCPU on a CPU: until its slice is over, it gives the rest away, somebody kicks the CPU, or it ends.
 
 use boot_config::Ending;
-use guest_abi::Hypercall;
 use memory::address::Gpa;
-use memory::guest::GuestMemory;
 use memory::window::Windows;
 
-use super::live::{Label, Live};
+use super::guest::Guest;
+use super::hypercalls::{self, Outcome};
+use super::vcpu::GuestVcpu;
 use super::world::World;
 use crate::cpu::descriptor::CpuTables;
 use crate::cpu::registers;
@@ -14,16 +14,11 @@ use crate::cpu::timer::Timer;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
 use crate::presence::Presence;
-use crate::println;
 use crate::virt::{Backend, Cause, Exit, GuestAccess, Loaded, Vcpu};
 
 /// Time that a guest gets at a stretch: a choice. A twentieth of the shortest time limit among the guests that come along (`spin`,
 /// 200 ms), so that limits are kept about that closely.
 const SLICE_US: u64 = 10_000;
-
-/// Most values that are reported for one guest: a guest that reports without end must not fill the log.
-const MOST_VALUES: u64 = 1000;
-const FIRST_DROPPED: u64 = MOST_VALUES + 1;
 
 /// What one CPU has for running guests.
 pub struct Own<B: Backend> {
@@ -45,31 +40,29 @@ pub enum Slice {
     Ended(Ending, Option<crate::virt::Ending>),
 }
 
-/// Runs a guest. Interrupts are masked before and after. Not inlined: the copies of its registers that it makes must lie below the caller's
+/// Runs a vCPU. Interrupts are masked before and after. Not inlined: the copies of its registers that it makes must lie below the caller's
 /// stack frame, where they are wiped.
 #[inline(never)]
-pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, guest: &mut Live<'static, B::Vcpu>) -> Slice {
+pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<B::Vcpu>) -> Slice {
     let Own {
         cpu,
         windows,
         tables,
         timer,
     } = own;
-    let (config, clock) = (world.config, &world.clock);
-    let limit_us = u64::try_from(guest.launch.limit.as_micros()).unwrap_or(u64::MAX);
-    let left_us = limit_us.saturating_sub(guest.used_us);
+    let (clock, guest) = (&world.clock, this.guest.clone());
     // A timer interrupt that came too late to end the turn before this one is counted now; else it would end this one.
     // SAFETY: the tables with their handlers are loaded since bring-up, and no lock is held here.
     unsafe { registers::let_interrupts_in() };
     let (start, ticks) = (clock.now_us(), tables.ticks());
-    let slice_us = SLICE_US.min(left_us);
+    let slice_us = SLICE_US.min(guest.left_us());
     timer.start_slice(slice_us);
     let mut reader = Reader {
-        guest: &mut guest.memory,
+        guest: &guest,
         windows,
     };
-    let label = Label(guest.file.name(), guest.instance);
-    let mut loaded = guest.vcpu.load(cpu, clock.ticks(slice_us));
+    let mut loaded = this.vcpu.load(cpu, clock.ticks(slice_us));
+    let counts = &mut this.counts;
     let mut result = loop {
         let exit = loaded.run(&Presence, &mut reader);
         match exit {
@@ -79,40 +72,26 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, guest: &mut Live<'sta
             Exit::SliceOver => break Slice::GoesOn,
             Exit::Kicked { in_guest } => {
                 if tables.is_requested() {
-                    guest.kicks += u64::from(in_guest);
+                    counts.kicks += u64::from(in_guest);
                     break Slice::GoesOn;
                 }
             }
             Exit::Hypercall { number, arguments } => {
-                guest.hypercalls += 1;
-                let call = Hypercall::decode(number, &arguments);
-                loaded.set_hypercall_result(call.as_ref().err().map_or(0, |error| error.code() as u64));
-                match call {
-                    Ok(Hypercall::Print(text)) if !config.quiet => {
-                        guest
-                            .output
-                            .write(&label, text.as_bytes(), &mut |line| println!("{line}"));
+                counts.hypercalls += 1;
+                match hypercalls::call(world, tables.number(), &guest, number, &arguments) {
+                    Outcome::Result(result) => {
+                        loaded.set_hypercall_result(result.err().map_or(0, |error| error.code() as u64));
                     }
-                    Ok(Hypercall::Report { name, value }) => {
-                        guest.values += 1;
-                        match guest.values {
-                            ..=MOST_VALUES => world
-                                .report
-                                .with(|report| report.reporter.value(&label, name.as_str(), value)),
-                            FIRST_DROPPED => {
-                                println!("  {label} | (more than {MOST_VALUES} values: the rest is dropped)")
-                            }
-                            _ => {}
-                        }
+                    Outcome::Yield => {
+                        loaded.set_hypercall_result(0);
+                        break Slice::GoesOn;
                     }
-                    Ok(Hypercall::Exit(code)) => break Slice::Ended(Ending::Exit(code), None),
-                    Ok(Hypercall::Yield) => break Slice::GoesOn,
-                    Ok(Hypercall::Print(_)) | Err(_) => {}
+                    Outcome::End(ending) => break Slice::Ended(ending, None),
                 }
                 // A guest that only makes hypercalls must not keep a shootdown waiting, nor its own slice from ending.
                 // SAFETY: as above.
                 unsafe { registers::let_interrupts_in() };
-                if tables.ticks() != ticks {
+                if tables.ticks() != ticks || tables.is_requested() {
                     break Slice::GoesOn;
                 }
             }
@@ -121,8 +100,8 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, guest: &mut Live<'sta
     let rip = loaded.rip();
     drop(loaded);
     timer.stop();
-    guest.used_us += clock.now_us().saturating_sub(start);
-    if matches!(result, Slice::GoesOn) && guest.used_us >= limit_us {
+    guest.use_up(clock.now_us().saturating_sub(start));
+    if matches!(result, Slice::GoesOn) && guest.left_us() == 0 {
         let ending = crate::virt::Ending {
             cause: Cause::TimeLimit,
             rip,
@@ -143,23 +122,25 @@ fn kind(cause: &Cause) -> Ending {
     }
 }
 
-/// A guest's memory for its own vCPU, read through windows.
+/// A guest's memory for one of its vCPUs, read through the CPU's windows.
 struct Reader<'m> {
-    guest: &'m mut GuestMemory,
+    guest: &'m Guest,
     windows: &'m mut Windows,
 }
 
 impl GuestAccess for Reader<'_> {
     fn read_word(&mut self, gpa: Gpa) -> Option<u64> {
         let mut word = [0; 8];
-        let read = with_memory(|memory| {
-            self.guest
-                .read(&Hardware, &memory.frames, self.windows, gpa, &mut word)
-        });
+        let read = self.guest.with_memory(|guest| {
+            with_memory(|memory| guest.read(&Hardware, &memory.frames, self.windows, gpa, &mut word))
+        })?;
         read.ok().map(|()| u64::from_le_bytes(word))
     }
 
     fn allow_fetch(&mut self, gpa: Gpa) -> bool {
-        with_memory(|memory| self.guest.allow_fetch(memory, &Hardware, gpa))
+        let allowed = self
+            .guest
+            .with_memory(|guest| with_memory(|memory| guest.allow_fetch(memory, &Hardware, gpa)));
+        allowed.unwrap_or(false)
     }
 }

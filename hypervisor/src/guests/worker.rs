@@ -1,17 +1,19 @@
 //! One CPU at work: it launches guests, gives them turns, takes down whoever ends, and dozes when there is nothing to do.
 
 use boot_config::Ending;
+use memory::guest::GuestFlushed;
 use memory::window::Windows;
 
+use super::guest::{Counts, Guest};
 use super::launch;
-use super::live::{Label, Place};
+use super::list::Place;
 use super::turn::{self, Own, Slice};
+use super::vcpu::{GuestVcpu, Name};
 use super::world::{Due, Work, World};
 use crate::bring_up::newcomer::Newcomer;
 use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::timer::Timer;
 use crate::cpu::{registers, stack};
-use crate::println;
 use crate::reporting::{GuestResult, Moment};
 use crate::virt::{Backend, Vcpu};
 use crate::{frames, presence};
@@ -22,7 +24,7 @@ pub struct Worker<B: Backend> {
     own: Own<B>,
     random: oorandom::Rand64,
     /// Who had the last turn here.
-    last: Option<u32>,
+    last: Option<Name>,
     /// Window invalidations that the world knows of.
     told: u64,
     /// A guest has had a turn since the stack was wiped.
@@ -98,14 +100,14 @@ impl<B: Backend> Worker<B> {
             self.world.config.seed,
         );
         match launched {
-            Ok((place, guest)) => {
-                let (bytes, loading) = (guest.memory.bytes(), guest.loading);
+            Ok(newborn) => {
+                let (guest, loading) = (newborn.vcpu.guest.clone(), newborn.loading);
                 self.world.report.with(|report| {
                     report
                         .reporter
-                        .launched(&Label(due.order.file.name(), due.instance), bytes, loading);
+                        .launched(&guest.label(), guest.launch.memory, loading);
                 });
-                let alive = self.world.launched(number, place, guest);
+                let alive = self.world.launched(number, newborn);
                 self.world
                     .report
                     .with(|report| report.reporter.most_at_once(alive));
@@ -121,11 +123,9 @@ impl<B: Backend> Worker<B> {
                         ending: Ending::Refused,
                         expected: due.order.launch.expect,
                         detail: Some(&refusal),
-                        exits: 0,
-                        hypercalls: 0,
-                        alternations: 0,
-                        moves: 0,
-                        kicks: 0,
+                        vcpus: 0,
+                        at_once: 0,
+                        counts: Counts::default(),
                         cpu_us: 0,
                     });
                 });
@@ -134,101 +134,108 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Gives a guest a turn, and buries it if it ends.
-    fn turn(&mut self, mut place: Place<'static, B::Vcpu>) {
+    /// Gives a vCPU a turn, and retires it if its guest ends or has ended.
+    fn turn(&mut self, mut place: Place<GuestVcpu<B::Vcpu>>) {
         let number = self.own.tables.number();
-        let Some(guest) = place.guest_mut() else { return };
-        if self.last.is_some_and(|last| last != guest.instance) {
-            guest.alternations += 1;
+        let Some(vcpu) = place.get_mut() else { return };
+        let guest = vcpu.guest.clone();
+        if !guest.has_ended() {
+            if self.last.is_some_and(|(last, _)| last != guest.instance) {
+                vcpu.counts.alternations += 1;
+            }
+            if vcpu.ran_on.replace(number).is_some_and(|before| before != number) {
+                vcpu.counts.moves += 1;
+            }
+            self.last = Some(vcpu.name());
+            if self.world.begins() {
+                self.world.report.with(|report| report.reporter.turn_begins());
+            }
+            self.used = true;
+            match guest.in_turn(|| turn::run(self.world, &mut self.own, vcpu)) {
+                Slice::GoesOn if !guest.has_ended() => {
+                    self.world.put_back(number, place);
+                    return;
+                }
+                Slice::GoesOn => (),
+                Slice::Ended(ending, detail) => {
+                    if guest.end((ending, detail)) {
+                        self.world.recall(number, guest.id);
+                    }
+                }
+            }
         }
-        if guest
-            .ran_on
-            .replace(number)
-            .is_some_and(|before| before != number)
-        {
-            guest.moves += 1;
-        }
-        self.last = Some(guest.instance);
-        if self.world.begins() {
-            self.world.report.with(|report| report.reporter.turn_begins());
-        }
-        self.used = true;
-        match turn::run(self.world, &mut self.own, guest) {
-            Slice::GoesOn => self.world.put_back(number, place),
-            Slice::Ended(ending, detail) => self.see_off(place, ending, detail.as_ref()),
+        match self.retire(place) {
+            Some(flushed) => self.see_off(&guest, flushed),
+            None => self.world.retired(number),
         }
     }
 
+    /// Ends a vCPU, so that nobody runs under its tag. For the last one of its guest: the proof that the memory can be taken back. Not
+    /// inlined: the copies of its registers must lie below the caller's stack frame, where they are wiped.
+    #[inline(never)]
+    fn retire(&mut self, place: Place<GuestVcpu<B::Vcpu>>) -> Option<GuestFlushed> {
+        let vcpu = place.into_value()?;
+        self.used = true;
+        let mut counts = vcpu.counts;
+        counts.exits = vcpu.vcpu.exits();
+        #[cfg(feature = "test-hooks")]
+        if vcpu.guest.vcpus_alive() == 1 {
+            crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
+        }
+        let flushed = vcpu.vcpu.retire(&mut self.own.cpu, vcpu.pass);
+        vcpu.guest.retired(flushed, &counts)
+    }
+
     /// Looks at everybody, if this is the first one that has ended; takes the guest down; checks what is left. Interrupts are let in.
-    fn see_off(
-        &mut self,
-        place: Place<'static, B::Vcpu>,
-        ending: Ending,
-        detail: Option<&crate::virt::Ending>,
-    ) {
+    fn see_off(&mut self, guest: &Guest, flushed: GuestFlushed) {
         let (world, number) = (self.world, self.own.tables.number());
         // SAFETY: the descriptor tables are loaded, and no lock is held here.
         unsafe { registers::unmask_interrupts() };
-        if world.ended(number, place) {
+        if world.is_first_end() {
             world.stop.all(self.own.tables, || {
                 world.look(|report, guests| {
-                    report
-                        .reporter
-                        .moment(Moment::Guests, &mut report.checks, guests.iter());
+                    report.reporter.moment(Moment::Guests, &mut report.checks, guests);
                 });
             });
         }
-        if let Some(place) = world.take_ended(number) {
-            self.bury(place, ending, detail);
-        }
+        self.bury(guest, flushed);
         world.buried(number);
         // The calls since it was launched have left its registers below.
-        self.used = true;
         self.wipe();
         world.stop.all(self.own.tables, || {
             world.look(|report, guests| {
                 let reporter = &mut report.reporter;
-                report.checks.run(guests.iter(), |subject, error| {
-                    reporter.check_failed(subject, error)
-                });
+                report
+                    .checks
+                    .run(guests, |subject, error| reporter.check_failed(subject, error));
             });
         });
     }
 
-    /// Takes a guest down: its vCPU first, so that nobody runs under its tag, then its memory. Not inlined: the copies of its registers must
-    /// lie below the caller's stack frame, where they are wiped.
-    #[inline(never)]
-    fn bury(&mut self, place: Place<'static, B::Vcpu>, ending: Ending, detail: Option<&crate::virt::Ending>) {
-        let Some(mut guest) = place.into_guest() else {
-            return;
+    /// Takes a guest's memory down, which no vCPU can reach any more, and reports how it ended.
+    fn bury(&mut self, guest: &Guest, flushed: GuestFlushed) {
+        self.world.take_off(guest.id);
+        let Some(end) = guest.take_down() else {
+            panic!("broken invariant: guest {} is buried alive", guest.label());
         };
-        guest
-            .output
-            .finish(&Label(guest.file.name(), guest.instance), &mut |line| {
-                println!("{line}");
-            });
-        let memory_bytes = guest.memory.bytes();
-        let exits = guest.vcpu.exits();
-        #[cfg(feature = "test-hooks")]
-        crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
-        let flushed = guest.vcpu.retire(&mut self.own.cpu, guest.memory.id());
-        launch::take_back(guest.memory, flushed, &mut self.own.windows);
+        launch::take_back(end.memory, flushed, &mut self.own.windows);
         #[cfg(feature = "test-hooks")]
         crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
         self.world.report.with(|report| {
             report.reporter.guest(&GuestResult {
                 name: guest.file.name(),
                 instance: guest.instance,
-                memory_bytes,
-                ending,
+                memory_bytes: guest.launch.memory,
+                ending: end.ending,
                 expected: guest.launch.expect,
-                detail: detail.map(|ending| ending as &dyn core::fmt::Display),
-                exits,
-                hypercalls: guest.hypercalls,
-                alternations: guest.alternations,
-                moves: guest.moves,
-                kicks: guest.kicks,
-                cpu_us: guest.used_us,
+                detail: end
+                    .detail
+                    .as_ref()
+                    .map(|detail| detail as &dyn core::fmt::Display),
+                vcpus: end.vcpus,
+                at_once: guest.at_once(),
+                counts: end.counts,
+                cpu_us: guest.used_us(),
             });
         });
     }
@@ -245,9 +252,7 @@ impl<B: Backend> Worker<B> {
             frames::settle();
             let invalidations = world.invalidations();
             world.look(|report, guests| {
-                report
-                    .reporter
-                    .moment(Moment::After, &mut report.checks, guests.iter());
+                report.reporter.moment(Moment::After, &mut report.checks, guests);
                 report.reporter.finish(&mut report.checks, invalidations)
             })
         })

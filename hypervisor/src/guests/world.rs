@@ -1,8 +1,8 @@
 //! What the CPUs share: which guests wait on which CPU, what is to be launched next, and the report.
 //!
-//! Each CPU has a run queue. It asks for its next piece of work ([`World::next`]): a launch, if one is due and nobody else launches; a turn of
-//! a guest of its own queue; a turn of one that it takes from the longest queue; or rest. A guest that gets its turn is out of the queues
-//! until it is put back.
+//! Each CPU has a run queue of vCPUs. It asks for its next piece of work ([`World::next`]): a launch, if one is due and nobody else launches; a
+//! turn of a vCPU of its own queue; a turn of one that it takes from the longest queue; or rest. A vCPU that gets its turn is out of the
+//! queues until it is put back. Those of a guest that has ended come first: they get no turn, but are retired.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,15 +11,18 @@ use guest_image::Archive;
 use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::GuestMemory;
 
-use super::live::{Live, Place, Population};
+use super::guest::Guest;
+use super::list::{List, Place};
 use super::queue::{Order, Queue};
 use super::stop::Stop;
-use crate::checks::Checks;
+use super::vcpu::{GuestVcpu, Name, Newborn};
+use crate::checks::{Checks, Memories};
 use crate::cpu::timer::{Calibration, Clock};
 use crate::frames::leak_slice_with;
 use crate::lock::{Lock, Rank};
 use crate::presence;
 use crate::reporting::Reporter;
+use crate::shared::Shared;
 use crate::virt::Backend;
 
 /// The report in the making, and what is checked for it.
@@ -79,21 +82,19 @@ pub struct Due {
 pub enum Work<B: Backend> {
     /// Launch a guest, and tell [`World::launched`], [`World::refused`] or [`World::postpone`].
     Launch(Due),
-    /// Give a guest a turn, and put it back or bury it.
-    Turn(Place<'static, B::Vcpu>),
+    /// Give a vCPU a turn, and put it back, or retire it.
+    Turn(Place<GuestVcpu<B::Vcpu>>),
     /// Doze until an interrupt comes.
     Rest,
     /// All guests have ended. Told to the boot CPU only.
     Done,
 }
 
-/// One CPU's guests.
+/// One CPU's vCPUs.
 struct RunQueue<V: 'static> {
     /// Those that wait for a turn.
-    waiting: Population<'static, V>,
-    /// The one that has ended here and is not buried yet.
-    ended: Population<'static, V>,
-    /// The one that has its turn, or is being launched or buried.
+    waiting: List<GuestVcpu<V>>,
+    /// The guest that has its turn, or is being launched or buried.
     in_hand: Option<GuestId>,
     /// The CPU dozes, and nobody has woken it.
     resting: bool,
@@ -102,6 +103,8 @@ struct RunQueue<V: 'static> {
 struct Schedule<B: Backend> {
     queue: Queue<'static>,
     cpus: &'static mut [RunQueue<B::Vcpu>],
+    /// All guests that have memory, from the end of the launch to the beginning of the teardown.
+    guests: List<Shared<Guest>>,
     /// Guests that are not buried yet, the one that is being launched included.
     alive: usize,
     /// Somebody launches a guest.
@@ -133,8 +136,7 @@ impl<B: Backend> World<B> {
         let queue = Queue::new(config, archive).map_err(WorldError::Missing)?;
         let cpus = leak_slice_with(cpus as usize, |_| {
             Ok(RunQueue {
-                waiting: Population::new(),
-                ended: Population::new(),
+                waiting: List::new(),
                 in_hand: None,
                 resting: false,
             })
@@ -152,6 +154,7 @@ impl<B: Backend> World<B> {
                 Schedule {
                     queue,
                     cpus,
+                    guests: List::new(),
                     alive: 0,
                     launching: false,
                     crowded: false,
@@ -166,21 +169,30 @@ impl<B: Backend> World<B> {
         })
     }
 
-    /// What the CPU with this number does next. `last` is the guest that had the last turn there.
-    pub fn next(&self, cpu: u32, random: &mut oorandom::Rand64, last: Option<u32>) -> Work<B> {
+    /// What the CPU with this number does next. `last` is the vCPU that had the last turn there.
+    pub fn next(&self, cpu: u32, random: &mut oorandom::Rand64, last: Option<Name>) -> Work<B> {
         self.schedule.with(|schedule| schedule.next(cpu, random, last))
     }
 
-    /// A guest was launched: it waits on this CPU for its first turn. Returns how many live.
-    pub fn launched(&self, cpu: u32, place: Place<'static, B::Vcpu>, guest: Live<'static, B::Vcpu>) -> u64 {
+    /// A guest was launched: its vCPU waits on this CPU for its first turn. Returns how many guests live.
+    pub fn launched(&self, cpu: u32, newborn: Newborn<B::Vcpu>) -> u64 {
         self.schedule.with(|schedule| {
             schedule.launching = false;
+            schedule.guests.add(newborn.place, newborn.vcpu.guest.clone());
             let own = schedule.own(cpu);
             own.in_hand = None;
-            own.waiting.add(place, guest);
+            own.waiting.add(newborn.vcpu_place, newborn.vcpu);
             schedule.wake_one();
             schedule.alive as u64
         })
+    }
+
+    /// A guest that runs on this CPU has started a further vCPU: it waits here, or for a CPU that rests.
+    pub fn add_vcpu(&self, cpu: u32, place: Place<GuestVcpu<B::Vcpu>>, vcpu: GuestVcpu<B::Vcpu>) {
+        self.schedule.with(|schedule| {
+            schedule.own(cpu).waiting.add(place, vcpu);
+            schedule.wake_one();
+        });
     }
 
     /// A guest was not launched, and never will be.
@@ -209,8 +221,8 @@ impl<B: Backend> World<B> {
         })
     }
 
-    /// The guest had its turn and waits for another.
-    pub fn put_back(&self, cpu: u32, place: Place<'static, B::Vcpu>) {
+    /// The vCPU had its turn and waits for another.
+    pub fn put_back(&self, cpu: u32, place: Place<GuestVcpu<B::Vcpu>>) {
         self.schedule.with(|schedule| {
             let own = schedule.own(cpu);
             own.in_hand = None;
@@ -218,24 +230,37 @@ impl<B: Backend> World<B> {
         });
     }
 
-    /// The guest has ended. True for the first one: then the moment "guests" has come, for this CPU to see to.
-    pub fn ended(&self, cpu: u32, place: Place<'static, B::Vcpu>) -> bool {
+    /// Gets the other vCPUs of a guest that has ended out of it, wherever they run. They are retired where they come out.
+    pub fn recall(&self, cpu: u32, guest: GuestId) {
         self.schedule.with(|schedule| {
-            let own = schedule.own(cpu);
-            own.in_hand = None;
-            own.ended.put_back(place);
-            !core::mem::replace(&mut schedule.peak_seen, true)
-        })
+            for (number, other) in (0..).zip(schedule.cpus.iter()) {
+                if number != cpu
+                    && other.in_hand == Some(guest)
+                    && let Some(tables) = presence::tables(number)
+                {
+                    presence::kick(tables);
+                }
+            }
+        });
     }
 
-    /// Takes the guest that has ended on this CPU, to bury it.
-    pub fn take_ended(&self, cpu: u32) -> Option<Place<'static, B::Vcpu>> {
-        self.schedule.with(|schedule| {
-            let own = schedule.own(cpu);
-            let mut place = own.ended.take(0)?;
-            own.in_hand = place.guest_mut().map(|guest| guest.memory.id());
-            Some(place)
-        })
+    /// A vCPU of a guest that has ended was retired here, and others of it are left.
+    pub fn retired(&self, cpu: u32) {
+        self.schedule.with(|schedule| schedule.own(cpu).in_hand = None);
+    }
+
+    /// True for the first guest that has ended: then the moment "guests" has come, for this CPU to see to.
+    pub fn is_first_end(&self) -> bool {
+        self.schedule
+            .with(|schedule| !core::mem::replace(&mut schedule.peak_seen, true))
+    }
+
+    /// Takes a guest off the list of those that have memory, to bury it. It is in this CPU's hand.
+    pub fn take_off(&self, guest: GuestId) {
+        // What is dropped is dropped outside of the lock.
+        let _place = self
+            .schedule
+            .with(|schedule| schedule.guests.take_where(|known| known.id == guest));
     }
 
     /// The guest in hand is buried: its memory is free again.
@@ -249,11 +274,9 @@ impl<B: Backend> World<B> {
     }
 
     /// Runs `look` on the memory of all guests and on the report, while all CPUs are stopped.
-    pub fn look<R>(&self, look: impl FnOnce(&mut Report, Memories<'_, B>) -> R) -> R {
-        self.schedule.with(|schedule| {
-            let memories = Memories(schedule);
-            self.report.with(|report| look(report, memories))
-        })
+    pub fn look<R>(&self, look: impl FnOnce(&mut Report, &dyn Memories) -> R) -> R {
+        self.schedule
+            .with(|schedule| self.report.with(|report| look(report, &schedule.guests)))
     }
 
     /// A CPU has closed so many windows more.
@@ -274,17 +297,11 @@ impl<B: Backend> World<B> {
     }
 }
 
-/// The guests of a stopped world.
-pub struct Memories<'w, B: Backend>(&'w Schedule<B>);
-
-impl<'w, B: Backend> Memories<'w, B> {
-    /// The memory of each.
-    pub fn iter(&self) -> impl Iterator<Item = &'w GuestMemory> + Clone + use<'w, B> {
-        self.0
-            .cpus
-            .iter()
-            .flat_map(|own| own.ended.iter().chain(own.waiting.iter()))
-            .map(|guest| &guest.memory)
+impl Memories for List<Shared<Guest>> {
+    fn each(&self, visit: &mut dyn FnMut(&GuestMemory)) {
+        for guest in self.iter() {
+            guest.with_memory(|memory| visit(memory));
+        }
     }
 }
 
@@ -296,7 +313,7 @@ impl<B: Backend> Schedule<B> {
         }
     }
 
-    fn next(&mut self, cpu: u32, random: &mut oorandom::Rand64, last: Option<u32>) -> Work<B> {
+    fn next(&mut self, cpu: u32, random: &mut oorandom::Rand64, last: Option<Name>) -> Work<B> {
         self.own(cpu).resting = false;
         if let Some(due) = self.due() {
             self.own(cpu).in_hand = Some(due.id);
@@ -304,7 +321,7 @@ impl<B: Backend> Schedule<B> {
         }
         if let Some(mut place) = self.pick(cpu, random, last).or_else(|| self.take_over()) {
             let own = self.own(cpu);
-            own.in_hand = place.guest_mut().map(|guest| guest.memory.id());
+            own.in_hand = place.get_mut().map(|vcpu| vcpu.guest.id);
             if own.waiting.len() > 0 {
                 self.wake_one();
             }
@@ -349,27 +366,30 @@ impl<B: Backend> Schedule<B> {
         })
     }
 
-    /// One of the CPU's own guests, at random; not the one that has just had its turn, if there is another.
+    /// One of the CPU's own vCPUs: one to be retired, or one at random; not the one that has just had its turn, if there is another.
     fn pick(
         &mut self,
         cpu: u32,
         random: &mut oorandom::Rand64,
-        last: Option<u32>,
-    ) -> Option<Place<'static, B::Vcpu>> {
+        last: Option<Name>,
+    ) -> Option<Place<GuestVcpu<B::Vcpu>>> {
         let waiting = &mut self.own(cpu).waiting;
         let count = waiting.len() as u64;
         if count == 0 {
             return None;
         }
+        if let Some(place) = waiting.take_where(|vcpu| vcpu.guest.has_ended()) {
+            return Some(place);
+        }
         let mut position = random.rand_range(0..count) as usize;
-        if last.is_some() && waiting.iter().nth(position).map(|guest| guest.instance) == last {
+        if last.is_some() && waiting.iter().nth(position).map(GuestVcpu::name) == last {
             position = (position + 1) % count as usize;
         }
         waiting.take(position)
     }
 
-    /// One from the longest queue of a CPU that is busy with another guest.
-    fn take_over(&mut self) -> Option<Place<'static, B::Vcpu>> {
+    /// One from the longest queue of a CPU that is busy with another.
+    fn take_over(&mut self) -> Option<Place<GuestVcpu<B::Vcpu>>> {
         let busy = self.cpus.iter_mut().filter(|own| own.in_hand.is_some());
         let longest = busy.max_by_key(|own| own.waiting.len())?;
         longest.waiting.take(0)
@@ -396,8 +416,6 @@ impl<B: Backend> Schedule<B> {
 
     /// Whether a guest with this number lives.
     fn has(&self, id: GuestId) -> bool {
-        self.cpus
-            .iter()
-            .any(|own| own.in_hand == Some(id) || own.waiting.has(id) || own.ended.has(id))
+        self.cpus.iter().any(|own| own.in_hand == Some(id)) || self.guests.iter().any(|guest| guest.id == id)
     }
 }

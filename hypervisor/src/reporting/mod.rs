@@ -10,14 +10,13 @@ use core::fmt;
 use boot_config::{Ending, Expected, Phase};
 use heapless::{String, Vec};
 use memory::address::Level;
-use memory::guest::GuestMemory;
 use report::{Counters, Event, Leaves, PhaseColumn, PhaseHeader, Picture, Summary};
 
-use crate::checks::{Checks, Subject};
+use crate::checks::{Checks, Memories, Subject};
 use crate::console::{TextPort, pause};
 use crate::cpu::timer;
 use crate::frames::with_memory;
-use crate::guests::Loading;
+use crate::guests::{Counts, Loading};
 use crate::{presence, println};
 
 /// A moment that is looked at.
@@ -55,16 +54,12 @@ pub struct GuestResult<'a> {
     pub expected: Expected,
     /// What happened, if there is more to say.
     pub detail: Option<&'a dyn fmt::Display>,
-    /// Exits from the guest.
-    pub exits: u64,
-    /// Hypercalls among them.
-    pub hypercalls: u64,
-    /// Turns that came right after another guest's.
-    pub alternations: u64,
-    /// Turns on another CPU than the one before.
-    pub moves: u64,
-    /// Turns that another CPU ended by a kick.
-    pub kicks: u64,
+    /// vCPUs that it started.
+    pub vcpus: u32,
+    /// Most of them that had a turn at the same time.
+    pub at_once: u32,
+    /// What its vCPUs did.
+    pub counts: Counts,
     /// CPU time.
     pub cpu_us: u64,
 }
@@ -107,16 +102,11 @@ impl<'a> Reporter<'a> {
     }
 
     /// Looks at the direct map: checks, picture, JSON, and the pause if one is asked for.
-    pub fn moment<'g>(
-        &mut self,
-        moment: Moment,
-        checks: &mut Checks,
-        guests: impl Iterator<Item = &'g GuestMemory> + Clone,
-    ) {
-        checks.run(guests.clone(), |subject, error| self.check_failed(subject, error));
+    pub fn moment(&mut self, moment: Moment, checks: &mut Checks, guests: &dyn Memories) {
+        checks.run(guests, |subject, error| self.check_failed(subject, error));
         let name = moment.phase().name();
         let picture = &mut self.picture;
-        let seen = checks.look(guests.clone(), |found, spans| {
+        let seen = checks.look(guests, |found, spans| {
             let leaves = Leaves {
                 g1: found.leaves.g1,
                 m2: found.leaves.m2,
@@ -140,7 +130,7 @@ impl<'a> Reporter<'a> {
                     hidden_mib,
                 };
                 // A second scan: the lines are written while it runs, and nothing changes in between.
-                let _ = checks.look(guests.clone(), |_, spans| json::phase(&header, spans));
+                let _ = checks.look(guests, |_, spans| json::phase(&header, spans));
             }
             Err(error) => self.check_failed(Subject::DirectMap, &error),
         }
@@ -155,7 +145,7 @@ impl<'a> Reporter<'a> {
         #[cfg(feature = "test-hooks")]
         if moment == Moment::Guests
             && let Some(hook) = self.config.test
-            && crate::hooks::commit(hook, guests.clone())
+            && crate::hooks::commit(hook, guests)
         {
             self.fail(format_args!("the deliberate fault {hook} was not caught"));
         }
@@ -221,11 +211,13 @@ impl<'a> Reporter<'a> {
             expected: &expected,
             held,
             detail: &detail,
-            exits: result.exits,
-            hypercalls: result.hypercalls,
-            alternations: result.alternations,
-            moves: result.moves,
-            kicks: result.kicks,
+            vcpus: result.vcpus,
+            at_once: result.at_once,
+            exits: result.counts.exits,
+            hypercalls: result.counts.hypercalls,
+            alternations: result.counts.alternations,
+            moves: result.counts.moves,
+            kicks: result.counts.kicks,
             cpu_us: result.cpu_us,
         }));
         let separator = if detail.is_empty() { "" } else { ": " };

@@ -3,7 +3,8 @@
 //! A run, in order: [`Backend::detect`] asks the CPU, [`Backend::new`] takes what all guests share, [`Backend::enable`] switches it on
 //! for one CPU, [`Backend::new_vcpu`] makes a guest's CPU from a [`StartState`]. A worker then [`Vcpu::load`]s it, which puts the
 //! registers that no entry swaps on the CPU, [`Loaded::run`]s it until an [`Exit`], and drops the loaded state, which takes
-//! these registers off again and leaves none of their contents. [`Vcpu::retire`] ends it and gives the proof that a teardown wants.
+//! these registers off again and leaves none of their contents. [`Vcpu::retire`] ends it; when all of a guest are retired there is
+//! the proof that its teardown wants (`tally`).
 //!
 //! - `ending`: why a guest ended. `unsupported`: why no guest can run here.
 //! - `guest_registers`, `vector_state`, `debug_registers`: what the hardware's world switch does not swap.
@@ -15,16 +16,17 @@ mod ending;
 mod guest_registers;
 mod host_events;
 pub mod svm;
+mod tally;
 mod unsupported;
 mod vector_state;
 pub mod vmx;
 
 use guest_abi::Arguments;
 use memory::address::{Gpa, Gva, Hpa};
-use memory::frame::GuestId;
-use memory::guest::{GuestFlushed, SecondStageKind};
+use memory::guest::SecondStageKind;
 
 pub use ending::{Access, Cause, Ending, MemoryFault, PortAccess, Stage, Unexpected};
+pub use tally::{VcpuFlushed, VcpuPass, VcpuTally};
 pub use unsupported::{EnableError, OutOfFrames, Unsupported};
 
 /// Where a guest starts. It starts in 64-bit mode at privilege level 0 with interrupts off, CS 08H, the other segments 10H, and
@@ -175,10 +177,10 @@ pub trait Vcpu {
     /// Exits from guest mode so far, those that are dealt with in here included.
     fn exits(&self) -> u64;
 
-    /// Ends the vCPU and gives its translation tag back to the CPU it ran on. The translations themselves stay in that CPU's TLB
-    /// until the tag is used again, out of reach: nobody runs under it. So the proof is that `guest`, whose only vCPU this is, is
-    /// flushed, or will be before anyone can notice that it is not.
-    fn retire(self, cpu: &mut Self::Cpu, guest: GuestId) -> GuestFlushed;
+    /// Ends the vCPU and gives its translation tag back to this CPU. The translations themselves may stay in TLBs until the tag is used
+    /// again, out of reach: nobody runs under it. So the word is that they are flushed, or will be before anyone can notice that they are
+    /// not. `pass` is this vCPU's.
+    fn retire(self, cpu: &mut Self::Cpu, pass: VcpuPass) -> VcpuFlushed;
 }
 
 /// A vCPU whose registers are on this CPU.

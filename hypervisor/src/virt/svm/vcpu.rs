@@ -11,10 +11,10 @@ use crate::virt::debug_registers::DebugRegisters;
 use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
-use crate::virt::{Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu};
+use crate::virt::{
+    Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu, VcpuFlushed, VcpuPass,
+};
 use memory::address::{Gva, Hpa};
-use memory::frame::GuestId;
-use memory::guest::GuestFlushed;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
 use vcpu_policy::cr0;
@@ -155,11 +155,11 @@ impl Vcpu for SvmVcpu {
         self.exits
     }
 
-    fn retire(mut self, cpu: &mut SvmCpu, guest: GuestId) -> GuestFlushed {
+    fn retire(mut self, cpu: &mut SvmCpu, pass: VcpuPass) -> VcpuFlushed {
         if let Some(lease) = self.lease.take() {
             cpu.asids.retire(lease);
         }
-        GuestFlushed::new(guest)
+        pass.retire()
     }
 }
 

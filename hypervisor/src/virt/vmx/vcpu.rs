@@ -12,10 +12,9 @@ use crate::virt::host_events::{deliver_machine_check, deliver_nmi, handle_pendin
 use crate::virt::vector_state::VectorState;
 use crate::virt::{
     Cause, Ending, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Unexpected, Vcpu,
+    VcpuFlushed, VcpuPass,
 };
 use memory::address::{Gva, Hpa};
-use memory::frame::GuestId;
-use memory::guest::GuestFlushed;
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Assignment, Flush, Lease};
 use vcpu_policy::instruction::Register;
@@ -242,13 +241,13 @@ impl Vcpu for VmxVcpu {
         self.exits
     }
 
-    fn retire(mut self, cpu: &mut VmxCpu, guest: GuestId) -> GuestFlushed {
+    fn retire(mut self, cpu: &mut VmxCpu, pass: VcpuPass) -> VcpuFlushed {
         if let (Some(lease), Some(tags)) = (self.lease.take(), &mut cpu.tags) {
             tags.retire(lease);
         }
         // Other CPUs that it ran on flush before this pointer comes into use there again.
         cpu.flush_second_stage(self.flush_argument());
-        GuestFlushed::new(guest)
+        pass.retire()
     }
 }
 

@@ -1,0 +1,84 @@
+//! What hypercalls do.
+
+use boot_config::Ending;
+use guest_abi::{Arguments, Hypercall, HypercallError, VcpuStart};
+use memory::address::Gva;
+
+use super::guest::{Guest, NoVcpu, Showing};
+use super::list::Place;
+use super::vcpu::GuestVcpu;
+use super::world::World;
+use crate::println;
+use crate::shared::Shared;
+use crate::virt::{Backend, StartState};
+
+/// What comes of a hypercall.
+pub enum Outcome {
+    /// The guest goes on, with this result.
+    Result(Result<(), HypercallError>),
+    /// It goes on, after others had a turn.
+    Yield,
+    /// It ends.
+    End(Ending),
+}
+
+/// Does what a vCPU of this guest asks for, which runs on the CPU with this number.
+pub fn call<B: Backend>(
+    world: &World<B>,
+    cpu: u32,
+    guest: &Shared<Guest>,
+    number: u64,
+    arguments: &Arguments,
+) -> Outcome {
+    let call = match Hypercall::decode(number, arguments) {
+        Ok(call) => call,
+        Err(error) => return Outcome::Result(Err(error)),
+    };
+    match call {
+        Hypercall::Print(text) => {
+            if !world.config.quiet {
+                guest.print(text.as_bytes());
+            }
+        }
+        Hypercall::Report { name, value } => {
+            let label = guest.label();
+            match guest.count_value() {
+                Showing::Shown => world
+                    .report
+                    .with(|report| report.reporter.value(&label, name.as_str(), value)),
+                Showing::FirstDropped => println!("  {label} | (too many values: the rest is dropped)"),
+                Showing::Dropped => (),
+            }
+        }
+        Hypercall::Exit(code) => return Outcome::End(Ending::Exit(code)),
+        Hypercall::Yield => return Outcome::Yield,
+        Hypercall::StartVcpu(start) => return Outcome::Result(start_vcpu(world, cpu, guest, &start)),
+    }
+    Outcome::Result(Ok(()))
+}
+
+/// Starts a further vCPU of the same guest. It starts as the first one did, but where the call says.
+fn start_vcpu<B: Backend>(
+    world: &World<B>,
+    cpu: u32,
+    guest: &Shared<Guest>,
+    start: &VcpuStart,
+) -> Result<(), HypercallError> {
+    let start = StartState {
+        rip: Gva::new(start.rip),
+        rsp: Gva::new(start.rsp),
+        rdi: start.argument,
+        ..guest.start
+    };
+    let pass = guest.admit().map_err(|NoVcpu| HypercallError::NoMoreVcpus)?;
+    let made = guest.second_stage().and_then(|second_stage| {
+        let place = Place::new().ok()?;
+        Some((place, world.backend.new_vcpu(&start, second_stage).ok()?))
+    });
+    let Some((place, vcpu)) = made else {
+        guest.dismiss(pass);
+        return Err(HypercallError::OutOfMemory);
+    };
+    world.add_vcpu(cpu, place, GuestVcpu::new(guest.clone(), vcpu, pass));
+    Ok(())
+}
