@@ -48,7 +48,7 @@ const ROOT: u64 = 0x000f_ffff_ffff_f000;
 pub fn commit(hook: Hook, guests: &dyn Memories) -> bool {
     println!("test hook: {hook}");
     match hook {
-        Hook::SilentCpu | Hook::NoKick | Hook::Pool => return false,
+        Hook::SilentCpu | Hook::NoKick | Hook::Pool | Hook::Control => return false,
         Hook::StaleRead | Hook::NoInterrupt => stale_read::provoke(),
         Hook::ReadHole => {
             if let Some(at) = hole(guests).and_then(|pfn| direct(pfn.hpa())) {

@@ -17,6 +17,10 @@ main!(run);
 const VCPUS: u64 = 4;
 /// Times that each fills and checks its part.
 const ROUNDS: u64 = 24;
+/// Rounds after which all wait for each other, so that they go on at the same time.
+const MEET_AFTER: u64 = 4;
+/// Looks at the others before one that waits lets somebody else have its CPU.
+const LOOKS: u64 = 10_000;
 /// Additions to the shared count in each round.
 const COUNTS: u64 = 2000;
 
@@ -29,6 +33,8 @@ const WRONG_ANSWER: u64 = 3;
 
 /// What all add to.
 static COUNT: AtomicU64 = AtomicU64::new(0);
+/// How often vCPUs have come to the point where all meet.
+static MET: AtomicU64 = AtomicU64::new(0);
 /// vCPUs that have done their rounds.
 static DONE: AtomicU64 = AtomicU64::new(0);
 
@@ -67,7 +73,10 @@ extern "C" fn further(number: u64) -> ! {
 fn hammer(number: u64) {
     let info = launch_info();
     let pattern = Pattern::new(info.seed);
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        if round.is_multiple_of(MEET_AFTER) {
+            meet(round / MEET_AFTER + 1);
+        }
         for part in parts(number) {
             part.fill(&pattern, info.instance);
         }
@@ -86,6 +95,19 @@ fn hammer(number: u64) {
         }
     }
     DONE.fetch_add(1, Ordering::Release);
+}
+
+/// Waits until all have come here for the `time`th time.
+fn meet(time: u64) {
+    MET.fetch_add(1, Ordering::AcqRel);
+    let mut looks = 0;
+    while MET.load(Ordering::Acquire) < time * VCPUS {
+        core::hint::spin_loop();
+        looks += 1;
+        if looks % LOOKS == 0 {
+            yield_now();
+        }
+    }
 }
 
 /// 64 KiB in each of the first parts of free memory; the stacks are in the last one.

@@ -197,11 +197,13 @@ pub enum Hook {
     StaleRead,
     /// The same, and send no interrupt to the CPU that is to flush.
     NoInterrupt,
+    /// No mistake: pause, resume and destroy guests, at random moments, from CPUs that they do not run on.
+    Control,
 }
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ReadHole,
         Self::WriteText,
         Self::StackOverflow,
@@ -213,6 +215,7 @@ impl Hook {
         Self::NoKick,
         Self::StaleRead,
         Self::NoInterrupt,
+        Self::Control,
     ];
 
     /// The word for the hook on the command line.
@@ -229,6 +232,7 @@ impl Hook {
             Self::NoKick => "no-kick",
             Self::StaleRead => "stale-read",
             Self::NoInterrupt => "no-interrupt",
+            Self::Control => "control",
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum Ending {
     Unexpected,
     /// It was not launched: bad image, or larger than the memory there is.
     Refused,
+    /// It was destroyed from outside.
+    Destroyed,
 }
 
 /// How a guest is expected to end.
@@ -40,6 +42,7 @@ const WORDS: &[(&str, Ending)] = &[
     ("halt", Ending::Halt),
     ("unexpected", Ending::Unexpected),
     ("refused", Ending::Refused),
+    ("destroyed", Ending::Destroyed),
 ];
 
 /// Every word an ending can start with, for the search of the nearest one.
@@ -51,6 +54,7 @@ pub(crate) const NAMES: &[&str] = &[
     "halt",
     "unexpected",
     "refused",
+    "destroyed",
     "any",
 ];
 

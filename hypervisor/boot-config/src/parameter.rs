@@ -71,7 +71,7 @@ pub const FIELDS: &[Parameter] = &[
     parameter(
         "expect",
         "ENDING",
-        "`exit:CODE`, `memory-fault`, `time-limit`, `shutdown`, `halt`, `unexpected`, `refused` or `any`",
+        "`exit:CODE`, `memory-fault`, `time-limit`, `shutdown`, `halt`, `unexpected`, `refused`, `destroyed` or `any`",
     ),
     parameter("after", "", ""),
 ];

@@ -156,7 +156,7 @@ fn errors_say_what_where_and_what_instead() {
         ("guest=../x", "`../x` is not accepted"),
         (
             "guest=a,",
-            "parameter `guest`, byte 8: `` is not known; known are memory, count, limit, expect, after",
+            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, limit, expect, after",
         ),
         (
             "guest=a,memroy=4M",
@@ -227,6 +227,7 @@ fn launches() -> impl Strategy<Value = Launch> {
         Just(Ending::Halt),
         Just(Ending::Unexpected),
         Just(Ending::Refused),
+        Just(Ending::Destroyed),
     ];
     let expect = prop_oneof![Just(Expected::Any), ending.prop_map(Expected::Exactly)];
     (

@@ -42,6 +42,7 @@ fn the_document_lists_every_ending_and_hook() {
         "halt",
         "unexpected",
         "refused",
+        "destroyed",
         "any",
     ]
     .map(str::to_owned)

@@ -166,6 +166,8 @@ pub struct Guest<S> {
     pub vcpus: u32,
     /// Most of them that had a turn at the same time.
     pub at_once: u32,
+    /// Turns that they had on CPUs.
+    pub turns: u64,
     /// Exits from guest to host.
     pub exits: u64,
     /// Hypercalls among them.

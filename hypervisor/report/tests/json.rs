@@ -46,6 +46,7 @@ fn samples() -> Vec<Event<&'static str>> {
             detail: "wrote to 0x4000000, which it does not own",
             vcpus: 4,
             at_once: 2,
+            turns: 6,
             exits: 7,
             hypercalls: 2,
             alternations: 7,

@@ -103,6 +103,9 @@ pub struct Guest {
     /// How its first vCPU started.
     pub start: StartState,
     ended: AtomicBool,
+    paused: AtomicBool,
+    /// Turns that its vCPUs have had.
+    turns: AtomicU64,
     /// vCPUs that have a turn, and the most that had at the same time.
     running: AtomicU32,
     at_once: AtomicU32,
@@ -142,6 +145,8 @@ impl Guest {
             id,
             start,
             ended: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             running: AtomicU32::new(0),
             at_once: AtomicU32::new(0),
             used_us: AtomicU64::new(0),
@@ -201,6 +206,17 @@ impl Guest {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// Whether its vCPUs are to get no turn for now.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Pauses it, or ends the pause. False when that changes nothing. To be called while the run queues are locked, which hand the word on.
+    #[cfg(feature = "test-hooks")]
+    pub fn set_paused(&self, paused: bool) -> bool {
+        self.paused.swap(paused, Ordering::Relaxed) != paused
+    }
+
     /// Ends it. True for the first who does: that verdict counts.
     pub fn end(&self, verdict: Verdict) -> bool {
         self.state.with(|state| {
@@ -245,11 +261,17 @@ impl Guest {
 
     /// A vCPU has a turn, while `turn` runs.
     pub fn in_turn<R>(&self, turn: impl FnOnce() -> R) -> R {
+        self.turns.fetch_add(1, Ordering::Relaxed);
         let now = self.running.fetch_add(1, Ordering::Relaxed) + 1;
         self.at_once.fetch_max(now, Ordering::Relaxed);
         let result = turn();
         self.running.fetch_sub(1, Ordering::Relaxed);
         result
+    }
+
+    /// Turns that its vCPUs have had.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Most vCPUs that had a turn at the same time.

@@ -6,6 +6,8 @@
 //! ([`hypercalls`]), and retires those of a guest that has ended; whoever retires the last one takes the guest down. To look at everybody,
 //! it [`stop`]s all CPUs.
 
+#[cfg(feature = "test-hooks")]
+mod control;
 mod guest;
 mod hypercalls;
 pub mod launch;

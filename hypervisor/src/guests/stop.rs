@@ -1,5 +1,4 @@
-//! Stopping all CPUs for a look at everything, such as the checks after a death: each leaves its guest, puts it back where the
-//! look finds it, and waits.
+//! Stopping all CPUs for a look at everything, such as the checks after a death: each leaves its guest, puts the vCPU back, and waits.
 //!
 //! A CPU is *parked* while it works on nothing: it rests, or waits here, asleep as well. Between two pieces of work it passes here; whoever
 //! stops all waits until each of the others is parked. Nobody slips through:

@@ -37,6 +37,11 @@ impl<V> GuestVcpu<V> {
         }
     }
 
+    /// Whether it may get a turn, or is to be retired.
+    pub fn is_runnable(&self) -> bool {
+        self.guest.has_ended() || !self.guest.is_paused()
+    }
+
     /// Which it is.
     pub fn name(&self) -> Name {
         (self.guest.instance, self.number)

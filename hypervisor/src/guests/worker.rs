@@ -15,6 +15,7 @@ use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::timer::Timer;
 use crate::cpu::{registers, stack};
 use crate::reporting::{GuestResult, Moment};
+use crate::shared::Shared;
 use crate::virt::{Backend, Vcpu};
 use crate::{frames, presence};
 
@@ -29,6 +30,8 @@ pub struct Worker<B: Backend> {
     told: u64,
     /// A guest has had a turn since the stack was wiped.
     used: bool,
+    #[cfg(feature = "test-hooks")]
+    commander: super::control::Commander,
 }
 
 impl<B: Backend> Worker<B> {
@@ -52,6 +55,8 @@ impl<B: Backend> Worker<B> {
             last: None,
             told: 0,
             used: false,
+            #[cfg(feature = "test-hooks")]
+            commander: super::control::Commander::new(seed),
         })
     }
 
@@ -68,9 +73,13 @@ impl<B: Backend> Worker<B> {
                 self.wipe();
             }
             self.world.stop.pass(self.own.tables);
+            #[cfg(feature = "test-hooks")]
+            self.commander.act(self.world, number);
             match self.world.next(number, &mut self.random, self.last) {
                 Work::Launch(due) => self.launch(due),
                 Work::Turn(place) => self.turn(place),
+                #[cfg(feature = "test-hooks")]
+                Work::Rest if self.commander.release(self.world, number) => (),
                 Work::Rest => {
                     self.wipe();
                     self.own.tables.set_parked(Parked::Resting);
@@ -125,6 +134,7 @@ impl<B: Backend> Worker<B> {
                         detail: Some(&refusal),
                         vcpus: 0,
                         at_once: 0,
+                        turns: 0,
                         counts: Counts::default(),
                         cpu_us: 0,
                     });
@@ -165,7 +175,7 @@ impl<B: Backend> Worker<B> {
             }
         }
         match self.retire(place) {
-            Some(flushed) => self.see_off(&guest, flushed),
+            Some(flushed) => self.see_off(guest, flushed),
             None => self.world.retired(number),
         }
     }
@@ -187,7 +197,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Looks at everybody, if this is the first one that has ended; takes the guest down; checks what is left. Interrupts are let in.
-    fn see_off(&mut self, guest: &Guest, flushed: GuestFlushed) {
+    fn see_off(&mut self, guest: Shared<Guest>, flushed: GuestFlushed) {
         let (world, number) = (self.world, self.own.tables.number());
         // SAFETY: the descriptor tables are loaded, and no lock is held here.
         unsafe { registers::unmask_interrupts() };
@@ -198,6 +208,7 @@ impl<B: Backend> Worker<B> {
                 });
             });
         }
+        // Its record as well is gone before anybody knows: the last look counts all frames, and may come before the one below.
         self.bury(guest, flushed);
         world.buried(number);
         // The calls since it was launched have left its registers below.
@@ -213,7 +224,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Takes a guest's memory down, which no vCPU can reach any more, and reports how it ended.
-    fn bury(&mut self, guest: &Guest, flushed: GuestFlushed) {
+    fn bury(&mut self, guest: Shared<Guest>, flushed: GuestFlushed) {
         self.world.take_off(guest.id);
         let Some(end) = guest.take_down() else {
             panic!("broken invariant: guest {} is buried alive", guest.label());
@@ -234,6 +245,7 @@ impl<B: Backend> Worker<B> {
                     .map(|detail| detail as &dyn core::fmt::Display),
                 vcpus: end.vcpus,
                 at_once: guest.at_once(),
+                turns: guest.turns(),
                 counts: end.counts,
                 cpu_us: guest.used_us(),
             });
@@ -250,6 +262,8 @@ impl<B: Backend> Worker<B> {
                 presence::wake(other.number());
             }
             frames::settle();
+            #[cfg(feature = "test-hooks")]
+            super::control::report();
             let invalidations = world.invalidations();
             world.look(|report, guests| {
                 report.reporter.moment(Moment::After, &mut report.checks, guests);

@@ -47,7 +47,7 @@ pub struct World<B: Backend> {
     pub stop: Stop,
     /// The report.
     pub report: Lock<Report>,
-    schedule: Lock<Schedule<B>>,
+    pub(super) schedule: Lock<Schedule<B>>,
     /// Whether a guest has had a turn.
     begun: AtomicBool,
     /// Windows closed so far, on all CPUs.
@@ -91,20 +91,20 @@ pub enum Work<B: Backend> {
 }
 
 /// One CPU's vCPUs.
-struct RunQueue<V: 'static> {
+pub(super) struct RunQueue<V: 'static> {
     /// Those that wait for a turn.
     waiting: List<GuestVcpu<V>>,
     /// The guest that has its turn, or is being launched or buried.
-    in_hand: Option<GuestId>,
+    pub(super) in_hand: Option<GuestId>,
     /// The CPU dozes, and nobody has woken it.
     resting: bool,
 }
 
-struct Schedule<B: Backend> {
+pub(super) struct Schedule<B: Backend> {
     queue: Queue<'static>,
-    cpus: &'static mut [RunQueue<B::Vcpu>],
+    pub(super) cpus: &'static mut [RunQueue<B::Vcpu>],
     /// All guests that have memory, from the end of the launch to the beginning of the teardown.
-    guests: List<Shared<Guest>>,
+    pub(super) guests: List<Shared<Guest>>,
     /// Guests that are not buried yet, the one that is being launched included.
     alive: usize,
     /// Somebody launches a guest.
@@ -230,18 +230,9 @@ impl<B: Backend> World<B> {
         });
     }
 
-    /// Gets the other vCPUs of a guest that has ended out of it, wherever they run. They are retired where they come out.
+    /// Gets the vCPUs of a guest that has ended out of it, wherever else they run. They are retired where they come out, or where they wait.
     pub fn recall(&self, cpu: u32, guest: GuestId) {
-        self.schedule.with(|schedule| {
-            for (number, other) in (0..).zip(schedule.cpus.iter()) {
-                if number != cpu
-                    && other.in_hand == Some(guest)
-                    && let Some(tables) = presence::tables(number)
-                {
-                    presence::kick(tables);
-                }
-            }
-        });
+        self.schedule.with(|schedule| schedule.call(cpu, guest));
     }
 
     /// A vCPU of a guest that has ended was retired here, and others of it are left.
@@ -374,16 +365,18 @@ impl<B: Backend> Schedule<B> {
         last: Option<Name>,
     ) -> Option<Place<GuestVcpu<B::Vcpu>>> {
         let waiting = &mut self.own(cpu).waiting;
-        let count = waiting.len() as u64;
-        if count == 0 {
-            return None;
-        }
         if let Some(place) = waiting.take_where(|vcpu| vcpu.guest.has_ended()) {
             return Some(place);
         }
-        let mut position = random.rand_range(0..count) as usize;
-        if last.is_some() && waiting.iter().nth(position).map(GuestVcpu::name) == last {
-            position = (position + 1) % count as usize;
+        let runnable = || (0..).zip(waiting.iter()).filter(|(_, vcpu)| vcpu.is_runnable());
+        let count = runnable().count() as u64;
+        if count == 0 {
+            return None;
+        }
+        let chosen = random.rand_range(0..count) as usize;
+        let (mut position, vcpu) = runnable().nth(chosen)?;
+        if last == Some(vcpu.name()) {
+            (position, _) = runnable().nth((chosen + 1) % count as usize)?;
         }
         waiting.take(position)
     }
@@ -391,8 +384,27 @@ impl<B: Backend> Schedule<B> {
     /// One from the longest queue of a CPU that is busy with another.
     fn take_over(&mut self) -> Option<Place<GuestVcpu<B::Vcpu>>> {
         let busy = self.cpus.iter_mut().filter(|own| own.in_hand.is_some());
-        let longest = busy.max_by_key(|own| own.waiting.len())?;
-        longest.waiting.take(0)
+        let runnable = |own: &RunQueue<B::Vcpu>| own.waiting.iter().filter(|vcpu| vcpu.is_runnable()).count();
+        let longest = busy.max_by_key(|own| runnable(own))?;
+        longest.waiting.take_where(GuestVcpu::is_runnable)
+    }
+
+    /// Calls the CPUs that have a guest's vCPUs, but for the one with this number: those that run one leave it, those that rest look again.
+    pub(super) fn call(&mut self, cpu: u32, guest: GuestId) {
+        for (number, other) in (0..).zip(self.cpus.iter_mut()) {
+            if number == cpu {
+                continue;
+            }
+            if other.in_hand == Some(guest)
+                && let Some(tables) = presence::tables(number)
+            {
+                presence::kick(tables);
+            }
+            if other.resting && other.waiting.iter().any(|vcpu| vcpu.guest.id == guest) {
+                other.resting = false;
+                presence::wake(number);
+            }
+        }
     }
 
     /// Wakes a CPU that rests, if there is one: there is a guest to take over.

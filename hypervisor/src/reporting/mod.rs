@@ -58,7 +58,9 @@ pub struct GuestResult<'a> {
     pub vcpus: u32,
     /// Most of them that had a turn at the same time.
     pub at_once: u32,
-    /// What its vCPUs did.
+    /// Turns that they had.
+    pub turns: u64,
+    /// What they did besides.
     pub counts: Counts,
     /// CPU time.
     pub cpu_us: u64,
@@ -213,6 +215,7 @@ impl<'a> Reporter<'a> {
             detail: &detail,
             vcpus: result.vcpus,
             at_once: result.at_once,
+            turns: result.turns,
             exits: result.counts.exits,
             hypercalls: result.counts.hypercalls,
             alternations: result.counts.alternations,

@@ -253,6 +253,47 @@ pub fn busy(record: &Record, count: u32) -> Held {
     })
 }
 
+/// Each guest of this name started so many vCPUs; `least` of them, or more, had a turn at the same time in one of the guests.
+pub fn vcpus(report: &Report, name: &str, vcpus: u32, least: u32) -> Held {
+    let guests = || report.guests().filter(|guest| guest.name == name);
+    must(guests().count() > 0, || format!("no guest `{name}`"))?;
+    let wrong = guests().find(|guest| guest.vcpus != vcpus);
+    must(wrong.is_none(), || {
+        format!(
+            "a guest `{name}` had {:?} vCPUs, not {vcpus}",
+            wrong.map(|guest| guest.vcpus)
+        )
+    })?;
+    let most = guests().map(|guest| guest.at_once).max();
+    must(most >= Some(least), || {
+        format!("{most:?} vCPUs of `{name}` ran at the same time, fewer than {least}")
+    })
+}
+
+/// On so many CPUs guests with four vCPUs each: some of a guest run at the same time, and when one ends its guest the others are kicked out.
+pub fn several_vcpus(record: &Record, count: u32) -> Held {
+    cpus(record, count, count)?;
+    vcpus(&record.report, "vcpus", 4, count.min(2))?;
+    vcpus(&record.report, "vcpus-left-behind", 4, count.min(2))?;
+    let counters = record.report.counters().ok_or("no counters")?;
+    must(count == 1 || counters.kicks > 0, || "nobody was kicked".into())
+}
+
+/// Guests were paused, resumed and destroyed, and some got to their own end.
+pub fn controlled(record: &Record) -> Held {
+    let made = record.report.checks().find(|check| check.name == "control");
+    must(made.is_some_and(|check| check.held), || {
+        "no guest was paused, or none destroyed".into()
+    })?;
+    let endings = || record.report.guests().map(|guest| guest.ending.as_str());
+    must(endings().any(|ending| ending == "destroyed"), || {
+        "no guest was destroyed".into()
+    })?;
+    must(endings().any(|ending| ending == "exit:0"), || {
+        "no guest got to its end".into()
+    })
+}
+
 /// As [`busy`] with 4 CPUs, and a 1G leaf was split: its table waits for CPUs that sleep, and is free in the end (`free-frames`).
 pub fn split_while_cpus_sleep(record: &Record) -> Held {
     busy(record, 4)?;

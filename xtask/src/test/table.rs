@@ -40,6 +40,9 @@ const KICKED: &str =
 /// More guests than CPUs, most of them short-lived.
 const BUSY: &str = "{two-at-once} {spin} guest=hello,memory=4M,count=20 together=8";
 
+/// Guests with several vCPUs, one after the other: each has all CPUs for itself.
+const SEVERAL: &str = "{vcpus} guest=vcpus-left-behind,memory=8M,vcpus=4,count=4 together=1";
+
 /// Guests that meet each other.
 fn together() -> Vec<Row> {
     vec![
@@ -132,6 +135,33 @@ fn together() -> Vec<Row> {
                 "kicked",
                 "a guest with interrupts off is kicked by another CPU, and goes on",
                 KICKED,
+            )
+        },
+        Row {
+            smp: 2,
+            check: |record| checks::several_vcpus(record, 2),
+            ..Row::passing("vcpus-2-cpus", "a guest's vCPUs run on 2 CPUs at once", SEVERAL)
+        },
+        Row {
+            smp: 4,
+            check: |record| checks::several_vcpus(record, 4),
+            ..Row::passing("vcpus-4-cpus", "a guest's vCPUs run on 4 CPUs at once", SEVERAL)
+        },
+        Row {
+            kinds: &[Kind::Tcg],
+            smp: 16,
+            check: |record| checks::several_vcpus(record, 16),
+            ..Row::passing("vcpus-16-cpus", "a guest's vCPUs run on 16 CPUs", SEVERAL)
+        },
+        Row {
+            smp: 4,
+            flavor: Flavor::TestHooks,
+            check: checks::controlled,
+            ..Row::passing(
+                "control",
+                "guests are paused, resumed and destroyed from other CPUs, whatever they do",
+                "{vcpus} guest=vcpus-left-behind,memory=8M,vcpus=4,expect=any,count=8 \
+                 guest=spin,memory=4M,limit=100ms,expect=any,count=8 guest=hello,memory=4M,expect=any,count=8 together=12 test=control",
             )
         },
         Row {

@@ -57,6 +57,7 @@ fn guest(instance: u32, ending: &str, held: bool) -> Event<String> {
         detail: "more than enough".into(),
         vcpus: 1,
         at_once: 1,
+        turns: 1,
         exits: 3,
         hypercalls: 2,
         alternations: 7,
@@ -242,6 +243,7 @@ fn kicks_are_counted() {
             detail: String::new(),
             vcpus: 1,
             at_once: 1,
+            turns: 1,
             exits,
             hypercalls: 1,
             alternations: 0,
@@ -272,6 +274,53 @@ fn kicks_are_counted() {
     assert_eq!(kicks_left_out(&run("spin", 24, 0, 3)), Ok(()));
     assert!(kicks_left_out(&run("spin", 24, 0, 0)).is_err());
     assert!(kicks_left_out(&run("spin", 24, 1, 3)).is_err());
+}
+
+fn with_vcpus(vcpus: u32, at_once: u32, ending: &str) -> Event<String> {
+    match guest(9, ending, true) {
+        Event::Guest(guest) => Event::Guest(Guest {
+            vcpus,
+            at_once,
+            ..guest
+        }),
+        other => other,
+    }
+}
+
+#[test]
+fn vcpus_are_counted() {
+    let run = |count, at_once| {
+        let mut events = good();
+        events.retain(|event| !matches!(event, Event::Guest(_)));
+        events.push(with_vcpus(count, at_once, "exit:0"));
+        vcpus(&record(Outcome::Pass, events).report, "hello", 4, 2)
+    };
+    assert_eq!(run(4, 2), Ok(()));
+    assert_eq!(run(4, 4), Ok(()));
+    // Too few were started, and no two ran at the same time.
+    assert!(run(3, 2).is_err());
+    assert!(run(4, 1).is_err());
+    assert!(vcpus(&record(Outcome::Pass, good()).report, "vcpus", 4, 1).is_err());
+}
+
+#[test]
+fn guests_that_were_not_controlled_are_noticed() {
+    let run = |held, endings: &[&str]| {
+        let mut events = good();
+        events.retain(|event| !matches!(event, Event::Guest(_)));
+        events.push(Event::Check(Check {
+            name: "control".into(),
+            held,
+            detail: String::new(),
+        }));
+        events.extend(endings.iter().map(|ending| with_vcpus(1, 1, ending)));
+        controlled(&record(Outcome::Pass, events))
+    };
+    assert_eq!(run(true, &["exit:0", "destroyed"]), Ok(()));
+    assert!(run(false, &["exit:0", "destroyed"]).is_err());
+    assert!(run(true, &["exit:0"]).is_err());
+    assert!(run(true, &["destroyed"]).is_err());
+    assert!(controlled(&record(Outcome::Pass, good())).is_err());
 }
 
 #[test]
