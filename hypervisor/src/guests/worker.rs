@@ -149,6 +149,7 @@ impl<B: Backend> Worker<B> {
         let number = self.own.tables.number();
         let Some(vcpu) = place.get_mut() else { return };
         let guest = vcpu.guest.clone();
+        let mut first = false;
         if !guest.has_ended() {
             if self.last.is_some_and(|(last, _)| last != guest.instance) {
                 vcpu.counts.alternations += 1;
@@ -170,9 +171,17 @@ impl<B: Backend> Worker<B> {
                 Slice::Ended(ending, detail) => {
                     if guest.end((ending, detail)) {
                         self.world.recall(number, guest.id);
+                        first = self.world.is_first_end();
                     }
                 }
             }
+        }
+        // What follows takes long.
+        // SAFETY: the descriptor tables are loaded, and no lock is held here.
+        unsafe { registers::unmask_interrupts() };
+        if first {
+            // Nothing of the guest is gone yet, its vCPU included: who looks from outside finds its memory by that.
+            self.moment_guests();
         }
         match self.retire(place) {
             Some(flushed) => self.see_off(guest, flushed),
@@ -196,18 +205,19 @@ impl<B: Backend> Worker<B> {
         vcpu.guest.retired(flushed, &counts)
     }
 
-    /// Looks at everybody, if this is the first one that has ended; takes the guest down; checks what is left. Interrupts are let in.
+    /// The moment "guests": looks at everybody.
+    fn moment_guests(&self) {
+        let world = self.world;
+        world.stop.all(self.own.tables, || {
+            world.look(|report, guests| {
+                report.reporter.moment(Moment::Guests, &mut report.checks, guests);
+            });
+        });
+    }
+
+    /// Takes the guest down and checks what is left.
     fn see_off(&mut self, guest: Shared<Guest>, flushed: GuestFlushed) {
         let (world, number) = (self.world, self.own.tables.number());
-        // SAFETY: the descriptor tables are loaded, and no lock is held here.
-        unsafe { registers::unmask_interrupts() };
-        if world.is_first_end() {
-            world.stop.all(self.own.tables, || {
-                world.look(|report, guests| {
-                    report.reporter.moment(Moment::Guests, &mut report.checks, guests);
-                });
-            });
-        }
         // Its record as well is gone before anybody knows: the last look counts all frames, and may come before the one below.
         self.bury(guest, flushed);
         world.buried(number);
