@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use memory::address::Level;
-use memory::guest::SecondStageKind;
+use memory::guest::{Change, SecondStageKind};
 use model_machine::{Board, Op, Violation, World};
 
 /// Operations that one input may hold.
@@ -16,7 +16,7 @@ fn op(bytes: &[u8]) -> Op {
     let (cpu, guest) = (bytes[1].into(), bytes[2].into());
     let (much, more) = (bytes[3], bytes[4]);
     let at = u64::from(much) << 17 | u64::from(more) << 3;
-    match bytes[0] % 16 {
+    match bytes[0] % 18 {
         0 | 1 => Op::Launch {
             cpu,
             regions: u64::from(much % 24) + 1,
@@ -57,7 +57,24 @@ fn op(bytes: &[u8]) -> Op {
         12 => Op::Relent,
         13 => Op::Enter { cpu },
         14 => Op::Leave { cpu },
-        _ => Op::Nmi { cpu },
+        15 => Op::Nmi { cpu },
+        // 2 MiB of one guest in pages, mostly; the rest of it by the region.
+        _ => Op::Change {
+            cpu,
+            guest,
+            change: match much % 3 {
+                0 => Change::Share,
+                1 => Change::Unshare,
+                _ => Change::Accept,
+            },
+            at: if much < 128 {
+                more.into()
+            } else {
+                u64::from(more) << 9
+            },
+            pages: u64::from(more >> 3).pow(2) + 1,
+            steps: usize::from(much >> 2),
+        },
     }
 }
 

@@ -60,6 +60,13 @@ fn direct_map(hpa: Hpa, out: &mut dyn Write) -> fmt::Result {
             let gpa = gfn.gpa().get() + hpa.get() % 4096;
             write!(out, "hole of guest {owner} (its guest-physical {gpa:#x})")
         }
+        FrameState::Shared { owner, gfn } => {
+            let gpa = gfn.gpa().get() + hpa.get() % 4096;
+            write!(
+                out,
+                "page that guest {owner} shares (its guest-physical {gpa:#x})"
+            )
+        }
         FrameState::Hidden { .. } | FrameState::PoolFree { .. } | FrameState::Pooled => {
             write!(out, "hole that no guest owns")
         }

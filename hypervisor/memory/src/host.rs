@@ -5,6 +5,7 @@ use crate::direct_map::DirectMap;
 use crate::frame::FrameTable;
 use crate::frame::extent::Dirty;
 use crate::frame::extent_list::ExtentList;
+use crate::guest::MOST_GUEST_BITS;
 use crate::machine::Machine;
 use crate::region::{Pool, Watermarks};
 use crate::stats::{Costs, Stats};
@@ -20,6 +21,8 @@ pub struct HostMemory<'m> {
     pub(crate) pool: Pool,
     /// Whether second-stage tables may have 1G leaves.
     pub(crate) large_guest_leaves: bool,
+    /// The bit that tells a guest's shared alias from its private one.
+    pub(crate) shared_bit: u8,
     pub(crate) stats: Stats,
     pub(crate) costs: Costs,
 }
@@ -35,6 +38,7 @@ impl<'m> HostMemory<'m> {
             flusher: Flusher::new(),
             pool: Pool::new(marks),
             large_guest_leaves: false,
+            shared_bit: MOST_GUEST_BITS - 1,
             stats: Stats::default(),
             costs: Costs::default(),
         }

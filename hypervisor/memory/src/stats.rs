@@ -38,8 +38,21 @@ pub struct Stats {
     pub cpus_spared: u64,
     /// Bytes of guest memory overwritten with zeros, before a guest or after it.
     pub bytes_scrubbed: u64,
-    /// 2M leaves of guests' tables replaced by 4K leaves, because the guest executed from there on a CPU with the erratum iTLB multihit.
+    /// 2M leaves of guests' tables replaced by 4K leaves, because the guest executed from there on a CPU with the erratum iTLB multihit, or changed a
+    /// part of them.
     pub second_stage_splits: u64,
+    /// Pages that guests shared with the host.
+    pub pages_shared: u64,
+    /// Pages that became private again, pending.
+    pub pages_unshared: u64,
+    /// Pages that guests accepted.
+    pub pages_accepted: u64,
+    /// Flushes of a living guest's translations, for changes of its memory.
+    pub guest_flushes: u64,
+    /// 2M leaves of guests' tables that came back because all 512 pages were private again.
+    pub second_stage_collapses: u64,
+    /// Those that did not, by what was in the way.
+    pub promotions_blocked: PromotionsBlocked,
     /// Merges not done although the count of canonical entries was full, by what was in the way.
     pub merges_blocked: MergesBlocked,
     /// Frames that could not be made safe and are out of use for good.
@@ -82,6 +95,15 @@ impl MergesBlocked {
         };
         *counter += 1;
     }
+}
+
+/// 2 MiB of a guest that were all private again and stay in 4K leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PromotionsBlocked {
+    /// The frames are not one region, in order: memory that was launched in pieces.
+    pub address: u64,
+    /// The CPU must not execute from large leaves (iTLB multihit).
+    pub executable: u64,
 }
 
 /// Where the time went, in ticks of [`Machine::now`](crate::machine::Machine::now), summed since boot.

@@ -19,7 +19,7 @@ pub type ByOrder = [u64; ORDERS];
 pub struct View {
     /// Free ordinary memory.
     pub host_free: ByOrder,
-    /// Ordinary memory in use, tables among it; what was in use at boot is not counted.
+    /// Ordinary memory in use, tables and what guests share among it; what was in use at boot is not counted.
     pub host_used: ByOrder,
     /// Hidden, zeroed, free for small requests.
     pub pool_free: ByOrder,
@@ -65,7 +65,9 @@ impl View {
             let (kind, order) = match state {
                 FrameState::Free { order } => (&mut self.host_free, order),
                 FrameState::Host { order } => (&mut self.host_used, order),
-                FrameState::Table { .. } | FrameState::TableListed { .. } => (&mut self.host_used, 0),
+                FrameState::Table { .. } | FrameState::TableListed { .. } | FrameState::Shared { .. } => {
+                    (&mut self.host_used, 0)
+                }
                 FrameState::PoolFree { order } => (&mut self.pool_free, order),
                 FrameState::Carved { order }
                 | FrameState::Unmapped { order }

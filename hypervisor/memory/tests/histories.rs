@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use memory::address::Level;
-use memory::guest::SecondStageKind;
+use memory::guest::{Change, SecondStageKind};
 use model_machine::{Board, Op, World};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -35,6 +35,12 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
     let regions = prop_oneof![6 => 1..=6_u64, 2 => 1..=most_regions, 1 => Just(most_regions)];
     // From a frame to a gigablock, small ones more often.
     let order = prop_oneof![6 => 0..=8_u8, 3 => 9..=12_u8, 1 => 13..=18_u8];
+    let change = select(vec![Change::Share, Change::Unshare, Change::Accept]);
+    // Few places, so that changes meet; a page, some, 2 MiB, more; now and then past the end.
+    let range = (
+        prop_oneof![3 => select(vec![0, 1, 511, 512, 513, 1024]), 1 => any::<u64>()],
+        prop_oneof![4 => select(vec![1, 2, 510, 511, 512, 513, 1024]), 1 => 0..1600_u64],
+    );
     let op = prop_oneof![
         4 => (cpu.clone(), regions.clone(), kind).prop_map(|(cpu, regions, kind)| Op::Launch { cpu, regions, kind }),
         8 => (cpu.clone(), guest.clone(), 1..12_usize).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
@@ -43,6 +49,8 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
         3 => (guest.clone(), any::<u64>()).prop_map(|(guest, at)| Op::GuestWrite { guest, at }),
         2 => (cpu.clone(), guest.clone(), any::<u64>(), 1..64_usize)
             .prop_map(|(cpu, guest, at, bytes)| Op::HostWrite { cpu, guest, at, bytes }),
+        8 => (cpu.clone(), guest.clone(), change, range, 1..40_usize)
+            .prop_map(|(cpu, guest, change, (at, pages), steps)| Op::Change { cpu, guest, change, at, pages, steps }),
         2 => (cpu.clone(), guest, any::<u64>()).prop_map(|(cpu, guest, at)| Op::Fetch { cpu, guest, at }),
         3 => (cpu.clone(), 0..=11_u8).prop_map(|(cpu, order)| Op::Allocate { cpu, order }),
         3 => any::<usize>().prop_map(|which| Op::Free { which }),

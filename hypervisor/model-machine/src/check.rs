@@ -8,7 +8,7 @@ use memory::address::{ENTRIES, Gfn, Hpa, Pfn};
 use memory::frame::{FrameState, FrameTable};
 use memory::layout::DIRECT_MAP_BASE;
 
-use crate::guests::{GuestTree, TableKind};
+use crate::guests::{GuestTree, SHARED_BIT, TableKind, is_shared};
 use crate::machine::ModelMachine;
 use crate::ram::Ram;
 use crate::reach::{LINEAR, Node, Reached};
@@ -334,13 +334,18 @@ impl Judge<'_> {
         if tree.kind == TableKind::Nested && !reached.leaf.attributes.user {
             self.broken(Rule::OneOwner, format!("{who} can't use {start:#x}"));
         }
+        let shared = is_shared(&reached.leaf);
+        let page = |gfn: Gfn| Gfn::new(gfn.get() & !(SHARED_BIT >> 12));
         let first = Hpa::new(start).pfn();
         let uniform = bytes >= 1 << 21 && !self.frames.frames_differ(first);
         let step = if uniform { ENTRIES as u64 } else { 1 };
         for frame in (0..bytes >> 12).step_by(step as usize) {
             let (pfn, gfn) = (first.add(frame), Gfn::new((reached.leaf.va.get() >> 12) + frame));
             match self.frames.state(pfn) {
-                FrameState::Private { owner, gfn: own, .. } if owner.get() == tree.number && own == gfn => {}
+                FrameState::Private { owner, gfn: own, .. }
+                    if !shared && owner.get() == tree.number && own == gfn => {}
+                FrameState::Shared { owner, gfn: own }
+                    if shared && owner.get() == tree.number && own == page(gfn) => {}
                 other => {
                     let what = format!(
                         "{who} may reach {} at guest frame {gfn}, which is {other:?}",
@@ -353,7 +358,13 @@ impl Judge<'_> {
         let one = self.state.tags.of_region(first).filter(|_| bytes == 1 << 21);
         for frame in 0..bytes >> 12 {
             let writer = one.unwrap_or_else(|| self.state.tags.get(first.add(frame)));
-            if !matches!(writer, Writer::Zeroed | Writer::Guest) {
+            let fits = match writer {
+                Writer::Zeroed => true,
+                Writer::Guest => !shared,
+                Writer::Shared | Writer::Host => shared,
+                Writer::Unknown => false,
+            };
+            if !fits {
                 let at = first.add(frame).hpa();
                 self.broken(
                     Rule::NothingLeaks,
@@ -386,7 +397,9 @@ impl Judge<'_> {
         let mut bytes = 0;
         let walker = self.state.second_stage(self.ram, tree.kind);
         walker.walk_now(tree.root, 4, 0, &mut |node| {
-            if let Node::Leaf(reached) = node {
+            if let Node::Leaf(reached) = node
+                && !is_shared(&reached.leaf)
+            {
                 bytes += reached.leaf.size.bytes();
             }
         });

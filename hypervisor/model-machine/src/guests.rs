@@ -43,6 +43,14 @@ impl TableKind {
     }
 }
 
+/// The bit of a guest-physical address that tells the shared alias: the highest that the model's guests have.
+pub(crate) const SHARED_BIT: u64 = 1 << (PHYSICAL_BITS - 1);
+
+/// Whether a leaf of a second stage is one of the shared alias.
+pub(crate) const fn is_shared(leaf: &audit::Leaf) -> bool {
+    leaf.va.get() & SHARED_BIT != 0
+}
+
 /// A guest's second stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GuestTree {

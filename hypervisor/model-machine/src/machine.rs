@@ -9,7 +9,7 @@ use memory::tlb::shootdown::{Cpu as Member, CpuIndex, CpuLine, Shootdown};
 
 use crate::check::Violation;
 use crate::cpu::Cpu;
-use crate::guests::{GuestTree, TableKind};
+use crate::guests::{GuestTree, TableKind, is_shared};
 use crate::hardware::ModelCpu;
 use crate::ram::Ram;
 use crate::reach::Node;
@@ -155,6 +155,21 @@ impl ModelMachine {
             .retain(|_, (_, number)| *number != guest.get());
     }
 
+    /// Every CPU has dropped the translations of a guest that lives on.
+    pub fn translations_flushed(&self, guest: GuestId) {
+        let mut state = self.state();
+        let now = state.journal.now();
+        for tree in &mut state.guests {
+            if tree.number == guest.get() {
+                tree.flushed = now;
+            }
+        }
+        state
+            .reached_by_guests
+            .retain(|_, (_, number)| *number != guest.get());
+        state.place_guest(&self.ram, guest.get());
+    }
+
     /// A guest's tables are no longer anybody's.
     pub fn guest_ends(&self, guest: GuestId) {
         self.state().guests.retain(|tree| tree.number != guest.get());
@@ -182,7 +197,12 @@ impl ModelMachine {
         for reached in &found {
             let hpa = Hpa::new(reached.leaf.pa.get() + (at.get() - reached.leaf.va.get()));
             self.ram.store(hpa, value);
-            state.tags.set(hpa.pfn(), Writer::Guest);
+            let writer = if is_shared(&reached.leaf) {
+                Writer::Shared
+            } else {
+                Writer::Guest
+            };
+            state.tags.set(hpa.pfn(), writer);
             if reached.current {
                 let entry = self.ram.load(reached.at);
                 self.ram.store(reached.at, entry | accessed | dirty);

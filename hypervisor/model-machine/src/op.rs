@@ -1,6 +1,6 @@
 //! What can be done to a [`World`](crate::World).
 
-use memory::guest::SecondStageKind;
+use memory::guest::{Change, SecondStageKind};
 
 /// Something that is done to the machine. Numbers choose among what there is, by remainder; where there is nothing to choose, nothing is done.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,21 @@ pub enum Op {
         at: u64,
         /// How many bytes.
         bytes: usize,
+    },
+    /// A guest asks for a change of its memory; one that it has asked for already goes on first.
+    Change {
+        /// On which CPU.
+        cpu: usize,
+        /// Which guest.
+        guest: usize,
+        /// Of what kind.
+        change: Change,
+        /// First page.
+        at: u64,
+        /// How many pages.
+        pages: u64,
+        /// By how many steps it goes on now.
+        steps: usize,
     },
     /// A guest fetches an instruction.
     Fetch {

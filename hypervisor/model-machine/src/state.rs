@@ -8,7 +8,7 @@ use memory::layout::{DIRECT_MAP_BASE, SLOT_BYTES, WINDOW_BASE};
 
 use crate::check::{Rule, Violation};
 use crate::cpu::Cpu;
-use crate::guests::{GuestTree, TableKind};
+use crate::guests::{GuestTree, TableKind, is_shared};
 use crate::journal::{Journal, Time};
 use crate::places::{Place, Places, Space};
 use crate::ram::Ram;
@@ -150,6 +150,7 @@ impl State {
             (0, LINEAR),
             &mut |node| match node {
                 Node::Table { pfn, level, base, .. } => tables.push((pfn, level, base)),
+                Node::Leaf(reached) if is_shared(&reached.leaf) => {}
                 Node::Leaf(reached) => leaves.push(reached.extent()),
                 Node::Bad { .. } => {}
             },

@@ -13,6 +13,8 @@ pub enum Writer {
     Host,
     /// A guest, or the host into a guest's private memory through a window.
     Guest,
+    /// A guest, at its shared alias: the host may read it.
+    Shared,
     /// Nobody since it was zeroed as a whole.
     Zeroed,
 }

@@ -6,6 +6,7 @@ use memory::address::{Hpa, Pfn};
 use memory::layout::DIRECT_MAP_BASE;
 
 use crate::check::Rule;
+use crate::guests::is_shared;
 use crate::places::{Place, Space};
 use crate::ram::{Ram, word};
 use crate::reach::{LINEAR, Node, Reached, Walker, hpa};
@@ -185,6 +186,8 @@ impl State {
                     }
                 }
             }
+            // What is shared the host may reach.
+            Space::Guest(_) if is_shared(&reached.leaf) => {}
             Space::Guest(number) => {
                 for index in 0..self.cpus.len() {
                     if let Some((_, how)) = self.host_reaches(ram, index, start, bytes) {

@@ -2,13 +2,14 @@
 
 use core::fmt;
 
-use crate::address::{GIGABLOCK_ORDER, Pfn, REGION_ORDER};
+use crate::address::{GIGABLOCK_ORDER, PAGE_SIZE, Pfn, REGION_ORDER};
 use crate::frame::allocator::OutOfMemory;
 use crate::frame::extent::Carved;
 use crate::frame::extent_list::ExtentList;
 use crate::frame::records::FrameTable;
 use crate::frame::table_frame::TableList;
-use crate::machine::{Machine, TableAt};
+use crate::layout::direct;
+use crate::machine::{Machine, TableAt, WindowSpan};
 use crate::paging::edit::Slot;
 use crate::paging::format::{Attributes, Decoded, LongMode};
 use crate::stats::Stats;
@@ -324,6 +325,18 @@ impl FrameTable<'_> {
         count: u64,
     ) -> Result<TableList, OutOfMemory> {
         self.reserve_frames(count, |pfn| machine.clear(TableAt::new(pfn)))
+    }
+
+    /// Takes `count` zeroed frames for pages that a guest will share, all or none.
+    pub(crate) fn reserve_pages<M: Machine>(
+        &mut self,
+        machine: &M,
+        count: u64,
+    ) -> Result<TableList, OutOfMemory> {
+        self.reserve_frames(count, |pfn| match direct(pfn.hpa()) {
+            Some(at) => machine.zero(WindowSpan::new(at, PAGE_SIZE as usize)),
+            None => panic!("broken invariant: {} is beyond the direct map", pfn.hpa()),
+        })
     }
 
     /// Takes `count` frames for tables, all or none, each prepared by `prepare`.

@@ -116,6 +116,13 @@ pub enum FrameState {
         /// log2 of the extent's frames.
         order: u8,
     },
+    /// An ordinary frame that a guest shares with the host, at one page of that guest's shared alias.
+    Shared {
+        /// Whose.
+        owner: GuestId,
+        /// Which page, by its number at the private alias.
+        gfn: Gfn,
+    },
     /// Memory that could not be made safe: out of the direct map and out of use for good.
     Quarantined {
         /// log2 of the extent's frames.
@@ -153,7 +160,7 @@ bitfield! {
     canonical, set_canonical: 19, 10;
     // TableListed, and extents below 2 MiB on a list: frame number plus one, 0 for none.
     next_listed, set_next_listed: 50, 10;
-    // Private.
+    // Private, and but for the order Shared.
     owner, set_owner: 19, 4;
     gfn, set_gfn: 55, 20;
     private_order, set_private_order: 60, 56;
@@ -222,6 +229,12 @@ impl FrameWord {
                 fields
             }
             FrameState::Pooled => of_kind(13),
+            FrameState::Shared { owner, gfn } => {
+                let mut fields = of_kind(15);
+                fields.set_owner(u64::from(owner.get()));
+                fields.set_gfn(gfn.min(MAX_GFN).get());
+                fields
+            }
             FrameState::Quarantined { order } => of_order(14, order),
         };
         Self(fields.0)
@@ -306,6 +319,13 @@ impl FrameWord {
             12 => FrameState::PoolFree { order },
             13 => FrameState::Pooled,
             14 => FrameState::Quarantined { order },
+            15 => match GuestId::new(fields.owner() as u16) {
+                Some(owner) => FrameState::Shared {
+                    owner,
+                    gfn: Gfn::new(fields.gfn()),
+                },
+                None => FrameState::Absent,
+            },
             _ => FrameState::Absent,
         }
     }
@@ -349,6 +369,8 @@ mod tests {
         #[test]
         fn owners_and_guest_addresses_survive(owner in 1u16.., gfn in 0u64..1 << 36, order in 0u8..=18) {
             let state = FrameState::Private { owner: GuestId::new(owner).unwrap(), gfn: Gfn::new(gfn), order };
+            prop_assert_eq!(FrameWord::new(state).state(), state);
+            let state = FrameState::Shared { owner: GuestId::new(owner).unwrap(), gfn: Gfn::new(gfn) };
             prop_assert_eq!(FrameWord::new(state).state(), state);
         }
 

@@ -1,10 +1,11 @@
-//! Frames of translation tables: owned while they are not linked into a table, and lists of them, threaded through their frame words.
+//! Frames of translation tables, and of pages that guests share: owned while no table leads to them, and lists of them, threaded through
+//! their frame words.
 
-use crate::address::Pfn;
+use crate::address::{Gfn, Pfn};
 
 use super::allocator::{HostFrames, OutOfMemory};
 use super::records::FrameTable;
-use super::state::FrameState;
+use super::state::{FrameState, GuestId};
 
 /// A frame for a translation table, owned; not linked into any table.
 #[derive(Debug)]
@@ -20,6 +21,12 @@ impl TableFrame {
     /// Puts the frame to use as a table; the tree that links it owns it from now on.
     pub(crate) fn link(self, frames: &mut FrameTable<'_>, canonical: u16) -> Pfn {
         frames.set_frame(self.0, FrameState::Table { canonical });
+        self.0
+    }
+
+    /// Puts the frame to use as a page that a guest shares with the host, instead; the guest's tables own it from now on.
+    pub(crate) fn share(self, frames: &mut FrameTable<'_>, owner: GuestId, gfn: Gfn) -> Pfn {
+        frames.set_frame(self.0, FrameState::Shared { owner, gfn });
         self.0
     }
 

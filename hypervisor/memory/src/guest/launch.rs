@@ -16,7 +16,7 @@ use crate::tlb::{Posted, Receipt};
 use crate::window::Windows;
 
 use super::GuestMemory;
-use super::second_stage::{MAX_BYTES, SecondStage, SecondStageKind, Shape};
+use super::second_stage::{MAX_BYTES, MOST_GUEST_BITS, SecondStage, SecondStageKind, Shape};
 
 /// Why a guest got no memory. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,12 @@ pub enum LaunchError {
     /// The size is 0 or not a multiple of 2 MiB.
     BadSize(u64),
     /// The size exceeds what one guest's tables cover.
-    TooLarge(u64),
+    TooLarge {
+        /// The size.
+        bytes: u64,
+        /// The most that can be had.
+        limit: u64,
+    },
     /// Regions or tables are missing.
     OutOfMemory(OutOfMemory),
     /// A region cannot be hidden.
@@ -40,12 +45,12 @@ impl fmt::Display for LaunchError {
                     "guest memory of {bytes} bytes: it must be a multiple of 2 MiB and not 0"
                 )
             }
-            Self::TooLarge(bytes) => {
+            Self::TooLarge { bytes, limit } => {
                 write!(
                     f,
                     "guest memory of {} MiB: at most {} MiB are supported",
                     bytes >> 20,
-                    MAX_BYTES >> 20
+                    limit >> 20
                 )
             }
             Self::OutOfMemory(error) => error.fmt(f),
@@ -163,6 +168,17 @@ impl HostMemory<'_> {
         self.large_guest_leaves = allowed;
     }
 
+    /// Says how many bits of guest-physical address all CPUs have; a guest's highest one tells its shared alias from its private one. At
+    /// first 48.
+    ///
+    /// # Panics
+    /// Below 31 bits: no CPU with a second stage has so few (AMD APM vol. 2, 5.1; Intel SDM vol. 3A, 4.1.4), and more than 32 all.
+    pub fn set_guest_address_bits(&mut self, bits: u8) {
+        let bits = bits.min(MOST_GUEST_BITS);
+        assert!(bits > 30, "broken invariant: a CPU with {bits} bits of address");
+        self.shared_bit = bits - 1;
+    }
+
     /// Takes `bytes` bytes of memory for a guest, takes what the cache does not have out of the direct map, and asks for the one flush that
     /// hides it; for none if the cache has it all. This is one piece of work: about 200 instructions a region (measured on TCG), so that 2 GiB take less than the zeroing of 2 MiB. When
     /// there are not enough whole regions, the rest is made of smaller extents, as long as free memory stays above the low watermark.
@@ -180,8 +196,9 @@ impl HostMemory<'_> {
         if bytes == 0 || !bytes.is_multiple_of(Level::L2.bytes()) {
             return Err(LaunchError::BadSize(bytes));
         }
-        if bytes > MAX_BYTES {
-            return Err(LaunchError::TooLarge(bytes));
+        let limit = MAX_BYTES.min(1 << self.shared_bit);
+        if bytes > limit {
+            return Err(LaunchError::TooLarge { bytes, limit });
         }
         let start = machine.now();
         // Everything that can fail: regions, second-stage tables, tables for splitting.
@@ -212,6 +229,7 @@ impl HostMemory<'_> {
             tables,
             regions: ExtentList::new(),
             patched_from: shape.patched_from(),
+            changing: None,
         };
         self.costs.map += machine.now().wrapping_sub(hidden);
         Ok(Hiding {
@@ -259,6 +277,7 @@ impl HostMemory<'_> {
             bytes,
             gigablocks: gigablocks as u64,
             patched,
+            shared_bit: self.shared_bit,
         };
         let mut taken = Taken {
             cached,

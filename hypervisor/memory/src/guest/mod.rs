@@ -2,16 +2,21 @@
 //!
 //! `launch` takes what the pool has, carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first.
 //! `second_stage` has the tables that lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through
-//! windows. `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
+//! windows; it shares pages with the host and takes them back (`change`), and `shared` is how the host reads those. `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
 //! in steps: scrubbing takes one region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
 
+mod change;
 mod launch;
 mod second_stage;
+mod shared;
 mod teardown;
 
 pub use crate::region::{Flushed, Restored};
+pub use change::{Change, ChangeError, Progress, TranslationsFlushed};
 pub use launch::{Hiding, LaunchError, Launching};
-pub use second_stage::SecondStageKind;
+pub(crate) use second_stage::MOST_GUEST_BITS;
+pub use second_stage::{PageState, SecondStageKind};
+pub use shared::{Alias, NotShared, Page};
 pub use teardown::{GuestFlushed, Revoked, Teardown};
 
 use core::fmt;
@@ -24,9 +29,10 @@ use crate::frame::state::{FrameState, GuestId};
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::window::Windows;
+use change::Changing;
 use second_stage::SecondStage;
 
-/// The private memory of one guest: guest-physical 0 up to its size.
+/// The memory of one guest: guest-physical 0 up to its size. All of it is private at first.
 #[derive(Debug)]
 #[must_use = "a guest's memory comes back only through its teardown"]
 pub struct GuestMemory {
@@ -36,6 +42,8 @@ pub struct GuestMemory {
     regions: ExtentList<Private>,
     /// Guest frames from here on are backed by extents below 2 MiB, which are on no list: the second stage knows them.
     patched_from: Gfn,
+    /// What the guest has asked for and is not done yet.
+    changing: Option<Changing>,
 }
 
 /// A guest-physical range that is not all the guest's memory.
@@ -200,6 +208,11 @@ impl GuestMemory {
         while let Some(extent) = self.regions.pop(&memory.frames) {
             bytes += extent.quarantine(&mut memory.frames);
         }
+        if let Some(changing) = self.changing.take() {
+            let (pages, tables) = changing.into_reserves();
+            memory.frames.free_tables(pages);
+            memory.frames.free_tables(tables);
+        }
         // Its tables stay as they are: a vCPU may still walk them.
         memory.stats.frames_quarantined += bytes / PAGE_SIZE;
         bytes
@@ -210,7 +223,7 @@ impl GuestMemory {
         if at.gpa().get() >= self.bytes {
             return None;
         }
-        let pfn = self.tables.translate(machine, at)?;
+        let pfn = self.tables.backing(machine, at)?;
         Extent::claim(frames, pfn, self.id, at).filter(|extent| !extent.is_regions())
     }
 }

@@ -6,6 +6,7 @@ use crate::frame::extent::{Clean, Extent, Private};
 use crate::frame::extent_list::ExtentList;
 use crate::frame::pool::EmptyBlock;
 use crate::frame::state::GuestId;
+use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::region::{Restored, Scrubber};
@@ -13,6 +14,7 @@ use crate::tlb::FlushBatch;
 use crate::window::Windows;
 
 use super::GuestMemory;
+use super::change::Changing;
 use super::second_stage::CutSecondStage;
 
 /// The word of the virtualization code that a guest's second-stage translations can't be used any more: all its vCPUs have stopped, and
@@ -40,12 +42,15 @@ pub struct Revoked {
     tables: CutSecondStage,
     regions: ExtentList<Private>,
     pieces: core::ops::Range<u64>,
+    /// What a change that was under way had reserved: frames to share, and tables.
+    reserved: (TableList, TableList),
 }
 
 impl GuestMemory {
     /// Cuts the second stage. The guest's vCPUs must not run again.
     pub fn revoke<M: Machine>(self, machine: &M) -> Revoked {
         let start = machine.now();
+        let reserved = self.changing.map(Changing::into_reserves);
         let tables = self.tables.cut(machine);
         Revoked {
             id: self.id,
@@ -53,6 +58,7 @@ impl GuestMemory {
             tables,
             regions: self.regions,
             pieces: self.patched_from.get()..self.bytes / PAGE_SIZE,
+            reserved: reserved.unwrap_or_default(),
         }
     }
 }
@@ -78,7 +84,7 @@ impl Revoked {
     /// The next extent below 2 MiB, which only the second stage knows.
     fn next_piece<M: Machine>(&mut self, memory: &HostMemory<'_>, machine: &M) -> Option<Extent<Private>> {
         let at = self.pieces.clone().next().map(Gfn::new)?;
-        let pfn = self.tables.translate(machine, at)?;
+        let pfn = self.tables.backing(machine, at)?;
         let piece = Extent::claim(&memory.frames, pfn, self.id, at)?;
         self.pieces.start += piece.frames();
         Some(piece)
@@ -97,7 +103,7 @@ pub struct Teardown {
 }
 
 impl Teardown {
-    /// One step: scrubs a region, or, when all are clean, puts those of one gigablock back into the direct map and frees them. False
+    /// One step: frees 2 MiB of what was shared, then scrubs a region, or, when all are clean, puts those of one gigablock back into the direct map and frees them. False
     /// when nothing was left to do.
     pub fn step<M: Machine>(
         &mut self,
@@ -117,6 +123,9 @@ impl Teardown {
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
+        if self.free_ordinary(memory, machine) {
+            return true;
+        }
         if self.scrubber.is_done() {
             self.revoke_some(memory, machine);
         }
@@ -133,6 +142,22 @@ impl Teardown {
             ..
         } = memory;
         direct_map.restore(machine, frames, stats, &mut self.given_back, &mut self.batch)
+    }
+
+    /// Frees some of the ordinary frames that the guest shared with the host, or was about to: 2 MiB at most. False when there are none.
+    fn free_ordinary<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) -> bool {
+        let Revoked { tables, reserved, .. } = &mut self.revoked;
+        let mut freed = 0;
+        while freed < Level::L2.frames()
+            && let Some(frame) = reserved
+                .0
+                .pop(&memory.frames)
+                .or_else(|| reserved.1.pop(&memory.frames))
+        {
+            memory.frames.free_table(frame);
+            freed += 1;
+        }
+        freed > 0 || tables.free_shared_some(machine, &mut memory.frames)
     }
 
     /// Revokes one extent of regions, or as many smaller ones as are scrubbed at once.

@@ -8,6 +8,7 @@ use crate::frame::table_frame::TableFrame;
 use crate::machine::{Machine, TableAt};
 
 use super::format::{Decoded, Format};
+use super::mark::Mark;
 
 /// One entry of a live table.
 pub(crate) struct Slot<'a, M: Machine> {
@@ -74,6 +75,11 @@ impl<'a, M: Machine> Slot<'a, M> {
         }
     }
 
+    /// An entry of a level-1 table that this one leads to.
+    pub(crate) fn below(&self, table: Pfn, index: usize) -> Self {
+        Self::of(self.machine, table, index, Level::L1)
+    }
+
     /// Reads the entry.
     fn read(&self) -> u64 {
         self.machine.table(self.table)[self.index].load(Ordering::Acquire)
@@ -137,6 +143,34 @@ impl<'a, M: Machine> Slot<'a, M> {
         self.clear();
         forget();
         self.write(entry ^ bit);
+    }
+
+    /// Makes the entry absent, with a note of the frame behind it. Where it was present, the caller owes a flush as for
+    /// [`Slot::clear`]. Only in a second stage.
+    pub(crate) fn mark(&self, mark: Mark, pfn: Pfn) {
+        self.write(mark.entry(pfn));
+    }
+
+    /// What [`Slot::mark`] left here.
+    pub(crate) fn marked(&self) -> Option<(Mark, Pfn)> {
+        Mark::read(self.read())
+    }
+
+    /// Replaces a mark by a table of 512 marks that say the same: absent before and after, so nothing is owed. Returns the table.
+    pub(crate) fn split_mark<F: Format>(
+        &self,
+        frames: &mut FrameTable<'_>,
+        (mark, pfn): (Mark, Pfn),
+        table: TableFrame,
+    ) -> Option<Pfn> {
+        let below = self.level.below()?;
+        for (i, index) in (0..).zip(0..ENTRIES) {
+            let entry = mark.entry(pfn.add(i * below.frames()));
+            self.machine.write_entry(TableAt::new(table.pfn()), index, entry);
+        }
+        let table = table.link(frames, 0);
+        self.write(F::table(table));
+        Some(table)
     }
 
     /// Links a table, whose contents are complete, over an absent entry.

@@ -8,6 +8,7 @@ pub mod build;
 pub(crate) mod edit;
 pub mod ept;
 pub mod format;
+pub(crate) mod mark;
 
 pub use build::{BuildError, TableBuilder};
 pub use ept::{Ept, EptAttributes};

@@ -1,10 +1,9 @@
 //! How guests come and go, step by step.
 
-use std::collections::BTreeMap;
-
 use memory::frame::GuestId;
 use memory::guest::{GuestFlushed, LaunchError, SecondStageKind};
 
+use super::change::Known;
 use super::{Guest, Stage, World};
 use crate::check::Violation;
 
@@ -27,7 +26,7 @@ impl World<'_> {
                     kind,
                     bytes: regions << 21,
                     stage: Stage::Hiding(hiding),
-                    written: BTreeMap::new(),
+                    known: Known::default(),
                 });
                 Ok(())
             }
@@ -52,7 +51,7 @@ impl World<'_> {
             kind,
             bytes,
             stage,
-            written,
+            known,
         } = self.guests.swap_remove(index);
         let next = match stage {
             Stage::Hiding(hiding) => Some(Stage::Launching(hiding.wait(&cpu))),
@@ -91,7 +90,7 @@ impl World<'_> {
                 kind,
                 bytes,
                 stage,
-                written,
+                known,
             });
             let last = self.guests.len() - 1;
             self.guests.swap(index, last);

@@ -1,15 +1,14 @@
 //! A machine with guests and host allocations, driven by [`Op`]s: what the proofs run. After each step the whole state is judged.
 //!
 //! A launch and a teardown are advanced step by step, so that those of several guests run into each other, each step on any CPU that
-//! has its windows (`life`); meanwhile guests and host use their memory (`uses`), hidden memory is taken from
+//! has its windows (`life`); meanwhile guests and host use their memory (`uses`) and guests share some of it (`change`), hidden memory is taken from
 //! the pool and given back (`pool`), and the host takes memory for itself (`host`).
 
+mod change;
 mod host;
 mod life;
 mod pool;
 mod uses;
-
-use std::collections::BTreeMap;
 
 use memory::HostMemory;
 use memory::address::Gpa;
@@ -41,8 +40,8 @@ struct Guest {
     kind: SecondStageKind,
     bytes: u64,
     stage: Stage,
-    /// What it, or the host for it, has written, by address.
-    written: BTreeMap<u64, u64>,
+    /// What must be in its memory.
+    known: change::Known,
 }
 
 /// The machine and everything on it.
@@ -62,8 +61,10 @@ pub struct World<'m> {
     hoard: Option<Vec<HostFrames>>,
     next_id: u16,
     boot: Snapshot,
-    /// Launches that were refused.
+    /// Launches and changes that were refused.
     pub refused: u64,
+    /// Changes of guests' memory that were done.
+    pub changed: u64,
     /// Launches that were granted.
     pub launched: u64,
 }
@@ -85,6 +86,7 @@ impl<'m> World<'m> {
             hoard: None,
             next_id: 1,
             refused: 0,
+            changed: 0,
             launched: 0,
         }
     }
@@ -125,6 +127,14 @@ impl<'m> World<'m> {
                 at,
                 bytes,
             } => self.host_write(cpu, guest, at, bytes)?,
+            Op::Change {
+                cpu,
+                guest,
+                change,
+                at,
+                pages,
+                steps,
+            } => self.change(cpu, guest, (change, at, pages), steps)?,
             Op::Fetch { cpu, guest, at } => {
                 let cpu = self.cpu(cpu);
                 if let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) {

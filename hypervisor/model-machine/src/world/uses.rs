@@ -1,27 +1,50 @@
 //! What guests and the host do with memory that they have.
 
 use memory::address::Gpa;
+use memory::guest::{GuestMemory, PageState};
+use memory::window::Windows;
 
+use super::change::Known;
 use super::{Guest, Stage, World, judged};
 use crate::check::{Rule, Violation};
+use crate::guests::SHARED_BIT;
+use crate::hardware::ModelCpu;
 
 impl World<'_> {
+    /// A guest writes where it may, and tries where it may not.
     pub(super) fn guest_write(&mut self, guest: usize, at: u64) -> Result<(), Vec<Violation>> {
         let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) else {
             return Ok(());
         };
-        let guest = &mut self.guests[index];
-        let at = (at % guest.bytes) & !7;
-        let value = 0x5ec2_e700_0000_0000 | u64::from(guest.id.get()) << 32 | at >> 3;
-        guest.written.insert(at, value);
-        if self.machine.guest_store(guest.id, Gpa::new(at), value) {
-            return Ok(());
+        let Guest { id, bytes, known, .. } = &mut self.guests[index];
+        let at = (at % *bytes) & !7;
+        let value = 0x5ec2_e700_0000_0000 | u64::from(id.get()) << 32 | at >> 3;
+        let state = known.page(at);
+        let allowed = match state {
+            Some(PageState::Accepted) => Some(0),
+            Some(PageState::Shared) => Some(SHARED_BIT),
+            Some(_) => None,
+            None => known.old_alias(),
+        };
+        if let Some(alias) = allowed {
+            known.written.insert(at | alias, value);
+            let stored = self.machine.guest_store(*id, Gpa::new(at | alias), value);
+            if !stored && state.is_some() {
+                return broken(format!("guest {id} has lost its memory at {:#x}", at | alias));
+            }
         }
-        let what = format!("guest {} has lost its memory at {at:#x}", guest.id);
-        judged(vec![Violation {
-            rule: Rule::OneOwner,
-            what,
-        }])
+        for alias in [0, SHARED_BIT] {
+            if state.is_some()
+                && Some(alias) != allowed
+                && self.machine.guest_store(*id, Gpa::new(at | alias), value)
+            {
+                return broken(format!(
+                    "guest {id} reaches {:#x}, which is {state:?}",
+                    at | alias
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn host_write(
@@ -40,34 +63,66 @@ impl World<'_> {
             id,
             bytes: size,
             stage,
-            written,
+            known,
             ..
         } = &mut self.guests[index];
         let Stage::Alive(guest) = stage else { return Ok(()) };
         let words = (bytes / 8).max(1) as u64;
         let at = (at % (*size - 8 * words + 1)) & !7;
+        let states: Option<Vec<PageState>> = (0..words).map(|word| known.page(at + 8 * word)).collect();
+        let Some(states) = states else { return Ok(()) };
         let mut data = Vec::new();
         for word in 0..words {
-            let value = 0x1dad_ed00_0000_0000 | u64::from(id.get()) << 32 | word;
-            written.insert(at + 8 * word, value);
-            data.extend(value.to_le_bytes());
+            data.extend((0x1dad_ed00_0000_0000 | u64::from(id.get()) << 32 | word).to_le_bytes());
         }
         let frames = &self.memory.frames;
-        guest.write(&cpu, frames, windows, Gpa::new(at), &data).unwrap();
-        // Everything that was ever written to this guest is there, and nothing else nearby.
-        for (at, value) in written {
-            let mut word = [0; 8];
-            guest
-                .read(&cpu, frames, windows, Gpa::new(*at), &mut word)
-                .unwrap();
+        let written = guest.write(&cpu, frames, windows, Gpa::new(at), &data);
+        let private = states.iter().all(|state| *state == PageState::Accepted);
+        if written.is_ok() != private {
+            return broken(format!(
+                "the host's write into guest {id} at {at:#x}: {written:?}, {states:?}"
+            ));
+        }
+        for (word, value) in (0..).zip(data.as_chunks::<8>().0).filter(|_| private) {
+            known.written.insert(at + 8 * word, u64::from_le_bytes(*value));
+        }
+        let differs = known.first_difference(guest, &cpu, frames, windows);
+        differs.map_or(Ok(()), |what| broken(format!("guest {id}: {what}")))
+    }
+}
+
+impl Known {
+    /// Everything that was ever written is there, by whichever way leads to it, and by no other.
+    fn first_difference(
+        &self,
+        guest: &GuestMemory,
+        cpu: &ModelCpu<'_>,
+        frames: &memory::frame::FrameTable<'_>,
+        windows: &mut Windows,
+    ) -> Option<String> {
+        for (at, value) in &self.written {
+            let (page, mut word) = (Gpa::new(at & !SHARED_BIT), [0; 8]);
+            let Some(state) = self.page(page.get()) else {
+                continue;
+            };
+            let shared = guest.read_shared(cpu, frames, page, &mut word).is_ok();
+            let private = guest.read(cpu, frames, windows, page, &mut word).is_ok();
+            if (shared, private) != (state == PageState::Shared, state == PageState::Accepted) {
+                return Some(format!(
+                    "{at:#x} is {state:?}; readable shared: {shared}, private: {private}"
+                ));
+            }
             if u64::from_le_bytes(word) != *value {
-                let what = format!("guest {id} reads {word:x?} at {at:#x}, {value:#x} was written");
-                return Err(vec![Violation {
-                    rule: Rule::OneOwner,
-                    what,
-                }]);
+                return Some(format!("{word:x?} is at {at:#x}, {value:#x} was written"));
             }
         }
-        Ok(())
+        None
     }
+}
+
+fn broken(what: String) -> Result<(), Vec<Violation>> {
+    judged(vec![Violation {
+        rule: Rule::OneOwner,
+        what,
+    }])
 }

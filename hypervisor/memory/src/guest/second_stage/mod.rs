@@ -1,20 +1,32 @@
 //! The second stage of one guest, in the layout that the CPU's virtualization wants: 1G leaves first, where whole gigablocks back the
 //! guest, then 2M leaves, and 4K leaves at the end where there were no whole regions.
+//!
+//! The private alias is address 0 up to the guest's size: `pages` has the states of its pages. The shared alias is the same addresses with the
+//! shared bit set, in tables that are made when they are needed (`shared`). `cut` is what is left when the guest has ended.
 
-use core::sync::atomic::Ordering;
+mod cut;
+mod pages;
+mod shared;
+
+pub(super) use cut::CutSecondStage;
+pub use pages::PageState;
+pub(super) use pages::{Part, Promotion};
 
 use crate::address::{ENTRIES, Gfn, Gpa, Hva, Level, Pfn};
 use crate::frame::extent::{Extent, Private};
 use crate::frame::records::FrameTable;
 use crate::frame::state::GuestId;
-use crate::frame::table_frame::{TableFrame, TableList};
-use crate::machine::{Machine, TableAt};
+use crate::frame::table_frame::TableList;
+use crate::machine::Machine;
 use crate::paging::edit::{Found, Slot, find};
 use crate::paging::ept::{Ept, EptAttributes};
 use crate::paging::format::{Attributes, Decoded, Format, LongMode};
 
 /// Bytes of guest-physical address space that the tables of one guest cover: one entry of the top-level table.
 pub(super) const MAX_BYTES: u64 = Level::L4.bytes();
+
+/// Bits of guest-physical address that four levels of tables translate (AMD APM vol. 2, 15.25.3; Intel SDM vol. 3C, 29.3.2).
+pub(crate) const MOST_GUEST_BITS: u8 = 48;
 
 /// Whose virtualization walks a guest's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +77,7 @@ macro_rules! with_format {
         }
     };
 }
+use with_format;
 
 /// A guest's tables, owned.
 #[derive(Debug)]
@@ -77,6 +90,13 @@ pub(super) struct SecondStage {
     patched: bool,
     /// For splits.
     spare: TableList,
+    /// The bit that tells the shared alias of an address from the private one.
+    shared_bit: u8,
+    /// Some leaf or mark was split by a change, and how many 2M leaves nobody has counted yet.
+    divided: bool,
+    splits: u64,
+    /// Tables that were merged away and that a CPU may still walk until the guest is flushed.
+    unlinked: TableList,
 }
 
 /// How much of a guest's memory is mapped by which leaves.
@@ -88,6 +108,8 @@ pub(super) struct Shape {
     pub(super) gigablocks: u64,
     /// Regions' worth of guest addresses at the end that get 4K leaves.
     pub(super) patched: u64,
+    /// The number of the shared bit, at least 30.
+    pub(super) shared_bit: u8,
 }
 
 impl Shape {
@@ -130,6 +152,10 @@ impl SecondStage {
             gigabytes: shape.gigabytes().end as usize,
             patched: shape.patched > 0,
             spare: reserve,
+            shared_bit: shape.shared_bit,
+            divided: false,
+            splits: 0,
+            unlinked: TableList::new(),
         })
     }
 
@@ -159,7 +185,7 @@ impl SecondStage {
         with_format!(self.kind, F => map::<F, M>(machine, self.root, extent, gfn, <F as SecondStageFormat>::GUEST_RAM))
     }
 
-    /// The host frame behind a guest frame.
+    /// The host frame behind a guest frame, if the guest can reach it.
     pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
         with_format!(self.kind, F => lookup::<F, M>(machine, (self.root, Level::L4), gfn))
     }
@@ -181,40 +207,32 @@ impl SecondStage {
         let Found::Slot(slot) = find::<Ept, M>(machine, self.root, as_index(gfn.gpa()), Level::L2) else {
             return false;
         };
-        let Decoded::Leaf(pfn, attributes) = slot.decode::<Ept>() else {
+        if !matches!(slot.decode::<Ept>(), Decoded::Leaf(..)) {
             return false;
+        }
+        self.split_to_execute(frames, &slot);
+        true
+    }
+
+    /// Splits a large leaf, for which a table was reserved at launch, and lets the small ones be executed. Returns their table.
+    fn split_to_execute<M: Machine>(&mut self, frames: &mut FrameTable<'_>, slot: &Slot<'_, M>) -> Pfn {
+        let table = match (slot.decode::<Ept>(), self.spare.pop(frames)) {
+            (Decoded::Leaf(pfn, attributes), Some(table)) => {
+                slot.split::<Ept>(frames, (pfn, attributes), table)
+            }
+            _ => None,
         };
-        let table = self
-            .spare
-            .pop(frames)
-            .and_then(|table| slot.split::<Ept>(frames, (pfn, attributes), table));
         let Some(table) = table else {
             panic!("broken invariant: too few tables were reserved to split a guest's leaves")
         };
         for index in 0..ENTRIES {
-            let permitted =
-                Slot::of(machine, table, index, Level::L1).permit::<Ept>(EptAttributes::GUEST_RAM);
+            let permitted = slot.below(table, index).permit::<Ept>(EptAttributes::GUEST_RAM);
             assert!(
                 permitted,
                 "broken invariant: a leaf was split into something else"
             );
         }
-        true
-    }
-
-    /// Cuts the tree at its root: no new walk finds anything. Cached translations are the caller's to flush.
-    pub(super) fn cut<M: Machine>(self, machine: &M) -> CutSecondStage {
-        let entry = &machine.table(TableAt::new(self.root))[0];
-        let middle = with_format!(self.kind, F => table_of::<F>(Level::L4, entry.load(Ordering::Acquire)));
-        Slot::of(machine, self.root, 0, Level::L4).clear();
-        CutSecondStage {
-            kind: self.kind,
-            root: self.root,
-            middle,
-            gigabytes: self.gigabytes,
-            patched: self.patched,
-            spare: self.spare,
-        }
+        table
     }
 }
 
@@ -299,56 +317,11 @@ fn lookup<F: Format, M: Machine>(machine: &M, from: (Pfn, Level), gfn: Gfn) -> O
     }
 }
 
-fn table_of<F: Format>(level: Level, entry: u64) -> Option<Pfn> {
-    match F::decode(level, entry) {
+/// The table that an entry leads to.
+fn table_below<F: Format, M: Machine>(slot: &Slot<'_, M>) -> Option<Pfn> {
+    match slot.decode::<F>() {
         Decoded::Table(table) => Some(table),
         _ => None,
-    }
-}
-
-/// Tables that no new walk reaches.
-#[derive(Debug)]
-pub(super) struct CutSecondStage {
-    kind: SecondStageKind,
-    root: Pfn,
-    middle: Option<Pfn>,
-    gigabytes: usize,
-    patched: bool,
-    spare: TableList,
-}
-
-impl CutSecondStage {
-    /// The host frame that was behind a guest frame.
-    pub(super) fn translate<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
-        let from = (self.middle?, Level::L3);
-        with_format!(self.kind, F => lookup::<F, M>(machine, from, gfn))
-    }
-
-    /// Frees the tables. The guest's translations, and with them every CPU's copies of these tables' entries, have been flushed.
-    pub(super) fn free<M: Machine>(mut self, machine: &M, frames: &mut FrameTable<'_>) {
-        frames.free_tables(core::mem::take(&mut self.spare));
-        if let Some(middle) = self.middle {
-            for entry in &machine.table(TableAt::new(middle))[..self.gigabytes] {
-                let entry = entry.load(Ordering::Acquire);
-                if let Some(low) = with_format!(self.kind, F => table_of::<F>(Level::L3, entry)) {
-                    if self.kind.splits() || self.patched {
-                        with_format!(self.kind, F => free_small::<F, M>(machine, frames, low));
-                    }
-                    frames.free_table(TableFrame::unlinked(low));
-                }
-            }
-            frames.free_table(TableFrame::unlinked(middle));
-        }
-        frames.free_table(TableFrame::unlinked(self.root));
-    }
-}
-
-/// Frees the tables of 4K leaves below a level-2 table.
-fn free_small<F: Format, M: Machine>(machine: &M, frames: &mut FrameTable<'_>, low: Pfn) {
-    for entry in machine.table(TableAt::new(low)) {
-        if let Some(small) = table_of::<F>(Level::L2, entry.load(Ordering::Acquire)) {
-            frames.free_table(TableFrame::unlinked(small));
-        }
     }
 }
 
@@ -374,6 +347,7 @@ mod tests {
             bytes: 4 << 20,
             gigablocks: 0,
             patched: 0,
+            shared_bit: 47,
         };
         let kind = SecondStageKind::Nested;
         let tables = SecondStage::new(machine, kind, &mut memory.frames, reserve, shape).unwrap();

@@ -1,0 +1,388 @@
+//! What a guest changes in its memory while it runs: it shares pages with the host, makes them private again, accepts them.
+//!
+//! A change covers a range and goes in steps of at most 2 MiB, so that no lock is held for longer; it can rest between any two. It is
+//! checked as a whole, then everything that it needs is reserved, and until then it can be refused and has changed nothing. What follows cannot fail:
+//!
+//! ```text
+//!            check     reserve              revoke                       flush   finish
+//! share      accepted, frames and tables    private: absent, kept        once    scrub the hidden frames; map the shared ones
+//!            pending
+//! unshare    shared    tables               shared: absent, leaving      once    free the ordinary frames; private: pending
+//! accept     pending   tables               -                            -       private: mapped; promote
+//! ```
+//!
+//! The hidden frames stay the guest's all the while, so a page that becomes private again has the frame that it had at launch, and the records
+//! of the frames do not change. The direct map is not touched.
+
+use core::fmt;
+
+use crate::address::{Gfn, Gpa, Level, PAGE_SIZE};
+use crate::frame::allocator::OutOfMemory;
+use crate::frame::state::GuestId;
+use crate::frame::table_frame::TableList;
+use crate::host::HostMemory;
+use crate::machine::Machine;
+use crate::paging::mark::Mark;
+use crate::window::Windows;
+
+use super::second_stage::{PageState, Part, Promotion};
+use super::{GuestMemory, NotGuestMemory};
+
+/// What becomes of the pages of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// From private to shared: zeroed ordinary frames take the place of the hidden ones.
+    Share,
+    /// From shared to private: pending, and zero.
+    Unshare,
+    /// From pending to accepted.
+    Accept,
+}
+
+impl Change {
+    /// Whether a page in this state can be changed like this.
+    const fn fits(self, state: PageState) -> bool {
+        match self {
+            Self::Share => matches!(state, PageState::Accepted | PageState::Pending),
+            Self::Unshare => matches!(state, PageState::Shared),
+            Self::Accept => matches!(state, PageState::Pending),
+        }
+    }
+}
+
+/// Why a range was not changed. Nothing of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// Not whole pages.
+    Unaligned,
+    /// Not all the guest's memory.
+    Range(NotGuestMemory),
+    /// A page is in a state from which it can't be changed like this.
+    State,
+    /// An ordinary frame or a table is missing, or would leave the host too little.
+    OutOfMemory(OutOfMemory),
+    /// Another change of this guest's memory is under way.
+    Busy,
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned => f.write_str("a range that is empty or not made of whole pages"),
+            Self::Range(error) => error.fmt(f),
+            Self::State => f.write_str("a page of the range is in another state"),
+            Self::OutOfMemory(error) => error.fmt(f),
+            Self::Busy => f.write_str("another change of the guest's memory is under way"),
+        }
+    }
+}
+
+impl core::error::Error for ChangeError {}
+
+/// The word of the virtualization code that no CPU uses a translation of a guest's from before this moment: its vCPUs are out of guest
+/// mode, and each flushes the guest's tag before it runs again.
+#[derive(Debug)]
+#[must_use]
+pub struct TranslationsFlushed {
+    guest: GuestId,
+}
+
+impl TranslationsFlushed {
+    /// Says so for one guest. Only the code that owns the guest's tag can know; a wrong word breaks rules 3 and 6 of the design.
+    pub fn new(guest: GuestId) -> Self {
+        Self { guest }
+    }
+}
+
+/// How far a change is.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// There is more to do: [`GuestMemory::go_on`].
+    More,
+    /// The guest's translations are to be flushed, and [`GuestMemory::flushed`] to be told.
+    Flush,
+    /// It is done, or was refused.
+    Done(Result<(), ChangeError>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Check,
+    Reserve,
+    Revoke,
+    Flush,
+    Finish,
+    /// Gives back what was reserved.
+    Refuse(ChangeError),
+}
+
+/// A change on its way.
+#[derive(Debug)]
+pub(super) struct Changing {
+    change: Change,
+    start: Gfn,
+    end: Gfn,
+    phase: Phase,
+    /// Where the phase goes on.
+    next: Gfn,
+    /// Zeroed frames that will be shared.
+    pages: TableList,
+    tables: TableList,
+}
+
+/// Frames that are given back in one step of a refusal.
+const RELEASED_AT_ONCE: u64 = Level::L2.frames();
+
+impl GuestMemory {
+    /// Begins to change a range of the guest's memory, named by its addresses at the private alias.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]. More may come up in [`GuestMemory::go_on`].
+    pub fn begin(&mut self, change: Change, start: Gpa, bytes: u64) -> Result<(), ChangeError> {
+        if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) || !start.is_aligned(PAGE_SIZE) {
+            return Err(ChangeError::Unaligned);
+        }
+        self.check(start, bytes).map_err(ChangeError::Range)?;
+        if self.changing.is_some() {
+            return Err(ChangeError::Busy);
+        }
+        self.changing = Some(Changing {
+            change,
+            start: start.gfn(),
+            end: start.gfn().add(bytes / PAGE_SIZE),
+            phase: Phase::Check,
+            next: start.gfn(),
+            pages: TableList::new(),
+            tables: TableList::new(),
+        });
+        Ok(())
+    }
+
+    /// Whether a change is under way.
+    pub fn is_changing(&self) -> bool {
+        self.changing.is_some()
+    }
+
+    /// Goes on with the change that was begun, by at most 2 MiB.
+    pub fn go_on<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> Progress {
+        let Some(mut changing) = self.changing.take() else {
+            return Progress::Done(Ok(()));
+        };
+        let progress = self.step(memory, machine, windows, &mut changing);
+        match progress {
+            Progress::Done(_) => {
+                memory.frames.free_tables(changing.tables);
+                memory.frames.free_tables(changing.pages);
+            }
+            Progress::More | Progress::Flush => self.changing = Some(changing),
+        }
+        progress
+    }
+
+    /// The guest's translations were flushed, as [`Progress::Flush`] asked.
+    ///
+    /// # Panics
+    /// When the proof is another guest's.
+    pub fn flushed(&mut self, memory: &mut HostMemory<'_>, flushed: TranslationsFlushed) {
+        assert!(
+            flushed.guest == self.id,
+            "broken invariant: the wrong guest was flushed"
+        );
+        memory.stats.guest_flushes += 1;
+        self.tables.flushed(&mut memory.frames);
+        if let Some(changing) = &mut self.changing
+            && matches!(changing.phase, Phase::Flush)
+        {
+            changing.enter(Phase::Finish);
+        }
+    }
+
+    fn step<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+        changing: &mut Changing,
+    ) -> Progress {
+        let part = Part::first_of(changing.next, changing.end);
+        match changing.phase {
+            Phase::Check => {
+                if !self
+                    .tables
+                    .all(machine, part, |state| changing.change.fits(state))
+                {
+                    changing.phase = Phase::Refuse(ChangeError::State);
+                } else if changing.advance(part) {
+                    changing.enter(Phase::Reserve);
+                }
+            }
+            Phase::Reserve => match self.reserve(memory, machine, changing, part) {
+                Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
+                Ok(()) if changing.advance(part) => changing.enter(match changing.change {
+                    Change::Share | Change::Unshare => Phase::Revoke,
+                    Change::Accept => Phase::Finish,
+                }),
+                Ok(()) => {}
+            },
+            Phase::Revoke => {
+                self.revoke_part(memory, machine, changing, part);
+                if changing.advance(part) {
+                    changing.enter(Phase::Flush);
+                }
+            }
+            Phase::Flush => return Progress::Flush,
+            Phase::Finish => {
+                self.finish_part(memory, machine, windows, changing, part);
+                if changing.advance(part) {
+                    return Progress::Done(Ok(()));
+                }
+            }
+            Phase::Refuse(error) => {
+                for _ in 0..RELEASED_AT_ONCE {
+                    let next = changing.pages.pop(&memory.frames);
+                    let Some(frame) = next.or_else(|| changing.tables.pop(&memory.frames)) else {
+                        return Progress::Done(Err(error));
+                    };
+                    memory.frames.free_table(frame);
+                }
+            }
+        }
+        Progress::More
+    }
+
+    /// Takes what the part needs: tables, and frames to share.
+    fn reserve<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        changing: &mut Changing,
+        part: Part,
+    ) -> Result<(), OutOfMemory> {
+        let first = part.start == changing.start;
+        let mut tables = self.tables.private_tables_for(machine, part, first);
+        let mut pages = 0;
+        if changing.change == Change::Share {
+            tables += self.tables.shared_tables_for(machine, part, first);
+            pages = part.frames;
+        }
+        if tables + pages == 0 {
+            return Ok(());
+        }
+        memory.relieve(machine);
+        let spare = memory
+            .frames
+            .free_frames()
+            .saturating_sub(memory.pool.low_watermark());
+        if tables + pages > spare {
+            return Err(memory.frames.out_of_memory(tables + pages));
+        }
+        let tables = memory.frames.reserve_tables(machine, tables)?;
+        changing.tables.append(&mut memory.frames, tables);
+        let pages = memory.frames.reserve_pages(machine, pages)?;
+        changing.pages.append(&mut memory.frames, pages);
+        Ok(())
+    }
+
+    fn revoke_part<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        changing: &mut Changing,
+        part: Part,
+    ) {
+        if changing.change == Change::Share {
+            let (frames, tables) = (&mut memory.frames, &mut changing.tables);
+            self.tables.mark(machine, frames, part, Mark::Kept, tables);
+            memory.stats.second_stage_splits += self.tables.take_splits();
+        } else {
+            self.tables.unmap_shared(machine, part);
+        }
+    }
+
+    fn finish_part<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+        changing: &mut Changing,
+        part: Part,
+    ) {
+        let Changing {
+            change,
+            pages,
+            tables,
+            ..
+        } = changing;
+        match change {
+            Change::Share => {
+                self.scrub(memory, machine, windows, part);
+                let frames = &mut memory.frames;
+                self.tables
+                    .map_shared(machine, frames, self.id, part, tables, pages);
+                memory.stats.pages_shared += part.frames;
+            }
+            Change::Unshare => {
+                self.tables.free_shared(machine, &mut memory.frames, part);
+                let frames = &mut memory.frames;
+                self.tables.mark(machine, frames, part, Mark::Pending, tables);
+                memory.stats.pages_unshared += part.frames;
+            }
+            Change::Accept => {
+                let promotion = self.tables.accept(machine, &mut memory.frames, part, tables);
+                memory.stats.pages_accepted += part.frames;
+                match promotion {
+                    Promotion::NotDue => {}
+                    Promotion::Done => memory.stats.second_stage_collapses += 1,
+                    Promotion::Executable => memory.stats.promotions_blocked.executable += 1,
+                    Promotion::Blocked(_) => memory.stats.promotions_blocked.address += 1,
+                }
+            }
+        }
+    }
+
+    /// Zeroes the hidden frames of a part that the guest can't reach any more.
+    fn scrub<M: Machine>(&self, memory: &mut HostMemory<'_>, machine: &M, windows: &mut Windows, part: Part) {
+        let backing = |gfn: Gfn| match self.tables.backing(machine, gfn) {
+            Some(pfn) => pfn,
+            None => panic!("broken invariant: guest frame {gfn} has lost its hidden frame"),
+        };
+        let region = part.is_whole().then(|| backing(part.start));
+        let region = region
+            .filter(|first| first.is_aligned(Level::L2.frames()) && !memory.frames.frames_differ(*first));
+        let mut window = match region {
+            Some(first) => windows.open(machine, first, crate::address::REGION_ORDER),
+            None => windows.open_pages(machine),
+        };
+        if region.is_none() {
+            for gfn in part.gfns() {
+                let added = window.add(backing(gfn), 0);
+                assert!(added, "broken invariant: a part of 2 MiB does not fit a window");
+            }
+        }
+        memory.stats.bytes_scrubbed += window.zero();
+    }
+}
+
+impl Changing {
+    /// Goes on behind a part; whether that was the last.
+    fn advance(&mut self, part: Part) -> bool {
+        self.next = part.end();
+        self.next == self.end
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.next = self.start;
+    }
+
+    /// What was reserved and is not used yet.
+    pub(super) fn into_reserves(self) -> (TableList, TableList) {
+        (self.pages, self.tables)
+    }
+}

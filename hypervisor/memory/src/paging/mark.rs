@@ -1,0 +1,83 @@
+//! What an absent entry of a second stage remembers: hardware reads nothing of an entry that is not present (AMD APM vol. 2, 5.4.1; Intel
+//! SDM vol. 3C, 29.3.2), so the rest of it is free, in both layouts.
+//!
+//! The frame number is kept inverted: on a CPU with the flaw L1TF, speculation takes the address in an absent entry for real, and an inverted
+//! one lies above all RAM (as Linux does for its own entries, "PTE inversion").
+
+use crate::address::Pfn;
+
+/// Why a frame that stands in an entry can't be reached by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Mark {
+    /// Private and zeroed, and the guest has not accepted it.
+    Pending = 1,
+    /// The page is shared at the moment: the hidden frame stays here, zeroed, until the page is private again.
+    Kept = 2,
+    /// A shared page's frame on its way back to the host, until the guest's translations are flushed.
+    Leaving = 3,
+}
+
+/// Bits that make an entry present in one of the layouts: bit 0 in nested tables, bits 2 to 0 in extended ones.
+const PRESENT: u64 = 0b111;
+/// Where the mark stands.
+const MARK_SHIFT: u32 = 3;
+const MARK: u64 = 0b11 << MARK_SHIFT;
+/// Bits 12 to 51.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+impl Mark {
+    /// The entry.
+    pub(super) const fn entry(self, pfn: Pfn) -> u64 {
+        !(pfn.get() << 12) & ADDRESS | (self as u64) << MARK_SHIFT
+    }
+
+    /// The mark of an entry, and the frame; `None` for one that is present, or simply absent.
+    pub(super) const fn read(entry: u64) -> Option<(Self, Pfn)> {
+        let mark = match (entry & PRESENT, (entry & MARK) >> MARK_SHIFT) {
+            (0, 1) => Self::Pending,
+            (0, 2) => Self::Kept,
+            (0, 3) => Self::Leaving,
+            _ => return None,
+        };
+        Some((mark, Pfn::new((!entry & ADDRESS) >> 12)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Level;
+    use crate::paging::format::{Attributes, Decoded, Format, LongMode};
+    use crate::paging::{Ept, EptAttributes};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// To hardware such an entry is absent at every level, in both layouts, and names no RAM.
+        #[test]
+        fn a_mark_is_absent_to_hardware_and_comes_back(pfn in 0_u64..1 << 39) {
+            let pfn = Pfn::new(pfn);
+            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving] {
+                let entry = mark.entry(pfn);
+                prop_assert_eq!(Mark::read(entry), Some((mark, pfn)));
+                for level in [Level::L1, Level::L2, Level::L3] {
+                    prop_assert_eq!(LongMode::decode(level, entry), Decoded::Absent);
+                    prop_assert_eq!(Ept::decode(level, entry), Decoded::Absent);
+                }
+                prop_assert!(entry & ADDRESS >> 12 << 12 >= 1 << 51, "L1TF: what an absent entry names must not be RAM");
+            }
+        }
+
+        #[test]
+        fn what_is_present_has_no_mark(pfn in 0_u64..1 << 30) {
+            let pfn = Pfn::new(pfn << 9);
+            for level in [Level::L1, Level::L2] {
+                prop_assert_eq!(Mark::read(LongMode::leaf(level, pfn, Attributes::GUEST_RAM).unwrap()), None);
+                prop_assert_eq!(Mark::read(Ept::leaf(level, pfn, EptAttributes::GUEST_RAM).unwrap()), None);
+            }
+            prop_assert_eq!(Mark::read(LongMode::table(pfn)), None);
+            prop_assert_eq!(Mark::read(Ept::table(pfn)), None);
+            prop_assert_eq!(Mark::read(0), None);
+        }
+    }
+}
