@@ -7,8 +7,8 @@
 use core::fmt;
 
 use audit::{
-    BootCheck, BootRecord, DirectMap, Extent, Format, Pa, PrivateExtent, PrivateSet, Record, RegionState,
-    Tables, Va, check_records, check_second_stage, check_unreachable,
+    BootCheck, BootRecord, DirectMap, ExpectedGuest, Extent, Format, Pa, PrivateExtent, PrivateSet, Record,
+    RegionState, Tables, Va, check_records, check_second_stage, check_unreachable,
 };
 use memory::address::{Hpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
 use memory::frame::{FrameState, OutOfMemory};
@@ -93,7 +93,8 @@ impl fmt::Display for LookError {
 pub enum Subject {
     /// No host address translates to a private frame.
     Hidden,
-    /// Each guest's second-stage tables map its own frames, each once, at the address that the frame's record names, and nothing else.
+    /// Each guest's second-stage tables map its own frames, each once but for those that it can't reach at the moment, and what it shares,
+    /// which is not private, at the address that the frame's record names, and nothing else.
     SecondStage,
     /// Where no hole is, the direct map is what it was at boot; where one is, its neighbours are 2M leaves.
     DirectMap,
@@ -120,7 +121,7 @@ impl Subject {
         match self {
             Self::Hidden => "no host address translates to a private frame",
             Self::SecondStage => {
-                "each guest's tables map its own frames, each once, as recorded, and nothing else"
+                "each guest's tables map its own frames, each once, and what it shares, as recorded"
             }
             Self::DirectMap => "every gigablock without a hole is the boot's, leaf for leaf",
             Self::FreeFrames => "every frame that was free at boot is free again",
@@ -263,9 +264,19 @@ impl Checks {
             let tables = Tables::new(&self.view, self.second_stage, guest.second_stage().get());
             let owner = guest.id().get().into();
             // The records only once the tables are known to lie where they may be read.
-            match check_second_stage(&tables, &private, owner) {
+            let shared_from = 1 << guest.shared_bit();
+            let unreachable = guest.unreachable(&Hardware).map(|(pfn, frames)| {
+                let start = pfn.hpa().get();
+                (Pa::new(start), Pa::new(start + frames * PAGE_SIZE))
+            });
+            let expected = ExpectedGuest {
+                owner,
+                shared_from: Va::new(shared_from),
+                unreachable,
+            };
+            match check_second_stage(&tables, &private, expected) {
                 Err(error) => note(Subject::SecondStage, Some(&error)),
-                Ok(_) => match check_records(&tables, owner, record_of) {
+                Ok(_) => match check_records(&tables, owner, |pa| record_of(pa, shared_from)) {
                     Err(error) => note(Subject::SecondStage, Some(&error)),
                     Ok(()) => note(Subject::SecondStage, None),
                 },
@@ -397,13 +408,15 @@ fn gather<'p>(
     PrivateSet::new(extents).map_err(PrivateError::Overlap)
 }
 
-/// What the frame records say about the frame at an address.
-fn record_of(pa: Pa) -> Option<Record> {
-    match with_memory(|memory| memory.frames.state(Hpa::new(pa.get()).pfn())) {
-        FrameState::Private { owner, gfn, .. } => Some(Record {
-            owner: owner.get().into(),
-            gpa: Va::new(gfn.gpa().get()),
-        }),
-        _ => None,
-    }
+/// What the record of a frame says of its owner; what is shared stands at the alias that begins at `shared_from`.
+fn record_of(pa: Pa, shared_from: u64) -> Option<Record> {
+    let (owner, gpa) = match with_memory(|memory| memory.frames.state(Hpa::new(pa.get()).pfn())) {
+        FrameState::Private { owner, gfn, .. } => (owner, gfn.gpa().get()),
+        FrameState::Shared { owner, gfn } => (owner, gfn.gpa().get() | shared_from),
+        _ => return None,
+    };
+    Some(Record {
+        owner: owner.get().into(),
+        gpa: Va::new(gpa),
+    })
 }

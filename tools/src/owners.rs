@@ -1,7 +1,8 @@
 //! Whose memory is whose, by the guests' own tables.
 
 use audit::{
-    Pa, PhysicalRead, PrivateExtent, PrivateSet, SecondStageViolation, Tables, WalkError, check_second_stage,
+    ExpectedGuest, Pa, PhysicalRead, PrivateExtent, PrivateSet, SecondStageViolation, Tables, WalkError,
+    check_second_stage,
 };
 
 use crate::reach::Frames;
@@ -31,7 +32,7 @@ pub fn owners<M: PhysicalRead + ?Sized>(guests: &[Tables<'_, M>]) -> Result<Owne
     // Sorted and cut as they are, they are a set.
     let private = PrivateSet::new(&extents).unwrap_or(PrivateSet::EMPTY);
     let wrong = (1..).zip(guests).filter_map(|(owner, tables)| {
-        let violation = check_second_stage(tables, &private, owner).err()?;
+        let violation = check_second_stage(tables, &private, ExpectedGuest::all_private(owner)).err()?;
         Some((owner, violation))
     });
     Ok(Owners {

@@ -29,8 +29,8 @@ pub use boot_record::{BootCheck, BootRecord, BootViolation, CaptureError};
 pub use direct_map::{DirectMap, Extent, LayoutError, Region, RegionState, ScanError};
 pub use entry::{Attributes, Entry, Format, Leaf, LeafSize};
 pub use private::{
-    PrivateExtent, PrivateSet, PrivateViolation, Reach, SecondStageViolation, SetError, check_second_stage,
-    check_unreachable,
+    ExpectedGuest, PrivateExtent, PrivateSet, PrivateViolation, Reach, SecondStageViolation, SetError,
+    check_second_stage, check_unreachable,
 };
 pub use records::{Record, RecordViolation, check_records};
 pub use runs::{Run, Runs, digest};

@@ -221,14 +221,23 @@ pub enum SecondStageViolation {
         /// Its owner, if it has one.
         owner: Option<u64>,
     },
+    /// The shared alias leads to private memory.
+    SharedPrivate {
+        /// The guest-physical address.
+        gpa: Va,
+        /// The first private byte.
+        pa: Pa,
+        /// Its owner.
+        owner: u64,
+    },
     /// The guest could reach its memory past the caches.
     NotWriteBack {
         /// The guest-physical address.
         gpa: Va,
     },
-    /// Only the guest's own frames are mapped, but not each of them at exactly one address.
+    /// Only the guest's own frames are mapped, but not each of them either at exactly one address or not to be reached at the moment.
     NotOnce {
-        /// Bytes mapped.
+        /// Bytes mapped, or not to be reached.
         mapped: u64,
         /// Bytes owned.
         owned: u64,
@@ -263,6 +272,12 @@ impl fmt::Display for SecondStageViolation {
             Self::NotOwned { gpa, pa, owner: None } => {
                 write!(f, "guest-physical {gpa} translates to {pa}, which is not private")
             }
+            Self::SharedPrivate { gpa, pa, owner } => {
+                write!(
+                    f,
+                    "the shared guest-physical {gpa} translates to {pa}, which is private to owner {owner}"
+                )
+            }
             Self::NotWriteBack { gpa } => {
                 write!(
                     f,
@@ -279,8 +294,30 @@ impl fmt::Display for SecondStageViolation {
 
 impl core::error::Error for SecondStageViolation {}
 
-/// Checks that second-stage `tables` map every frame of `owner` in `private` at exactly one guest-physical address, and
-/// nothing else, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)), and that no table
+/// A guest as its second-stage tables should show it.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedGuest<U> {
+    /// The owner of its private memory.
+    pub owner: u64,
+    /// The first guest-physical address of its shared alias: what is mapped from here on must not be private, whosever.
+    pub shared_from: Va,
+    /// Private frames that it owns and can't reach at the moment: first byte, and one past the last.
+    pub unreachable: U,
+}
+
+impl ExpectedGuest<core::iter::Empty<(Pa, Pa)>> {
+    /// A guest that shares nothing and reaches all that it owns.
+    pub const fn all_private(owner: u64) -> Self {
+        Self {
+            owner,
+            shared_from: Va::new(u64::MAX),
+            unreachable: core::iter::empty(),
+        }
+    }
+}
+
+/// Checks that second-stage `tables` map every frame of the owner in `private`, but for those that it can't reach at the moment, at exactly one guest-physical
+/// address below the shared alias, and nothing else there, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)), and that no table
 /// lies in private memory, whosever it is. Such a table is not read.
 ///
 /// "Exactly once" needs no storage: both sides add one well-mixed number for each frame, and the sums must agree. An error escapes
@@ -291,8 +328,13 @@ impl core::error::Error for SecondStageViolation {}
 pub fn check_second_stage<M: PhysicalRead + ?Sized>(
     tables: &Tables<'_, M>,
     private: &PrivateSet<'_>,
-    owner: u64,
+    expected: ExpectedGuest<impl Iterator<Item = (Pa, Pa)>>,
 ) -> Result<Stats, SecondStageViolation> {
+    let ExpectedGuest {
+        owner,
+        shared_from,
+        unreachable,
+    } = expected;
     let mut stats = Stats::default();
     let (mut mapped, mut owned) = (FrameSum::default(), FrameSum::default());
     for step in tables.walk() {
@@ -311,6 +353,20 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
             }
             Visit::Leaf(leaf) => {
                 stats.leaves.add(leaf.size);
+                if !tables.format().forces_write_back(leaf.attributes) {
+                    return Err(SecondStageViolation::NotWriteBack { gpa: leaf.va });
+                }
+                if leaf.va >= shared_from {
+                    if let Some(extent) = private.overlap(leaf.pa, leaf.pa_end()) {
+                        let pa = leaf.pa.max(extent.start);
+                        return Err(SecondStageViolation::SharedPrivate {
+                            gpa: Va::new(leaf.va.get() + (pa.get() - leaf.pa.get())),
+                            pa,
+                            owner: extent.owner,
+                        });
+                    }
+                    continue;
+                }
                 if let Some((pa, other)) = private.not_owned(leaf.pa, leaf.pa_end(), owner) {
                     let gpa = Va::new(leaf.va.get() + (pa.get() - leaf.pa.get()));
                     return Err(SecondStageViolation::NotOwned {
@@ -319,12 +375,12 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
                         owner: other,
                     });
                 }
-                if !tables.format().forces_write_back(leaf.attributes) {
-                    return Err(SecondStageViolation::NotWriteBack { gpa: leaf.va });
-                }
                 mapped.add(leaf.pa, leaf.pa_end());
             }
         }
+    }
+    for (start, end) in unreachable {
+        mapped.add(start, end);
     }
     for extent in private.extents.iter().filter(|extent| extent.owner == owner) {
         owned.add(extent.start, extent.end);

@@ -3,7 +3,7 @@ use std::vec::Vec;
 use super::*;
 use crate::address::{Pa, Va};
 use crate::entry::{Leaf, LeafSize};
-use crate::private::{PrivateExtent, PrivateSet, SecondStageViolation, check_second_stage};
+use crate::private::{ExpectedGuest, PrivateExtent, PrivateSet, SecondStageViolation, check_second_stage};
 use crate::test_ram::TestRam;
 use crate::walk::WalkError;
 
@@ -160,7 +160,7 @@ fn a_guest_that_could_bypass_the_caches_is_found() {
     let check = |flags| {
         let mut ram = ram();
         ram.map(0, 0x20_0000, LeafSize::M2, flags);
-        check_second_stage(&ram.tables(), &private, 3)
+        check_second_stage(&ram.tables(), &private, ExpectedGuest::all_private(3))
     };
     assert!(check(RAM).is_ok());
     let violation = Err(SecondStageViolation::NotWriteBack { gpa: Va::new(0) });

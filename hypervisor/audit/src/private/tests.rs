@@ -115,7 +115,11 @@ pub(crate) fn guest() -> (TestRam, Vec<PrivateExtent>) {
 }
 
 pub(crate) fn second_stage(ram: &TestRam, extents: &[PrivateExtent]) -> Result<Stats, SecondStageViolation> {
-    check_second_stage(&ram.tables(), &PrivateSet::new(extents).unwrap(), 1)
+    check_second_stage(
+        &ram.tables(),
+        &PrivateSet::new(extents).unwrap(),
+        ExpectedGuest::all_private(1),
+    )
 }
 
 #[test]
@@ -209,7 +213,10 @@ fn a_table_of_a_guest_in_private_memory_is_found_before_it_is_read() {
             pa: Pa::new(table),
             owner,
         };
-        assert_eq!(check_second_stage(&tables, &set, 1), Err(violation));
+        assert_eq!(
+            check_second_stage(&tables, &set, ExpectedGuest::all_private(1)),
+            Err(violation)
+        );
     }
     // The root, of which nothing may be read either.
     let (ram, _) = guest();
@@ -218,11 +225,69 @@ fn a_table_of_a_guest_in_private_memory_is_found_before_it_is_read() {
     let memory = Unreadable(&ram, &set);
     let tables = Tables::new(&memory, ram.format, ram.root());
     assert!(matches!(
-        check_second_stage(&tables, &set, 1),
+        check_second_stage(&tables, &set, ExpectedGuest::all_private(1)),
         Err(SecondStageViolation::TablePrivate {
             level: 4,
             owner: 3,
             ..
         })
+    ));
+}
+
+/// The guest above, but for one 4K page that is shared by way of an ordinary frame, and one 2M region that it can't reach.
+#[test]
+fn what_is_shared_is_not_private_and_what_is_kept_is_not_missed() {
+    const SHARED: u64 = 1 << 39;
+    let (page, kept) = ((20 << 21) + 0x1000, (10 << 21, 11 << 21));
+    let check = |ram: &TestRam, extents: &[PrivateExtent], unreachable: &[(u64, u64)]| {
+        let expected = ExpectedGuest {
+            owner: 1,
+            shared_from: Va::new(SHARED),
+            unreachable: unreachable
+                .iter()
+                .map(|(start, end)| (Pa::new(*start), Pa::new(*end))),
+        };
+        check_second_stage(&ram.tables(), &PrivateSet::new(extents).unwrap(), expected)
+    };
+    let shares = || {
+        let (mut ram, extents) = guest();
+        ram.write_leaf(4 << 21, 1, 0);
+        ram.write_leaf(0, 2, 0);
+        ram.map(SHARED + (4 << 21), 50 << 21, LeafSize::K4, P | W | U);
+        (ram, extents)
+    };
+    let unreachable = [(page, page + 0x1000), kept];
+    let (ram, extents) = shares();
+    assert!(check(&ram, &extents, &unreachable).is_ok());
+    // One is missing in the list, one is in it twice, one is in it that is mapped, one that is nobody's.
+    for wrong in [
+        &unreachable[..1],
+        &[unreachable[0], kept, kept],
+        &[unreachable[0], kept, (8 << 21, 9 << 21)],
+        &[unreachable[0], (30 << 21, 31 << 21)],
+    ] {
+        let found = check(&ram, &extents, wrong);
+        assert!(
+            matches!(found, Err(SecondStageViolation::NotOnce { .. })),
+            "{found:?}"
+        );
+    }
+    // The frame that is kept for the page is mapped there, or another guest's.
+    for (pa, owner) in [(page, 1), (12 << 21, 2)] {
+        let (mut ram, extents) = shares();
+        ram.map(SHARED + (4 << 21) + 0x5000, pa, LeafSize::K4, P | W | U);
+        let violation = SecondStageViolation::SharedPrivate {
+            gpa: Va::new(SHARED + (4 << 21) + 0x5000),
+            pa: Pa::new(pa),
+            owner,
+        };
+        assert_eq!(check(&ram, &extents, &unreachable), Err(violation));
+    }
+    // The ordinary frame at the private alias.
+    let (mut ram, extents) = shares();
+    ram.map(4 << 21, 50 << 21, LeafSize::K4, P | W | U);
+    assert!(matches!(
+        check(&ram, &extents, &unreachable),
+        Err(SecondStageViolation::NotOwned { owner: None, .. })
     ));
 }
