@@ -3,7 +3,7 @@
 //! The input is RAX and the six argument registers.
 #![no_main]
 
-use guest_abi::{Arguments, Hypercall};
+use guest_abi::{Arguments, Hypercall, PRINT_SHARED_MAX};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|registers: [u64; 7]| {
@@ -25,6 +25,13 @@ fuzz_target!(|registers: [u64; 7]| {
                 Hypercall::Print(text) => assert_eq!(text.as_bytes().len() as u64, rdi),
                 Hypercall::Exit(code) => assert_eq!(code, rdi),
                 Hypercall::Yield => {}
+                Hypercall::Share(pages) | Hypercall::Unshare(pages) | Hypercall::Accept(pages) => {
+                    assert_eq!((pages.start() | pages.bytes()) % 4096, 0);
+                    assert!(pages.start().checked_add(pages.bytes() - 1).is_some());
+                }
+                Hypercall::PrintShared { bytes, .. } => {
+                    assert!(bytes as u64 == rsi && bytes <= PRINT_SHARED_MAX)
+                }
                 // Bits 63 to 47 are equal.
                 Hypercall::StartVcpu(start) => assert!(matches!(start.rip >> 47, 0 | 0x1ffff)),
             }

@@ -7,6 +7,7 @@
 //! - [`hypercall`], [`println!`]: calls to the hypervisor.
 //! - [`memory`]: fill, check and reach guest memory.
 //! - [`registers`]: the same for registers: general, vector, debug and model-specific ones.
+//! - [`sharing`]: pages that are shared with the host.
 //! - [`vcpu`]: further vCPUs, for a guest launched with `vcpus=N`.
 //! - A panic prints its message and exits with [`PANIC_CODE`]; returning from `main` exits with 0.
 //!
@@ -18,6 +19,7 @@ pub mod hypercall;
 pub mod memory;
 mod print;
 pub mod registers;
+pub mod sharing;
 pub mod vcpu;
 
 pub use entry::{PANIC_CODE, launch_info};

@@ -63,9 +63,17 @@ impl Machine for Hardware {
     }
 
     fn copy_out(&self, span: WindowSpan, data: &mut [u8]) {
-        let from = core::ptr::with_exposed_provenance::<u8>(span.start().get() as usize);
-        // SAFETY: as for `copy_in`. The guest is not running on this CPU while it has a window open.
-        unsafe { core::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), data.len().min(span.bytes())) };
+        // A guest may write there meanwhile, so the compiler must know nothing of what is read: each byte is read once.
+        // SAFETY: as for `copy_in`; the direction flag is clear, as in `fill_with_zeros`.
+        unsafe {
+            asm!(
+                "rep movsb",
+                inout("rsi") span.start().get() => _,
+                inout("rdi") data.as_mut_ptr() => _,
+                inout("rcx") data.len().min(span.bytes()) => _,
+                options(nostack, preserves_flags)
+            );
+        }
     }
 
     fn invalidate(&self, at: Hva) {

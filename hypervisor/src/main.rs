@@ -341,6 +341,9 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
     let kind = backend.second_stage();
     frames::with_memory(|memory| {
         memory.allow_large_guest_leaves(backend.large_guest_leaves());
+        memory.set_guest_address_bits(vcpu_policy::cpuid::guest_address_bits(
+            &raw_cpuid::CpuIdReaderNative,
+        ));
         memory.set_cache(config.cache);
     });
     if let Err(error) = tracing::start(config.trace, cpus.0 as usize) {

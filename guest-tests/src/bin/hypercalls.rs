@@ -19,6 +19,10 @@ fn run(info: &LaunchInfo) {
     );
     assert_eq!(signature.eax, cpuid::LEAF_MAX);
     assert_eq!(__cpuid(cpuid::LEAF_ABI).eax, ABI_VERSION);
+    let aliases = __cpuid(cpuid::LEAF_ALIASES);
+    let bits = __cpuid(0x8000_0008).eax & 0xff;
+    assert_eq!(aliases.eax, bits.min(48) - 1, "the shared bit");
+    assert_eq!([aliases.ebx, aliases.ecx, aliases.edx], [0; 3]);
     assert!(__cpuid(1).ecx >> 31 == 1, "the bit that tells of a hypervisor");
 
     let call = |number, rdi| {

@@ -7,8 +7,10 @@
 pub const LEAF_SIGNATURE: u32 = 0x4000_0000;
 /// [`ABI_VERSION`](crate::ABI_VERSION) in EAX; EBX, ECX and EDX are zero.
 pub const LEAF_ABI: u32 = 0x4000_0001;
+/// The number of the shared bit in EAX: set in a guest-physical address, it names the page at its shared alias. EBX, ECX and EDX are zero.
+pub const LEAF_ALIASES: u32 = 0x4000_0002;
 /// What EAX of [`LEAF_SIGNATURE`] holds: the highest leaf there is.
-pub const LEAF_MAX: u32 = LEAF_ABI;
+pub const LEAF_MAX: u32 = LEAF_ALIASES;
 /// The signature as text: the bytes of EBX, ECX, EDX in this order, little-endian.
 pub const SIGNATURE: &[u8; 12] = b"LacunaLacuna";
 /// The signature as the values of EBX, ECX and EDX.

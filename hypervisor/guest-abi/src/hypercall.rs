@@ -1,13 +1,18 @@
 //! The calls a guest may make: `vmmcall` on AMD, `vmcall` on Intel.
 //!
 //! The number is in RAX, arguments are in RDI, RSI, RDX, R8, R9, R10; the result comes back in RAX: 0, or a negative
-//! [`HypercallError::code`]. All other registers keep their values. The text to print travels in registers, and of the addresses that a call
-//! passes none is followed: the hypervisor never reads a guest's private memory.
+//! [`HypercallError::code`]. All other registers keep their values. No address that a call passes leads the hypervisor to a guest's private
+//! memory: text to print travels in registers, or lies in pages that the guest shares.
 
 use core::fmt;
 
+use crate::launch_area::PAGE;
+
 /// Most bytes that one PRINT carries: five registers.
 pub const PRINT_MAX: usize = 40;
+
+/// Most bytes that one PRINT_SHARED prints: a choice, a quarter of a page.
+pub const PRINT_SHARED_MAX: usize = 1024;
 
 /// Hypercall numbers, in RAX.
 pub mod number {
@@ -21,6 +26,16 @@ pub mod number {
     pub const YIELD: u64 = 4;
     /// Start a further vCPU. RDI = its first instruction, RSI = its RSP, RDX = its RDI. Else it starts as the first vCPU did.
     pub const START_VCPU: u64 = 5;
+    /// Share pages with the host. RDI = first address, without the shared bit, RSI = bytes. They read as zero, at the shared alias.
+    pub const SHARE: u64 = 6;
+    /// Make shared pages private again. Arguments as for [`SHARE`]. They are pending until they are accepted.
+    pub const UNSHARE: u64 = 7;
+    /// Accept pending pages. Arguments as for [`SHARE`]. They read as zero.
+    pub const ACCEPT: u64 = 8;
+    /// Print text that lies in shared pages. RDI = its address, without the shared bit, RSI = length (0 to 1024).
+    pub const PRINT_SHARED: u64 = 9;
+    /// The highest there is.
+    pub const LAST: u64 = PRINT_SHARED;
 }
 
 /// The argument registers of a hypercall.
@@ -58,6 +73,63 @@ pub enum Hypercall {
     Yield,
     /// Start a further vCPU of this guest.
     StartVcpu(VcpuStart),
+    /// Share these pages with the host.
+    Share(Pages),
+    /// Make these pages private again.
+    Unshare(Pages),
+    /// Accept these pages.
+    Accept(Pages),
+    /// Print what these bytes of shared pages hold.
+    PrintShared {
+        /// The first one's address, without the shared bit.
+        start: u64,
+        /// How many, at most [`PRINT_SHARED_MAX`].
+        bytes: usize,
+    },
+}
+
+/// Whole pages of guest-physical addresses, at least one; whether there is memory is not said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pages {
+    start: u64,
+    bytes: u64,
+}
+
+impl Pages {
+    /// Pages from an address on.
+    ///
+    /// # Errors
+    /// [`HypercallError::BadRange`] when that is none, not whole pages, or goes past the end of 64 bits.
+    pub const fn new(start: u64, bytes: u64) -> Result<Self, HypercallError> {
+        let whole = start.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE) && bytes != 0;
+        if whole && start.checked_add(bytes).is_some() {
+            Ok(Self { start, bytes })
+        } else {
+            Err(HypercallError::BadRange)
+        }
+    }
+
+    /// The first address.
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The length in bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn from_arguments(arguments: &Arguments) -> Result<Self, HypercallError> {
+        Self::new(arguments.rdi, arguments.rsi)
+    }
+
+    fn to_arguments(self) -> Arguments {
+        Arguments {
+            rdi: self.start,
+            rsi: self.bytes,
+            ..Arguments::default()
+        }
+    }
 }
 
 /// Where a further vCPU starts. Its other registers are as those of the first vCPU were at the launch, CR3 and GDTR included.
@@ -99,6 +171,16 @@ impl Hypercall {
                     argument: arguments.rdx,
                 }))
             }
+            number::SHARE => Pages::from_arguments(arguments).map(Self::Share),
+            number::UNSHARE => Pages::from_arguments(arguments).map(Self::Unshare),
+            number::ACCEPT => Pages::from_arguments(arguments).map(Self::Accept),
+            number::PRINT_SHARED => match usize::try_from(arguments.rsi) {
+                Ok(bytes) if bytes <= PRINT_SHARED_MAX => Ok(Self::PrintShared {
+                    start: arguments.rdi,
+                    bytes,
+                }),
+                _ => Err(HypercallError::BadArgument),
+            },
             _ => Err(HypercallError::UnknownNumber),
         }
     }
@@ -132,6 +214,17 @@ impl Hypercall {
                     ..Arguments::default()
                 },
             ),
+            Self::Share(pages) => (number::SHARE, pages.to_arguments()),
+            Self::Unshare(pages) => (number::UNSHARE, pages.to_arguments()),
+            Self::Accept(pages) => (number::ACCEPT, pages.to_arguments()),
+            Self::PrintShared { start, bytes } => (
+                number::PRINT_SHARED,
+                Arguments {
+                    rdi: *start,
+                    rsi: *bytes as u64,
+                    ..Arguments::default()
+                },
+            ),
         }
     }
 }
@@ -147,6 +240,14 @@ pub enum HypercallError {
     NoMoreVcpus,
     /// The host has no memory for it.
     OutOfMemory,
+    /// The pages are none, not whole, or not all the guest's memory. Nothing was changed.
+    BadRange,
+    /// A page is in a state that the call is not for. Nothing was changed.
+    WrongState,
+    /// A call on another vCPU is changing the guest's memory: try again.
+    Busy,
+    /// Not for a guest that may have several vCPUs.
+    SeveralVcpus,
 }
 
 impl HypercallError {
@@ -157,6 +258,10 @@ impl HypercallError {
             Self::BadArgument => -2,
             Self::NoMoreVcpus => -3,
             Self::OutOfMemory => -4,
+            Self::BadRange => -5,
+            Self::WrongState => -6,
+            Self::Busy => -7,
+            Self::SeveralVcpus => -8,
         }
     }
 
@@ -167,6 +272,10 @@ impl HypercallError {
             -2 => Some(Self::BadArgument),
             -3 => Some(Self::NoMoreVcpus),
             -4 => Some(Self::OutOfMemory),
+            -5 => Some(Self::BadRange),
+            -6 => Some(Self::WrongState),
+            -7 => Some(Self::Busy),
+            -8 => Some(Self::SeveralVcpus),
             _ => None,
         }
     }
@@ -179,6 +288,10 @@ impl fmt::Display for HypercallError {
             Self::BadArgument => "hypercall argument out of range",
             Self::NoMoreVcpus => "no further vCPU: the guest has all that it was launched with",
             Self::OutOfMemory => "no memory for this hypercall",
+            Self::BadRange => "pages that are none, not whole, or not all the guest's memory",
+            Self::WrongState => "a page in a state that this hypercall is not for",
+            Self::Busy => "another vCPU is changing the guest's memory",
+            Self::SeveralVcpus => "not for a guest that may have several vCPUs",
         })
     }
 }
@@ -358,7 +471,7 @@ mod tests {
             )
         };
         assert_eq!(decode(0, 0), Err(HypercallError::UnknownNumber));
-        assert_eq!(decode(6, 0), Err(HypercallError::UnknownNumber));
+        assert_eq!(decode(number::LAST + 1, 0), Err(HypercallError::UnknownNumber));
         assert_eq!(
             decode(number::START_VCPU, 1 << 47),
             Err(HypercallError::BadArgument)
@@ -372,6 +485,42 @@ mod tests {
         assert_eq!(HypercallError::BadArgument.code(), -2);
         assert_eq!(HypercallError::from_code(-2), Some(HypercallError::BadArgument));
         assert_eq!(HypercallError::from_code(0), None);
+    }
+
+    #[test]
+    fn pages_are_whole_at_least_one_and_do_not_wrap() {
+        let last = u64::MAX - PAGE + 1;
+        for (start, bytes) in [(0, PAGE), (PAGE, 5 * PAGE), (last - PAGE, PAGE), (0, last)] {
+            let pages = Pages::new(start, bytes).unwrap();
+            assert_eq!((pages.start(), pages.bytes()), (start, bytes));
+        }
+        for (start, bytes) in [
+            (0, 0),
+            (1, PAGE),
+            (0, PAGE - 1),
+            (PAGE, PAGE + 1),
+            (last, PAGE),
+            (last, u64::MAX),
+            (last, last),
+            (PAGE, last),
+        ] {
+            assert_eq!(
+                Pages::new(start, bytes),
+                Err(HypercallError::BadRange),
+                "{start:#x} {bytes:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_error_has_a_code_of_its_own() {
+        let codes: Vec<i64> = (-20..0)
+            .filter(|code| HypercallError::from_code(*code).is_some())
+            .collect();
+        assert_eq!(codes, (-8..0).collect::<Vec<i64>>());
+        for code in codes {
+            assert_eq!(HypercallError::from_code(code).unwrap().code(), code);
+        }
     }
 
     #[test]
@@ -410,7 +559,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_registers_decode_or_are_refused_and_encode_again(rax in 0_u64..8, words in any::<[u64; 6]>(), short in 0_u64..64) {
+        fn any_registers_decode_or_are_refused_and_encode_again(rax in 0_u64..=number::LAST + 1, words in any::<[u64; 6]>(), short in 0_u64..64) {
             let [rdi, rsi, rdx, r8, r9, r10] = words;
             for rdi in [rdi, short] {
                 if let Ok(call) = Hypercall::decode(rax, &Arguments { rdi, rsi, rdx, r8, r9, r10 }) {

@@ -19,7 +19,10 @@ pub mod launch_area;
 mod launch_info;
 pub mod pattern;
 
-pub use hypercall::{Arguments, Hypercall, HypercallError, PRINT_MAX, ReportName, Text, VcpuStart, number};
+pub use hypercall::{
+    Arguments, Hypercall, HypercallError, PRINT_MAX, PRINT_SHARED_MAX, Pages, ReportName, Text, VcpuStart,
+    number,
+};
 pub use launch_info::{LAUNCH_MAGIC, LaunchInfo, LaunchInfoError};
 
 /// Version of everything in this crate; in [`LaunchInfo`] and in CPUID leaf [`cpuid::LEAF_ABI`].

@@ -291,8 +291,22 @@ pub struct Counters {
     pub pool_frees: u64,
     /// Frames out of use for good because they could not be made safe.
     pub frames_quarantined: u64,
-    /// 2M leaves of guests' tables split to 4K because of the erratum iTLB multihit.
+    /// 2M leaves of guests' tables split to 4K: because of the erratum iTLB multihit, or because a part of them was shared.
     pub second_stage_splits: u64,
+    /// 2M leaves of guests' tables that came back because all 512 pages were private again.
+    pub second_stage_collapses: u64,
+    /// Those that did not come back because the frames are not one region.
+    pub promotions_blocked_address: u64,
+    /// Those that did not come back because of the erratum iTLB multihit.
+    pub promotions_blocked_executable: u64,
+    /// 4K pages that guests shared with the host.
+    pub pages_shared: u64,
+    /// 4K pages that became private again.
+    pub pages_unshared: u64,
+    /// 4K pages that guests accepted.
+    pub pages_accepted: u64,
+    /// Flushes of a living guest's translations, for changes of its memory.
+    pub guest_flushes: u64,
     /// Bytes overwritten with zeros before someone else could see them.
     pub bytes_scrubbed: u64,
     /// TSC ticks of taking memory from the host, hiding it and flushing.

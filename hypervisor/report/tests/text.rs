@@ -184,6 +184,10 @@ fn summary_of_a_run() {
             regions_hidden: 384,
             regions_restored: 383,
             second_stage_splits: 7,
+            second_stage_collapses: 6,
+            pages_shared: 513,
+            pages_unshared: 512,
+            guest_flushes: 3,
             bytes_scrubbed: u64::MAX,
             ticks_hide: 1_000_001,
             ticks_scrub: 90_000_000_000,
@@ -232,6 +236,10 @@ Private memory
     from the cache                              0
   4K pages hidden one by one                    0
   2M leaves of guests split                     7
+    and whole again                             6
+  4K pages shared by guests                   513
+    and private again                         512
+    flushes of a guest for both                  3
   bytes scrubbed               18446744073709551615
   bytes loaded                              12345
 TSC ticks (instructions under -icount)

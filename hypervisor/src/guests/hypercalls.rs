@@ -1,13 +1,17 @@
 //! What hypercalls do.
 
 use boot_config::Ending;
-use guest_abi::{Arguments, Hypercall, HypercallError, VcpuStart};
-use memory::address::Gva;
+use guest_abi::{Arguments, Hypercall, HypercallError, PRINT_SHARED_MAX, Pages, VcpuStart};
+use memory::address::{Gpa, Gva};
+use memory::guest::{Change, NotShared};
 
+use super::change;
 use super::guest::{Guest, NoVcpu, Showing};
 use super::list::Place;
 use super::vcpu::GuestVcpu;
 use super::world::World;
+use crate::frames::with_memory;
+use crate::hardware::Hardware;
 use crate::println;
 use crate::shared::Shared;
 use crate::virt::{Backend, StartState};
@@ -18,6 +22,8 @@ pub enum Outcome {
     Result(Result<(), HypercallError>),
     /// It goes on, after others had a turn.
     Yield,
+    /// It goes on when the change of its memory that was begun is done.
+    Changes,
     /// It ends.
     End(Ending),
 }
@@ -52,9 +58,42 @@ pub fn call<B: Backend>(
         }
         Hypercall::Exit(code) => return Outcome::End(Ending::Exit(code)),
         Hypercall::Yield => return Outcome::Yield,
+        Hypercall::Share(pages) => return changes(guest, Change::Share, pages),
+        Hypercall::Unshare(pages) => return changes(guest, Change::Unshare, pages),
+        Hypercall::Accept(pages) => return changes(guest, Change::Accept, pages),
+        Hypercall::PrintShared { start, bytes } => {
+            return Outcome::Result(print_shared(world, guest, Gpa::new(start), bytes));
+        }
         Hypercall::StartVcpu(start) => return Outcome::Result(start_vcpu(world, cpu, guest, &start)),
     }
     Outcome::Result(Ok(()))
+}
+
+fn changes(guest: &Guest, change: Change, pages: Pages) -> Outcome {
+    match change::begin(guest, change, pages) {
+        Ok(()) => Outcome::Changes,
+        Err(error) => Outcome::Result(Err(error)),
+    }
+}
+
+/// Prints what the guest has put into pages that it shares: a copy, made once, so what is shown is what was looked at.
+fn print_shared<B: Backend>(
+    world: &World<B>,
+    guest: &Guest,
+    start: Gpa,
+    bytes: usize,
+) -> Result<(), HypercallError> {
+    let mut copy = [0; PRINT_SHARED_MAX];
+    let text = copy.get_mut(..bytes).ok_or(HypercallError::BadArgument)?;
+    let read = guest
+        .with_memory(|guest| with_memory(|memory| guest.read_shared(&Hardware, &memory.frames, start, text)));
+    match read {
+        Some(Ok(())) if !world.config.quiet => guest.print(text),
+        Some(Ok(())) | None => {}
+        Some(Err(NotShared::Range(_))) => return Err(HypercallError::BadRange),
+        Some(Err(NotShared::Page(_))) => return Err(HypercallError::WrongState),
+    }
+    Ok(())
 }
 
 /// Starts a further vCPU of the same guest. It starts as the first one did, but where the call says.

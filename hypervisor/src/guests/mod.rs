@@ -6,6 +6,7 @@
 //! ([`hypercalls`]), and retires those of a guest that has ended; whoever retires the last one takes the guest down. To look at everybody,
 //! it [`stop`]s all CPUs.
 
+mod change;
 #[cfg(feature = "test-hooks")]
 mod control;
 mod guest;

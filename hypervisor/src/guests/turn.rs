@@ -1,9 +1,12 @@
 //! One turn of a vCPU on a CPU: until its slice is over, it gives the rest away, somebody kicks the CPU, or it ends.
 
 use boot_config::Ending;
+use guest_abi::HypercallError;
 use memory::address::Gpa;
+use memory::guest::Alias;
 use memory::window::Windows;
 
+use super::change;
 use super::guest::Guest;
 use super::hypercalls::{self, Outcome};
 use super::vcpu::GuestVcpu;
@@ -64,9 +67,22 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
     let mut loaded = this.vcpu.load(cpu, clock.ticks(slice_us));
     let counts = &mut this.counts;
     let mut result = loop {
+        if this.changes {
+            let is_over = || tables.ticks() != ticks || tables.is_requested();
+            let Some(result) = change::go_on(&guest, reader.windows, &mut loaded, is_over) else {
+                break Slice::GoesOn;
+            };
+            this.changes = false;
+            set_result(&mut loaded, result);
+        }
         let exit = loaded.run(&Presence, &mut reader);
         match exit {
-            Exit::Ended(ending) => break Slice::Ended(kind(&ending.cause), Some(ending)),
+            Exit::Ended(mut ending) => {
+                if let Cause::MemoryFault(fault) = &mut ending.cause {
+                    fault.page = guest.with_memory(|memory| memory.page(&Hardware, fault.gpa));
+                }
+                break Slice::Ended(kind(&ending.cause), Some(ending));
+            }
             Exit::Interrupted if tables.ticks() != ticks => break Slice::GoesOn,
             Exit::Interrupted => {}
             Exit::SliceOver => break Slice::GoesOn,
@@ -79,9 +95,8 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
             Exit::Hypercall { number, arguments } => {
                 counts.hypercalls += 1;
                 match hypercalls::call(world, tables.number(), &guest, number, &arguments) {
-                    Outcome::Result(result) => {
-                        loaded.set_hypercall_result(result.err().map_or(0, |error| error.code() as u64));
-                    }
+                    Outcome::Result(result) => set_result(&mut loaded, result),
+                    Outcome::Changes => this.changes = true,
                     Outcome::Yield => {
                         loaded.set_hypercall_result(0);
                         break Slice::GoesOn;
@@ -111,6 +126,10 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
     result
 }
 
+fn set_result(vcpu: &mut impl Loaded, result: Result<(), HypercallError>) {
+    vcpu.set_hypercall_result(result.err().map_or(0, |error| error.code() as u64));
+}
+
 /// The ending as the command line names it.
 fn kind(cause: &Cause) -> Ending {
     match cause {
@@ -132,9 +151,18 @@ impl GuestAccess for Reader<'_> {
     fn read_word(&mut self, gpa: Gpa) -> Option<u64> {
         let mut word = [0; 8];
         let read = self.guest.with_memory(|guest| {
-            with_memory(|memory| guest.read(&Hardware, &memory.frames, self.windows, gpa, &mut word))
+            with_memory(|memory| {
+                let frames = &memory.frames;
+                if guest.page(&Hardware, gpa).alias == Alias::Private {
+                    return guest
+                        .read(&Hardware, frames, self.windows, gpa, &mut word)
+                        .is_ok();
+                }
+                let at = Gpa::new(gpa.get() & !(1 << guest.shared_bit()));
+                guest.read_shared(&Hardware, frames, at, &mut word).is_ok()
+            })
         })?;
-        read.ok().map(|()| u64::from_le_bytes(word))
+        read.then(|| u64::from_le_bytes(word))
     }
 
     fn allow_fetch(&mut self, gpa: Gpa) -> bool {

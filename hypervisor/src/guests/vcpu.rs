@@ -20,6 +20,8 @@ pub struct GuestVcpu<V> {
     pub pass: VcpuPass,
     /// What it has done. The exits are known to the processor until it is retired.
     pub counts: Counts,
+    /// It has asked for a change of the guest's memory that is not done yet.
+    pub changes: bool,
     /// The CPU that it had its last turn on.
     pub ran_on: Option<u32>,
 }
@@ -33,6 +35,7 @@ impl<V> GuestVcpu<V> {
             vcpu,
             pass,
             counts: Counts::default(),
+            changes: false,
             ran_on: None,
         }
     }

@@ -1,7 +1,8 @@
 //! Why a guest ended.
 
 use core::fmt;
-use memory::address::{Gpa, Gva};
+use memory::address::{Gpa, Gva, PAGE_SIZE};
+use memory::guest::{Alias, Page, PageState};
 use vcpu_policy::fetch::FetchError;
 use vcpu_policy::instruction::DecodeError;
 
@@ -34,6 +35,8 @@ pub enum Cause {
 pub struct MemoryFault {
     /// What it touched.
     pub gpa: Gpa,
+    /// Which page that is, where the guest's memory is at hand.
+    pub page: Option<Page>,
     /// How.
     pub access: Access,
     /// In which step of the translation.
@@ -158,16 +161,29 @@ impl fmt::Display for MemoryFault {
             Stage::GuestTable => " by the walk of its own tables",
             Stage::Final => "",
         };
-        let reason = match (self.reserved_bit, self.present) {
-            (true, _) => ", a reserved bit in the second stage",
-            (false, true) => ", not permitted",
-            (false, false) => ", not its memory",
-        };
-        write!(
-            f,
-            "memory fault: {access} guest-physical {}{stage}{reason}",
-            self.gpa
-        )
+        write!(f, "memory fault: {access} guest-physical {}{stage}", self.gpa)?;
+        if let Some(page) = self.page {
+            let alias = match page.alias {
+                Alias::Private => "private",
+                Alias::Shared => "shared",
+            };
+            write!(f, ", {} KiB at the {alias} alias", PAGE_SIZE >> 10)?;
+        }
+        f.write_str(match (self.reserved_bit, self.present, self.page) {
+            (true, ..) => ", a reserved bit in the second stage",
+            (false, true, _) => ", not permitted",
+            (false, false, Some(page)) => match (page.state, page.alias) {
+                (PageState::Absent, _) => ", not its memory",
+                (PageState::Pending, Alias::Private) => ", pending: it was not accepted",
+                (PageState::Shared, Alias::Private) => ", which is shared",
+                (PageState::Accepted | PageState::Pending, Alias::Shared) => ", which is private",
+                // Another vCPU has changed it since.
+                (PageState::Accepted, Alias::Private) | (PageState::Shared, Alias::Shared) => {
+                    ", which was being changed"
+                }
+            },
+            (false, false, None) => ", not mapped",
+        })
     }
 }
 

@@ -194,4 +194,7 @@ pub trait Loaded {
 
     /// The result of the hypercall that `run` last returned, for the guest's RAX.
     fn set_hypercall_result(&mut self, result: u64);
+
+    /// The second stage has changed: from its next entry on, on whichever CPU, this vCPU uses no translation from before.
+    fn flush_second_stage(&mut self);
 }

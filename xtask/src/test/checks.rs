@@ -101,6 +101,37 @@ pub fn standing(record: &Record) -> Held {
     })
 }
 
+/// Calls of `share-and-take-back` that make something absent: to share and to take back, for each of its nine ranges and for what it prints.
+const CHANGES: u64 = 2 * (9 + 1);
+
+/// After a run of `share-and-take-back`.
+pub fn shared_and_back(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("the report has no `counters`")?;
+    let pages = [
+        counters.pages_shared,
+        counters.pages_unshared,
+        counters.pages_accepted,
+    ];
+    must(pages[0] > 0 && pages == [pages[0]; 3], || {
+        format!("pages shared, private again, accepted: {pages:?}")
+    })?;
+    must(counters.guest_flushes == CHANGES, || {
+        format!(
+            "{} flushes of the guest, should be {CHANGES}",
+            counters.guest_flushes
+        )
+    })?;
+    let (split, back) = (counters.second_stage_splits, counters.second_stage_collapses);
+    // Where code must not run from large leaves, those stay split.
+    let stays = counters.promotions_blocked_executable > 0;
+    must(split > 0 && (stays || split == back), || {
+        format!("{split} 2M leaves of the guest were split, {back} came back")
+    })?;
+    must(!record.text.contains("this was private"), || {
+        "text of a private page was printed".to_owned()
+    })
+}
+
 /// 1G leaves are used where memory allows, and splitting one was needed and undone.
 pub fn gigabyte_leaves(record: &Record) -> Held {
     let report = &record.report;

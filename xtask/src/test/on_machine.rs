@@ -304,8 +304,13 @@ mod tests {
             "escape",
             "hello",
             "reads-zero",
+            "share-and-take-back",
+            "share-much",
             "spin",
             "touch-all",
+            "touch-pending",
+            "touch-private-as-shared",
+            "touch-shared-as-private",
             "two-at-once",
         ];
         let bundled: Vec<_> = names.map(guest).into();

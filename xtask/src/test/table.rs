@@ -73,6 +73,46 @@ fn together() -> Vec<Row> {
             )
         },
         Row {
+            // What it prints from its shared page, and nothing of a private one.
+            says: &["this is shared with the host"],
+            check: checks::shared_and_back,
+            ..Row::passing(
+                "shared-and-back",
+                "each call flushes once, 2M leaves come back, and the host sees what is shared only",
+                "{share-and-take-back}",
+            )
+        },
+        Row {
+            says: &[
+                "KiB at the private alias, pending: it was not accepted",
+                "KiB at the private alias, which is shared",
+                "KiB at the shared alias, which is private",
+                "KiB at the private alias, not its memory",
+            ],
+            ..Row::passing(
+                "named-faults",
+                "a memory fault names address, size, alias, access and what the page is",
+                "{touch-pending} {touch-shared-as-private} {touch-private-as-shared} {escape}",
+            )
+        },
+        Row {
+            // Three long calls and an exit: without turns in the middle there would be four.
+            check: |record| checks::alternations(&record.report, "share-much", 1, 8),
+            ..Row::passing(
+                "long-call",
+                "a guest that changes much of its memory by one call gives others their turns meanwhile",
+                "{share-much} guest=spin,memory=4M,limit=1s,expect=time-limit",
+            )
+        },
+        Row {
+            smp: 2,
+            ..Row::passing(
+                "shared-side-by-side",
+                "guests that change their memory move between CPUs and stay apart",
+                "guest=changes-at-random,memory=12M,limit=120s,count=4 guest=hello,memory=4M,count=8",
+            )
+        },
+        Row {
             smp: 4,
             check: |record| checks::cpus(record, 4, 4),
             ..Row::passing(

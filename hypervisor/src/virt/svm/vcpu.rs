@@ -193,6 +193,12 @@ impl Loaded for LoadedSvm<'_> {
     fn set_hypercall_result(&mut self, result: u64) {
         self.vcpu.vmcb().save.rax = result;
     }
+
+    /// The tag's translations are those of both stages together (AMD APM vol. 2, 15.16.1). On another CPU it has another tag, which is flushed
+    /// when it is given out.
+    fn flush_second_stage(&mut self) {
+        self.vcpu.make_stale();
+    }
 }
 
 impl Drop for LoadedSvm<'_> {

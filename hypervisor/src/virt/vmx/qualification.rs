@@ -41,6 +41,7 @@ pub fn memory_fault(qualification: u64, gpa: u64) -> MemoryFault {
     let info = Violation(qualification);
     MemoryFault {
         gpa: Gpa::new(gpa),
+        page: None,
         access: match (info.is_fetch(), info.is_write()) {
             (true, _) => Access::Execute,
             (false, true) => Access::Write,
@@ -61,6 +62,7 @@ pub fn memory_fault(qualification: u64, gpa: u64) -> MemoryFault {
 pub fn misconfiguration(gpa: u64) -> MemoryFault {
     MemoryFault {
         gpa: Gpa::new(gpa),
+        page: None,
         access: Access::Read,
         stage: Stage::Final,
         present: true,

@@ -285,6 +285,12 @@ impl Loaded for LoadedVmx<'_> {
     fn set_hypercall_result(&mut self, result: u64) {
         self.vcpu.registers.set(RAX, result);
     }
+
+    /// INVEPT drops what was cached under this EPT pointer, whatever the VPID (Intel SDM vol. 3C, 29.4.3.1). A CPU that the vCPU comes to does so
+    /// anyway.
+    fn flush_second_stage(&mut self) {
+        self.vcpu.flushed_on = None;
+    }
 }
 
 impl Drop for LoadedVmx<'_> {

@@ -10,7 +10,7 @@ mod features;
 mod xsave;
 
 use guest_abi::ABI_VERSION;
-use guest_abi::cpuid::{LEAF_ABI, LEAF_MAX, LEAF_SIGNATURE, SIGNATURE_REGISTERS};
+use guest_abi::cpuid::{LEAF_ABI, LEAF_ALIASES, LEAF_MAX, LEAF_SIGNATURE, SIGNATURE_REGISTERS};
 use raw_cpuid::{CpuIdReader, CpuIdResult};
 
 pub use xsave::area_size;
@@ -45,6 +45,20 @@ const ZERO: CpuIdResult = CpuIdResult {
     edx: 0,
 };
 
+/// Bits of guest-physical address that a guest can use: those that CPUID shows it, as far as four levels of second-stage tables translate
+/// them. The highest is the shared bit. 36 when CPUID does not say (Intel SDM vol. 3A, 4.1.4).
+pub fn guest_address_bits(host: &impl CpuIdReader) -> u8 {
+    let shown = if host.cpuid1(0x8000_0000).eax >= LAST_EXTENDED {
+        host.cpuid1(LAST_EXTENDED).eax & 0xff
+    } else {
+        0
+    };
+    match shown {
+        0 => 36,
+        bits => bits.clamp(32, LINEAR_BITS) as u8,
+    }
+}
+
 /// The answer to CPUID with this leaf in EAX and this subleaf in ECX. `host` reads the leaves of the CPU itself.
 pub fn answer(host: &impl CpuIdReader, view: &GuestView, leaf: u32, subleaf: u32) -> CpuIdResult {
     let last_basic = host.cpuid1(0).eax.min(LAST_BASIC);
@@ -58,6 +72,10 @@ pub fn answer(host: &impl CpuIdReader, view: &GuestView, leaf: u32, subleaf: u32
         },
         LEAF_ABI => CpuIdResult {
             eax: ABI_VERSION,
+            ..ZERO
+        },
+        LEAF_ALIASES => CpuIdResult {
+            eax: u32::from(guest_address_bits(host)) - 1,
             ..ZERO
         },
         0 => CpuIdResult {

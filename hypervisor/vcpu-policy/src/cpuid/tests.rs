@@ -99,16 +99,49 @@ fn a_cpu_that_claims_everything_shows_nothing_dangerous() {
     }
     assert_eq!(bits(0xd, 1, &EVERYTHING).eax & 1 << 3, 0, "XSAVES");
     // PMU, SGX, PT, SVM, memory encryption.
-    for leaf in [0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x4000_0002, u32::MAX] {
+    for leaf in [0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x4000_0003, u32::MAX] {
         assert_eq!(bits(leaf, 0, &EVERYTHING), ZERO, "leaf {leaf:#x}");
     }
+}
+
+/// The highest address bit, but none that four levels of tables do not translate.
+#[test]
+fn the_shared_bit_is_the_highest_that_a_guest_has() {
+    for (bits, shared) in [
+        (32, 31),
+        (36, 35),
+        (39, 38),
+        (40, 39),
+        (46, 45),
+        (48, 47),
+        (52, 47),
+        (255, 47),
+        (0, 35),
+    ] {
+        let host = move |leaf: u32, _: u32| match leaf {
+            0x8000_0000 => CpuIdResult {
+                eax: 0x8000_0008,
+                ..ZERO
+            },
+            0x8000_0008 => CpuIdResult {
+                eax: 0x3000 | bits,
+                ..ZERO
+            },
+            _ => ZERO,
+        };
+        let told = answer(&host, &view(&host), 0x4000_0002, 0);
+        assert_eq!(told, CpuIdResult { eax: shared, ..ZERO });
+        assert_eq!(u32::from(guest_address_bits(&host)), shared + 1);
+    }
+    let old = recorded("0 0: 1 0 0 0");
+    assert_eq!(guest_address_bits(&old), 36);
 }
 
 #[test]
 fn lacuna_signs() {
     let host = recorded(XEON);
     let signature = answer(&host, &view(&host), 0x4000_0000, 0);
-    assert_eq!(signature.eax, 0x4000_0001);
+    assert_eq!(signature.eax, 0x4000_0002);
     let text: Vec<u8> = [signature.ebx, signature.ecx, signature.edx]
         .iter()
         .flat_map(|part| part.to_le_bytes())
@@ -268,7 +301,7 @@ proptest! {
             prop_assert_eq!(shown.ecx & !(words[2] | own_ecx), 0);
             prop_assert_eq!(shown.edx & !words[3], 0);
         }
-        if !matches!(leaf, 0 | 1 | 7 | 0xd | 0x4000_0000 | 0x4000_0001 | 0x8000_0000..=0x8000_0004 | 0x8000_0007 | 0x8000_0008) {
+        if !matches!(leaf, 0 | 1 | 7 | 0xd | 0x4000_0000..=0x4000_0002 | 0x8000_0000..=0x8000_0004 | 0x8000_0007 | 0x8000_0008) {
             prop_assert_eq!(shown, ZERO);
         }
     }

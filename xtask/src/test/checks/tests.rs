@@ -432,3 +432,42 @@ fn alternations_are_those_of_all_instances_together() {
     );
     assert!(alternations(&report, "spin", 2, 0).is_err());
 }
+
+#[test]
+fn what_was_shared_came_back_with_one_flush_a_call() {
+    let right = Counters {
+        pages_shared: 700,
+        pages_unshared: 700,
+        pages_accepted: 700,
+        guest_flushes: 20,
+        second_stage_splits: 9,
+        second_stage_collapses: 9,
+        ..counters()
+    };
+    let run = |counters: Counters, text: &str| {
+        let mut events = good();
+        events.retain(|event| !matches!(event, Event::Counters(_)));
+        events.push(Event::Counters(counters));
+        let mut record = record(Outcome::Pass, events);
+        record.text.push_str(text);
+        shared_and_back(&record)
+    };
+    assert_eq!(run(right, ""), Ok(()));
+    assert!(run(right, "share#1 | this was private").is_err());
+    let spoils: [fn(&mut Counters); 6] = [
+        |counters| counters.pages_shared = 0,
+        |counters| counters.pages_unshared = 699,
+        |counters| counters.pages_accepted = 701,
+        |counters| counters.guest_flushes = 21,
+        |counters| counters.second_stage_splits = 0,
+        |counters| counters.second_stage_collapses = 8,
+    ];
+    for spoil in spoils {
+        let mut counters = right;
+        spoil(&mut counters);
+        assert!(run(counters, "").is_err());
+    }
+    let mut stays = right;
+    (stays.second_stage_collapses, stays.promotions_blocked_executable) = (0, 9);
+    assert_eq!(run(stays, ""), Ok(()));
+}

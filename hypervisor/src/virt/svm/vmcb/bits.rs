@@ -172,6 +172,7 @@ pub fn memory_fault(exit_info_1: u64, exit_info_2: u64) -> MemoryFault {
     let info = NestedFaultInfo(exit_info_1);
     MemoryFault {
         gpa: Gpa::new(exit_info_2),
+        page: None,
         access: match (info.is_fetch(), info.is_write()) {
             (true, _) => Access::Execute,
             (false, true) => Access::Write,

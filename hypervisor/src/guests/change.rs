@@ -1,0 +1,72 @@
+//! Changes of a guest's memory that one of its vCPUs has asked for, while nothing of that vCPU runs.
+//!
+//! A change goes on step by step, in the turns of the vCPU that asked. Between two steps no lock is held, shootdowns are answered, and the
+//! turn may end, so that a guest that changes all of its memory gets no more of the CPU than any other.
+
+use guest_abi::{HypercallError, Pages};
+use memory::address::Gpa;
+use memory::guest::{Change, ChangeError, Progress, TranslationsFlushed};
+use memory::window::Windows;
+
+use super::guest::Guest;
+use crate::cpu::registers;
+use crate::frames::with_memory;
+use crate::hardware::Hardware;
+use crate::virt::Loaded;
+
+/// Begins a change.
+///
+/// # Errors
+/// Why not.
+pub fn begin(guest: &Guest, change: Change, pages: Pages) -> Result<(), HypercallError> {
+    // The flush below reaches the vCPU that asked, and no other.
+    if guest.launch.vcpus > 1 {
+        return Err(HypercallError::SeveralVcpus);
+    }
+    let start = Gpa::new(pages.start());
+    let begun = guest.with_memory(|memory| memory.begin(change, start, pages.bytes()));
+    begun.unwrap_or(Err(ChangeError::Busy)).map_err(code)
+}
+
+/// Goes on with the change that the vCPU has asked for until it is done; `None` when its turn is over before.
+pub fn go_on(
+    guest: &Guest,
+    windows: &mut Windows,
+    vcpu: &mut impl Loaded,
+    is_over: impl Fn() -> bool,
+) -> Option<Result<(), HypercallError>> {
+    loop {
+        let step = guest
+            .with_memory(|guest| with_memory(|memory| guest.go_on(memory, &Hardware, windows)))
+            // It is being taken down, and never sees the result.
+            .unwrap_or(Progress::Done(Ok(())));
+        match step {
+            Progress::More => {}
+            Progress::Flush => {
+                let flushed = flush(guest, vcpu);
+                guest.with_memory(|guest| with_memory(|memory| guest.flushed(memory, flushed)));
+            }
+            Progress::Done(result) => return Some(result.map_err(code)),
+        }
+        // SAFETY: the tables with their handlers are loaded since bring-up, and no lock is held here.
+        unsafe { registers::let_interrupts_in() };
+        if is_over() {
+            return None;
+        }
+    }
+}
+
+/// Sees to it that no CPU uses a translation of the guest's from before. Its only vCPU is here and not in guest mode.
+fn flush(guest: &Guest, vcpu: &mut impl Loaded) -> TranslationsFlushed {
+    vcpu.flush_second_stage();
+    TranslationsFlushed::new(guest.id)
+}
+
+const fn code(error: ChangeError) -> HypercallError {
+    match error {
+        ChangeError::Unaligned | ChangeError::Range(_) => HypercallError::BadRange,
+        ChangeError::State => HypercallError::WrongState,
+        ChangeError::OutOfMemory(_) => HypercallError::OutOfMemory,
+        ChangeError::Busy => HypercallError::Busy,
+    }
+}
