@@ -36,6 +36,14 @@ pub struct Stats {
     pub cpus_flagged: u64,
     /// Other CPUs that needed neither: they had flushed already, had an interrupt on its way, or were not started.
     pub cpus_spared: u64,
+    /// Changes of living guests' second stages that were waited for.
+    pub guest_flushes: u64,
+    /// CPUs kicked for them: they were inside that guest.
+    pub guest_cpus_kicked: u64,
+    /// CPUs that had run that guest and were outside: their next entry flushes.
+    pub guest_cpus_flagged: u64,
+    /// Other CPUs: they have never run that guest, or had flushed already.
+    pub guest_cpus_spared: u64,
     /// Bytes of guest memory overwritten with zeros, before a guest or after it.
     pub bytes_scrubbed: u64,
     /// 2M leaves of guests' tables replaced by 4K leaves, because the guest executed from there on a CPU with the erratum iTLB multihit, or changed a

@@ -5,6 +5,10 @@
 //! protocol's lines. [`Processor`] is one CPU with what it has cached of both, *stale until flushed*. A frame that a CPU reads, a table that
 //! it walks, are loom cells: whoever takes one for something else must come after every use of it, or loom fails the model. The
 //! models are in `tests/`.
+//!
+//! [`guests`] is the same for the second-stage translations of guests.
+
+pub mod guests;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,13 +30,13 @@ pub const CPUS: usize = 3;
 /// Tries every order of events of a model with so many threads, in which threads are preempted a number of times in all, where they wait
 /// for nobody: 2 times; with `LACUNA_LOOM=long` 3 times, or 5 if there are two threads. `LOOM_MAX_PREEMPTIONS` sets another number.
 pub fn try_all(threads: usize, model: impl Fn() + Send + Sync + 'static) {
-    let long = std::env::var_os("LACUNA_LOOM").is_some_and(|value| value == "long");
-    let preemptions = match (long, threads) {
-        (false, _) => 2,
-        (true, 2) => 5,
-        (true, _) => 3,
-    };
-    try_with(preemptions, model);
+    try_between(2, if threads == 2 { 5 } else { 3 }, model);
+}
+
+/// The same with numbers of its own: `short` times, and `long` times with `LACUNA_LOOM=long`.
+pub fn try_between(short: usize, long: usize, model: impl Fn() + Send + Sync + 'static) {
+    let is_long = std::env::var_os("LACUNA_LOOM").is_some_and(|value| value == "long");
+    try_with(if is_long { long } else { short }, model);
 }
 
 /// The same with a number of preemptions that the model is known to need.

@@ -27,9 +27,13 @@
 //!
 //! A flag is enough for a region to be hidden, not for a table frame to be freed: a CPU in a guest may walk the old table on speculation.
 //! [`Shootdown::all_flushed`] says when every CPU has really flushed for a generation.
+//!
+//! All this is about the host's own translations. `guest` has those of a living guest's second stage.
 
+mod guest;
 mod presence;
 
+pub use guest::{GuestPosted, GuestReceipt, GuestTlb, Inside, Kicker, LastFlush, Reached, StillInside};
 pub use presence::{JoinError, Visit};
 
 use core::fmt;
@@ -120,6 +124,10 @@ pub struct CpuLine {
     interrupted: AtomicU32,
     /// The generation up to which it has really flushed. Written by the CPU itself.
     flushed: AtomicU64,
+    /// The guest that it is inside, or [`guest::OUTSIDE`]. Written by the CPU itself, as is the next.
+    guest: AtomicU64,
+    /// The generation of that guest's tables that it has flushed for, or will have when it is in guest mode.
+    guest_flushed: AtomicU64,
 }
 
 impl CpuLine {
@@ -131,6 +139,8 @@ impl CpuLine {
                 mode: AtomicU32::new(Mode::Absent as u32),
                 interrupted: AtomicU32::new(0),
                 flushed: AtomicU64::new(0),
+                guest: AtomicU64::new(guest::OUTSIDE),
+                guest_flushed: AtomicU64::new(0),
             }
         }
     }
