@@ -1,12 +1,13 @@
 //! The real machine as the memory subsystem and the independent walker see it.
 
 use core::arch::asm;
+use core::fmt;
 
 use audit::{Pa, PhysicalRead};
 use memory::address::{Hva, PAGE_SIZE, Pfn};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
-use memory::tlb::shootdown::{Cpu, CpuIndex, Outstanding, Processor};
+use memory::tlb::shootdown::{Cpu, CpuIndex, Kicker, Outstanding, Processor, StillInside};
 use memory::trace::Tracer;
 
 use crate::cpu::descriptor::CpuTables;
@@ -114,14 +115,35 @@ impl Processor for Hardware {
     }
 
     fn pause(&self, outstanding: &Outstanding) {
-        core::hint::spin_loop();
-        if outstanding.polls >= first_report() && outstanding.polls.is_power_of_two() {
-            println!("{outstanding}");
-            assert!(
-                outstanding.polls < first_report() * PATIENCE,
-                "broken invariant: {outstanding}"
-            );
+        wait_a_moment(outstanding.polls, outstanding);
+    }
+}
+
+impl Kicker for Hardware {
+    fn kick(&self, cpu: CpuIndex) {
+        match presence::tables(cpu.get()) {
+            Some(target) => presence::kick(target),
+            None => panic!("broken invariant: {cpu} was to be kicked, but can't be"),
         }
+    }
+
+    fn pause_outside(&self, inside: &StillInside) {
+        wait_a_moment(inside.polls, inside);
+    }
+}
+
+/// A poll of something that another CPU owes; says so when it takes long.
+///
+/// # Panics
+/// When it takes tens of seconds.
+fn wait_a_moment(polls: u64, outstanding: &dyn fmt::Display) {
+    core::hint::spin_loop();
+    if polls >= first_report() && polls.is_power_of_two() {
+        println!("{outstanding}");
+        assert!(
+            polls < first_report() * PATIENCE,
+            "broken invariant: {outstanding}"
+        );
     }
 }
 

@@ -19,9 +19,10 @@
 //! (`virt::vmx::abandon_entry`).
 
 use core::arch::asm;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Mode, Shootdown};
+use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, GuestTlb, Inside, LastFlush, Mode, Shootdown};
 use spin::Once;
 
 use crate::bring_up::cpu_area;
@@ -29,7 +30,7 @@ use crate::cpu::descriptor::CpuTables;
 use crate::cpu::exception::WAKE_VECTOR;
 use crate::cpu::registers;
 use crate::hardware::Hardware;
-use crate::virt::GuestModeHooks;
+use crate::virt::{EntryHooks, GuestModeHooks};
 
 static PROTOCOL: Once<Shootdown<'static>> = Once::new();
 
@@ -157,10 +158,50 @@ pub fn kicks() -> u64 {
     tables_of_all().map(CpuTables::kicks).sum()
 }
 
-/// This CPU's mode as others see it, around guest mode.
-pub struct Presence;
+/// This CPU as others see it while it runs a vCPU: its mode, around guest mode, and for which change of the guest's second stage it has flushed.
+pub struct Presence<'g> {
+    guest: &'g GuestTlb,
+    last: Cell<LastFlush>,
+    inside: Cell<Option<Inside<'static>>>,
+}
 
-impl GuestModeHooks for Presence {
+impl<'g> Presence<'g> {
+    /// That of a CPU which is to run a vCPU of this guest, last flushed then.
+    pub fn new(guest: &'g GuestTlb, last: LastFlush) -> Self {
+        Self {
+            guest,
+            last: Cell::new(last),
+            inside: Cell::new(None),
+        }
+    }
+
+    /// When the vCPU was flushed last.
+    pub fn last_flush(&self) -> LastFlush {
+        self.last.get()
+    }
+}
+
+impl EntryHooks for Presence<'_> {
+    fn before_entry(&self) -> bool {
+        let Some(cpu) = this_cpu() else {
+            panic!("broken invariant: a guest runs on a CPU without a line in the shootdown protocol")
+        };
+        let inside = self.guest.enter(cpu, self.last.get());
+        let flush = inside.must_flush();
+        self.inside.set(Some(inside));
+        flush
+    }
+
+    fn after_entry(&self, entered: bool) {
+        if let Some(inside) = self.inside.take() {
+            let mut last = self.last.get();
+            inside.leave(&mut last, entered);
+            self.last.set(last);
+        }
+    }
+}
+
+impl GuestModeHooks for Presence<'_> {
     fn before_guest_mode(&self) {
         if let Some(cpu) = this_cpu() {
             cpu.enter_guest();

@@ -246,8 +246,6 @@ pub enum HypercallError {
     WrongState,
     /// A call on another vCPU is changing the guest's memory: try again.
     Busy,
-    /// Not for a guest that may have several vCPUs.
-    SeveralVcpus,
 }
 
 impl HypercallError {
@@ -261,7 +259,6 @@ impl HypercallError {
             Self::BadRange => -5,
             Self::WrongState => -6,
             Self::Busy => -7,
-            Self::SeveralVcpus => -8,
         }
     }
 
@@ -275,7 +272,6 @@ impl HypercallError {
             -5 => Some(Self::BadRange),
             -6 => Some(Self::WrongState),
             -7 => Some(Self::Busy),
-            -8 => Some(Self::SeveralVcpus),
             _ => None,
         }
     }
@@ -291,7 +287,6 @@ impl fmt::Display for HypercallError {
             Self::BadRange => "pages that are none, not whole, or not all the guest's memory",
             Self::WrongState => "a page in a state that this hypercall is not for",
             Self::Busy => "another vCPU is changing the guest's memory",
-            Self::SeveralVcpus => "not for a guest that may have several vCPUs",
         })
     }
 }

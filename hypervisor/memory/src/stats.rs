@@ -36,9 +36,7 @@ pub struct Stats {
     pub cpus_flagged: u64,
     /// Other CPUs that needed neither: they had flushed already, had an interrupt on its way, or were not started.
     pub cpus_spared: u64,
-    /// Changes of living guests' second stages that were waited for.
-    pub guest_flushes: u64,
-    /// CPUs kicked for them: they were inside that guest.
+    /// CPUs kicked for changes of living guests' second stages ([`Stats::guest_flushes`]): they were inside that guest.
     pub guest_cpus_kicked: u64,
     /// CPUs that had run that guest and were outside: their next entry flushes.
     pub guest_cpus_flagged: u64,

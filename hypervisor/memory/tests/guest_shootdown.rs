@@ -211,7 +211,7 @@ fn whoever_is_inside_is_kicked_and_others_are_flagged_or_spared() {
         stats.guest_cpus_flagged,
         stats.guest_cpus_spared,
     );
-    assert_eq!((stats.guest_flushes, counted), (1, (1, 3, 2)));
+    assert_eq!(counted, (1, 3, 2));
     // The one that was kicked flushes when it comes in again.
     last = last_of_running.get();
     assert!(run(&changing, inside, &mut last));

@@ -307,6 +307,12 @@ pub struct Counters {
     pub pages_accepted: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
+    /// CPUs that were kicked out of the guest for them.
+    pub guest_cpus_kicked: u64,
+    /// CPUs that had run that guest and were outside of it: they flush when they enter it again.
+    pub guest_cpus_flagged: u64,
+    /// Other CPUs: they have never run that guest, or had flushed already.
+    pub guest_cpus_spared: u64,
     /// Bytes overwritten with zeros before someone else could see them.
     pub bytes_scrubbed: u64,
     /// TSC ticks of taking memory from the host, hiding it and flushing.

@@ -6,23 +6,19 @@
 use guest_abi::{HypercallError, Pages};
 use memory::address::Gpa;
 use memory::guest::{Change, ChangeError, Progress, TranslationsFlushed};
+use memory::machine::Machine;
 use memory::window::Windows;
 
 use super::guest::Guest;
 use crate::cpu::registers;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
-use crate::virt::Loaded;
 
 /// Begins a change.
 ///
 /// # Errors
 /// Why not.
 pub fn begin(guest: &Guest, change: Change, pages: Pages) -> Result<(), HypercallError> {
-    // The flush below reaches the vCPU that asked, and no other.
-    if guest.launch.vcpus > 1 {
-        return Err(HypercallError::SeveralVcpus);
-    }
     let start = Gpa::new(pages.start());
     let begun = guest.with_memory(|memory| memory.begin(change, start, pages.bytes()));
     begun.unwrap_or(Err(ChangeError::Busy)).map_err(code)
@@ -32,7 +28,6 @@ pub fn begin(guest: &Guest, change: Change, pages: Pages) -> Result<(), Hypercal
 pub fn go_on(
     guest: &Guest,
     windows: &mut Windows,
-    vcpu: &mut impl Loaded,
     is_over: impl Fn() -> bool,
 ) -> Option<Result<(), HypercallError>> {
     loop {
@@ -43,7 +38,7 @@ pub fn go_on(
         match step {
             Progress::More => {}
             Progress::Flush => {
-                let flushed = flush(guest, vcpu);
+                let flushed = flush(guest);
                 guest.with_memory(|guest| with_memory(|memory| guest.flushed(memory, flushed)));
             }
             Progress::Done(result) => return Some(result.map_err(code)),
@@ -56,10 +51,11 @@ pub fn go_on(
     }
 }
 
-/// Sees to it that no CPU uses a translation of the guest's from before. Its only vCPU is here and not in guest mode.
-fn flush(guest: &Guest, vcpu: &mut impl Loaded) -> TranslationsFlushed {
-    vcpu.flush_second_stage();
-    TranslationsFlushed::new(guest.id)
+/// Sees to it that no CPU uses a translation of the guest's from before: those that run one of its vCPUs are kicked, and waited for. The vCPU
+/// that asked is here, and flushes when it goes on.
+fn flush(guest: &Guest) -> TranslationsFlushed {
+    let receipt = guest.tlb.post(()).wait(Hardware.cpu(), &Hardware);
+    with_memory(|memory| memory.guest_flushed(receipt))
 }
 
 const fn code(error: ChangeError) -> HypercallError {

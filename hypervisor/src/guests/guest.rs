@@ -8,6 +8,7 @@ use guest_image::File;
 use memory::address::Hpa;
 use memory::frame::GuestId;
 use memory::guest::{GuestFlushed, GuestMemory};
+use memory::tlb::shootdown::GuestTlb;
 use report::GuestText;
 
 use crate::lock::{Lock, Rank};
@@ -102,6 +103,8 @@ pub struct Guest {
     pub id: GuestId,
     /// How its first vCPU started.
     pub start: StartState,
+    /// What the CPUs' TLBs may hold of its second stage.
+    pub tlb: GuestTlb,
     ended: AtomicBool,
     paused: AtomicBool,
     /// Turns that its vCPUs have had.
@@ -144,6 +147,7 @@ impl Guest {
             launch,
             id,
             start,
+            tlb: GuestTlb::new(id),
             ended: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             turns: AtomicU64::new(0),

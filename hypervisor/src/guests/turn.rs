@@ -65,17 +65,18 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
         windows,
     };
     let mut loaded = this.vcpu.load(cpu, clock.ticks(slice_us));
+    let presence = Presence::new(&guest.tlb, this.last_flush);
     let counts = &mut this.counts;
     let mut result = loop {
         if this.changes {
             let is_over = || tables.ticks() != ticks || tables.is_requested();
-            let Some(result) = change::go_on(&guest, reader.windows, &mut loaded, is_over) else {
+            let Some(result) = change::go_on(&guest, reader.windows, is_over) else {
                 break Slice::GoesOn;
             };
             this.changes = false;
             set_result(&mut loaded, result);
         }
-        let exit = loaded.run(&Presence, &mut reader);
+        let exit = loaded.run(&presence, &mut reader);
         match exit {
             Exit::Ended(mut ending) => {
                 if let Cause::MemoryFault(fault) = &mut ending.cause {
@@ -114,6 +115,7 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
     };
     let rip = loaded.rip();
     drop(loaded);
+    this.last_flush = presence.last_flush();
     timer.stop();
     guest.use_up(clock.now_us().saturating_sub(start));
     if matches!(result, Slice::GoesOn) && guest.left_us() == 0 {

@@ -1,5 +1,7 @@
 //! A guest's vCPU as the run queues hold it.
 
+use memory::tlb::shootdown::LastFlush;
+
 use super::guest::{Counts, Guest, Loading};
 use super::list::Place;
 use crate::shared::Shared;
@@ -22,6 +24,8 @@ pub struct GuestVcpu<V> {
     pub counts: Counts,
     /// It has asked for a change of the guest's memory that is not done yet.
     pub changes: bool,
+    /// When its second-stage translations were last flushed.
+    pub last_flush: LastFlush,
     /// The CPU that it had its last turn on.
     pub ran_on: Option<u32>,
 }
@@ -36,6 +40,7 @@ impl<V> GuestVcpu<V> {
             pass,
             counts: Counts::default(),
             changes: false,
+            last_flush: LastFlush::NEVER,
             ran_on: None,
         }
     }

@@ -72,6 +72,16 @@ pub trait GuestModeHooks {
     fn after_guest_mode(&self);
 }
 
+/// What a vCPU that is about to be entered owes its guest's other vCPUs: the guest's second stage may have changed since it was entered last.
+///
+/// All around one entry, with interrupts masked: in between the CPU waits for nobody.
+pub trait EntryHooks: GuestModeHooks {
+    /// The CPU goes to enter the guest. True: the vCPU's second-stage translations are to be flushed by this entry, or right before it.
+    fn before_entry(&self) -> bool;
+    /// The CPU is back. `entered`: it was in guest mode, after that flush if there was to be one.
+    fn after_entry(&self, entered: bool);
+}
+
 /// Why [`Loaded::run`] returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -187,14 +197,11 @@ pub trait Vcpu {
 pub trait Loaded {
     /// Runs the guest until something happens that is not dealt with here. Interrupts are masked on entry and on return; a pending one
     /// is handled in between.
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit;
+    fn run(&mut self, hooks: &dyn EntryHooks, memory: &mut dyn GuestAccess) -> Exit;
 
     /// Where the guest will go on.
     fn rip(&mut self) -> Gva;
 
     /// The result of the hypercall that `run` last returned, for the guest's RAX.
     fn set_hypercall_result(&mut self, result: u64);
-
-    /// The second stage has changed: from its next entry on, on whichever CPU, this vCPU uses no translation from before.
-    fn flush_second_stage(&mut self);
 }

@@ -310,6 +310,23 @@ pub fn several_vcpus(record: &Record, count: u32) -> Held {
     must(count == 1 || counters.kicks > 0, || "nobody was kicked".into())
 }
 
+/// Changes of guests' memory reached CPUs in the guest, CPUs that had left it, and all others.
+pub fn guests_flushed(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("no counters")?;
+    let cpus = record.report.start().ok_or("no start")?.cpus_used;
+    let reached = counters.guest_cpus_kicked + counters.guest_cpus_flagged + counters.guest_cpus_spared;
+    must(counters.guest_cpus_kicked > 0, || {
+        "no CPU was kicked out of a guest that changed".into()
+    })?;
+    must(counters.guest_cpus_flagged > 0, || "no CPU was flagged".into())?;
+    must(reached == counters.guest_flushes * u64::from(cpus), || {
+        format!(
+            "{} flushes of guests reached {reached} CPUs of {cpus}",
+            counters.guest_flushes
+        )
+    })
+}
+
 /// Guests were paused, resumed and destroyed, and some got to their own end.
 pub fn controlled(record: &Record) -> Held {
     let made = record.report.checks().find(|check| check.name == "control");

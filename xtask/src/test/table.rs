@@ -195,6 +195,27 @@ fn together() -> Vec<Row> {
         },
         Row {
             smp: 4,
+            check: |record| {
+                checks::vcpus(&record.report, "vcpus-share", 4, 2)?;
+                checks::guests_flushed(record)
+            },
+            ..Row::passing(
+                "vcpus-share",
+                "vCPUs change pages of the same 2 MiB at the same time; CPUs in the guest are kicked, others flagged",
+                "{vcpus-share}",
+            )
+        },
+        Row {
+            smp: 2,
+            says: &["KiB at the private alias, "],
+            ..Row::passing(
+                "vcpus-revoked",
+                "a vCPU on another CPU loses a page as soon as it is shared",
+                "guest=vcpus-revoked,memory=8M,vcpus=2,expect=memory-fault,count=8 together=1",
+            )
+        },
+        Row {
+            smp: 4,
             flavor: Flavor::TestHooks,
             check: checks::controlled,
             ..Row::passing(

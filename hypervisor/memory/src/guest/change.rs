@@ -23,6 +23,7 @@ use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::paging::mark::Mark;
+use crate::tlb::shootdown::GuestReceipt;
 use crate::window::Windows;
 
 use super::second_stage::{PageState, Part, Promotion};
@@ -91,6 +92,15 @@ impl TranslationsFlushed {
     /// Says so for one guest. Only the code that owns the guest's tag can know; a wrong word breaks rules 3 and 6 of the design.
     pub fn new(guest: GuestId) -> Self {
         Self { guest }
+    }
+}
+
+impl HostMemory<'_> {
+    /// The same from the shootdown of the guest's translations, and counts whom that reached.
+    pub fn guest_flushed(&mut self, receipt: GuestReceipt<()>) -> TranslationsFlushed {
+        let flushed = TranslationsFlushed::new(receipt.guest());
+        receipt.open(&mut self.stats);
+        flushed
     }
 }
 

@@ -12,7 +12,8 @@ use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
 use crate::virt::{
-    Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu, VcpuFlushed, VcpuPass,
+    EntryHooks, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu, VcpuFlushed,
+    VcpuPass,
 };
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
@@ -164,9 +165,16 @@ impl Vcpu for SvmVcpu {
 }
 
 impl Loaded for LoadedSvm<'_> {
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
+    fn run(&mut self, hooks: &dyn EntryHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
-            let Some(exit) = self.vcpu.enter(self.cpu, hooks) else {
+            if hooks.before_entry() {
+                // The tag's translations are those of both stages together (AMD APM vol. 2, 15.16.1). On another CPU it has another tag, which is
+                // flushed when it is given out.
+                self.vcpu.make_stale();
+            }
+            let exit = self.vcpu.enter(self.cpu, hooks);
+            hooks.after_entry(exit.is_some_and(|exit| exit != ExitCode::Invalid));
+            let Some(exit) = exit else {
                 return Exit::Kicked { in_guest: false };
             };
             match exit {
@@ -192,12 +200,6 @@ impl Loaded for LoadedSvm<'_> {
 
     fn set_hypercall_result(&mut self, result: u64) {
         self.vcpu.vmcb().save.rax = result;
-    }
-
-    /// The tag's translations are those of both stages together (AMD APM vol. 2, 15.16.1). On another CPU it has another tag, which is flushed
-    /// when it is given out.
-    fn flush_second_stage(&mut self) {
-        self.vcpu.make_stale();
     }
 }
 

@@ -11,8 +11,8 @@ use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, deliver_nmi, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
 use crate::virt::{
-    Cause, Ending, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Unexpected, Vcpu,
-    VcpuFlushed, VcpuPass,
+    Cause, Ending, EntryHooks, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState,
+    Unexpected, Vcpu, VcpuFlushed, VcpuPass,
 };
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
@@ -252,9 +252,15 @@ impl Vcpu for VmxVcpu {
 }
 
 impl Loaded for LoadedVmx<'_> {
-    fn run(&mut self, hooks: &dyn GuestModeHooks, memory: &mut dyn GuestAccess) -> Exit {
+    fn run(&mut self, hooks: &dyn EntryHooks, memory: &mut dyn GuestAccess) -> Exit {
         loop {
-            let reason = match self.enter(hooks) {
+            if hooks.before_entry() {
+                // INVEPT drops what was cached under this EPT pointer, whatever the VPID (Intel SDM vol. 3C, 29.4.3.1).
+                self.vcpu.flushed_on = None;
+            }
+            let entered = self.enter(hooks);
+            hooks.after_entry(matches!(entered, Ok(Some(_))));
+            let reason = match entered {
                 Ok(Some(reason)) => reason,
                 Ok(None) => return Exit::Kicked { in_guest: false },
                 Err(cause) => return self.ended(cause),
@@ -284,12 +290,6 @@ impl Loaded for LoadedVmx<'_> {
 
     fn set_hypercall_result(&mut self, result: u64) {
         self.vcpu.registers.set(RAX, result);
-    }
-
-    /// INVEPT drops what was cached under this EPT pointer, whatever the VPID (Intel SDM vol. 3C, 29.4.3.1). A CPU that the vCPU comes to does so
-    /// anyway.
-    fn flush_second_stage(&mut self) {
-        self.vcpu.flushed_on = None;
     }
 }
 

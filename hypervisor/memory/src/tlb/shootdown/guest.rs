@@ -365,7 +365,6 @@ impl<T> GuestReceipt<T> {
 
     /// What was removed: from here on it may be scrubbed, reused, freed.
     pub fn open(mut self, stats: &mut Stats) -> T {
-        stats.guest_flushes += 1;
         stats.guest_cpus_kicked += u64::from(self.reached.kicked);
         stats.guest_cpus_flagged += u64::from(self.reached.flagged);
         stats.guest_cpus_spared += u64::from(self.reached.spared);
