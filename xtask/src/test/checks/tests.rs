@@ -304,6 +304,30 @@ fn vcpus_are_counted() {
 }
 
 #[test]
+fn changes_reach_every_cpu_in_one_way() {
+    let run = |kicked: u64, flagged: u64, spared: u64| {
+        let mut events = good();
+        if let Event::Start(start) = &mut events[0] {
+            (start.cpus_found, start.cpus_used) = (4, 4);
+        }
+        events.retain(|event| !matches!(event, Event::Counters(_)));
+        events.push(Event::Counters(Counters {
+            guest_flushes: 10,
+            guest_cpus_kicked: kicked,
+            guest_cpus_flagged: flagged,
+            guest_cpus_spared: spared,
+            ..counters()
+        }));
+        guests_flushed(&record(Outcome::Pass, events))
+    };
+    assert_eq!(run(10, 20, 10), Ok(()));
+    // Nobody kicked, nobody flagged, one not reached, one reached twice.
+    for (kicked, flagged, spared) in [(0, 30, 10), (30, 0, 10), (10, 20, 9), (10, 20, 11)] {
+        assert!(run(kicked, flagged, spared).is_err());
+    }
+}
+
+#[test]
 fn guests_that_were_not_controlled_are_noticed() {
     let run = |held, endings: &[&str]| {
         let mut events = good();
