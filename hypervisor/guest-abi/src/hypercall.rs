@@ -512,7 +512,7 @@ mod tests {
         let codes: Vec<i64> = (-20..0)
             .filter(|code| HypercallError::from_code(*code).is_some())
             .collect();
-        assert_eq!(codes, (-8..0).collect::<Vec<i64>>());
+        assert_eq!(codes, (-7..0).collect::<Vec<i64>>());
         for code in codes {
             assert_eq!(HypercallError::from_code(code).unwrap().code(), code);
         }
