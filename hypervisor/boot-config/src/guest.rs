@@ -1,4 +1,4 @@
-//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,limit=DURATION][,expect=ENDING][,after]`.
+//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,share=SIZE][,limit=DURATION][,expect=ENDING][,after]`.
 
 use core::fmt;
 use core::time::Duration;
@@ -15,6 +15,8 @@ pub const MEMORY_STEP: u64 = 2 << 20;
 pub const MIN_MEMORY: u64 = 4 << 20;
 /// The most memory of a guest, in bytes: 2^40, all that a CPU with 40 address bits can name.
 pub const MAX_MEMORY: u64 = 1 << 40;
+/// What a guest shares is a multiple of this, in bytes: a page.
+pub const SHARE_STEP: u64 = 4096;
 /// The most instances one `guest=` word launches.
 pub const MAX_COUNT: u32 = 1_000_000;
 /// The most vCPUs of a guest: a choice, well beyond the CPUs of most machines.
@@ -33,6 +35,8 @@ pub struct Launch {
     pub count: u32,
     /// vCPUs that each instance may have, from 1 to [`MAX_VCPUS`]; the first starts by itself.
     pub vcpus: u32,
+    /// Bytes that each instance may share with the host at a time: a multiple of 4 KiB, at most what a guest can have at all.
+    pub share: u64,
     /// CPU time that each instance may use, on all its vCPUs together; whole milliseconds, at most [`MAX_LIMIT`].
     pub limit: Duration,
     /// How each instance is expected to end.
@@ -47,6 +51,7 @@ impl Default for Launch {
             memory: 64 << 20,
             count: 1,
             vcpus: 1,
+            share: MAX_MEMORY,
             limit: Duration::from_secs(30),
             expect: Expected::default(),
             after: false,
@@ -115,6 +120,7 @@ impl Launch {
             "memory" => memory(text).map(|memory| self.memory = memory),
             "count" => count(text).map(|count| self.count = count),
             "vcpus" => vcpus(text).map(|vcpus| self.vcpus = vcpus),
+            "share" => share(text).map(|share| self.share = share),
             "limit" => limit(text).map(|limit| self.limit = limit),
             _ => Expected::parse(text).map(|expect| self.expect = expect),
         };
@@ -154,6 +160,10 @@ fn vcpus(text: &str) -> Option<u32> {
     count(text).filter(|vcpus| *vcpus <= MAX_VCPUS)
 }
 
+fn share(text: &str) -> Option<u64> {
+    value::size(text).filter(|bytes| *bytes <= MAX_MEMORY && bytes.is_multiple_of(SHARE_STEP))
+}
+
 fn limit(text: &str) -> Option<Duration> {
     value::duration(text).filter(|limit| !limit.is_zero() && *limit <= MAX_LIMIT)
 }
@@ -171,6 +181,10 @@ impl fmt::Display for Launch {
         }
         if self.vcpus != default.vcpus {
             write!(f, ",vcpus={}", self.vcpus)?;
+        }
+        if self.share != default.share {
+            f.write_str(",share=")?;
+            value::write_size(f, self.share)?;
         }
         if self.limit != default.limit {
             f.write_str(",limit=")?;

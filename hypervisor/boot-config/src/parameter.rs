@@ -64,6 +64,11 @@ pub const FIELDS: &[Parameter] = &[
     parameter("count", "N", "a number from 1 to 1000000"),
     parameter("vcpus", "N", "a number from 1 to 1024"),
     parameter(
+        "share",
+        "SIZE",
+        "a multiple of 4K from 0 to 1T, such as 0, 64K or 1M",
+    ),
+    parameter(
         "limit",
         "DURATION",
         "a time from 1ms to 3600s, such as 200ms or 30s",

@@ -28,7 +28,7 @@ fn an_empty_line_is_the_default() {
 
 #[test]
 fn every_parameter_at_once() {
-    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
+    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,share=12K,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
                 pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view";
     let config = Config::parse(line).unwrap();
     assert_eq!(config.guests.len(), 2);
@@ -43,6 +43,7 @@ fn every_parameter_at_once() {
         memory: 16 << 20,
         count: 3,
         vcpus: 4,
+        share: 12 << 10,
         limit: Duration::from_millis(200),
         expect: Expected::Exactly(Ending::TimeLimit),
         after: true,
@@ -156,7 +157,7 @@ fn errors_say_what_where_and_what_instead() {
         ("guest=../x", "`../x` is not accepted"),
         (
             "guest=a,",
-            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, limit, expect, after",
+            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, share, limit, expect, after",
         ),
         (
             "guest=a,memroy=4M",
@@ -170,6 +171,8 @@ fn errors_say_what_where_and_what_instead() {
         ("guest=a,memory=4097K", "`4097K` is not accepted"),
         ("guest=a,memory=2T", "from 4M to 1T"),
         ("guest=a,memory=99999999999999999999T", "from 4M to 1T"),
+        ("guest=a,share=4095", "a multiple of 4K from 0 to 1T"),
+        ("guest=a,share=1025G", "a multiple of 4K from 0 to 1T"),
         ("guest=a,vcpus=0", "from 1 to 1024"),
         ("guest=a,vcpus=1025", "from 1 to 1024"),
         (
@@ -234,14 +237,16 @@ fn launches() -> impl Strategy<Value = Launch> {
         2u64..=1 << 19,
         1u32..=1_000_000,
         1u32..=1024,
+        0u64..=1 << 28,
         1u64..=3_600_000,
         expect,
         any::<bool>(),
     )
-        .prop_map(|(regions, count, vcpus, ms, expect, after)| Launch {
+        .prop_map(|(regions, count, vcpus, shared, ms, expect, after)| Launch {
             memory: regions << 21,
             count,
             vcpus,
+            share: shared << 12,
             limit: Duration::from_millis(ms),
             expect,
             after,

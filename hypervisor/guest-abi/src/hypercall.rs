@@ -246,6 +246,8 @@ pub enum HypercallError {
     WrongState,
     /// A call on another vCPU is changing the guest's memory: try again.
     Busy,
+    /// More would be shared than the guest was launched for. Nothing was changed.
+    ShareLimit,
 }
 
 impl HypercallError {
@@ -259,6 +261,7 @@ impl HypercallError {
             Self::BadRange => -5,
             Self::WrongState => -6,
             Self::Busy => -7,
+            Self::ShareLimit => -8,
         }
     }
 
@@ -272,6 +275,7 @@ impl HypercallError {
             -5 => Some(Self::BadRange),
             -6 => Some(Self::WrongState),
             -7 => Some(Self::Busy),
+            -8 => Some(Self::ShareLimit),
             _ => None,
         }
     }
@@ -287,6 +291,7 @@ impl fmt::Display for HypercallError {
             Self::BadRange => "pages that are none, not whole, or not all the guest's memory",
             Self::WrongState => "a page in a state that this hypercall is not for",
             Self::Busy => "another vCPU is changing the guest's memory",
+            Self::ShareLimit => "more would be shared than the guest was launched for",
         })
     }
 }
@@ -512,7 +517,7 @@ mod tests {
         let codes: Vec<i64> = (-20..0)
             .filter(|code| HypercallError::from_code(*code).is_some())
             .collect();
-        assert_eq!(codes, (-7..0).collect::<Vec<i64>>());
+        assert_eq!(codes, (-8..0).collect::<Vec<i64>>());
         for code in codes {
             assert_eq!(HypercallError::from_code(code).unwrap().code(), code);
         }

@@ -612,6 +612,37 @@ fn sharing_stops_at_the_low_watermark() {
     bench.teardown(guest);
 }
 
+/// Its own limit counts what is shared, not what was ever shared; a refusal changes nothing.
+#[test]
+fn sharing_stops_at_the_guest_s_limit() {
+    let mut bench = Bench::new(128 * MIB);
+    let mut guest = bench.launch(SecondStageKind::Extended, 8 * MIB);
+    guest.limit_sharing(2 * MIB + PAGE_SIZE + 1);
+    let share = |bench: &mut Bench, guest: &mut GuestMemory, start, bytes, expected| {
+        let before = Snapshot::of(bench.machine, &bench.booted.memory);
+        let result = bench.change(guest, Change::Share, start, bytes);
+        assert_eq!(result, expected, "{start:#x} {bytes:#x}");
+        if result.is_err() {
+            let now = Snapshot::of(bench.machine, &bench.booted.memory);
+            assert_eq!(before.difference(&now), None);
+        }
+    };
+    let limit = Err(ChangeError::Limit);
+    share(&mut bench, &mut guest, 0, 2 * MIB + 2 * PAGE_SIZE, limit);
+    share(&mut bench, &mut guest, 0, 2 * MIB, Ok(()));
+    share(&mut bench, &mut guest, 4 * MIB, 2 * PAGE_SIZE, limit);
+    share(&mut bench, &mut guest, 4 * MIB, PAGE_SIZE, Ok(()));
+    share(&mut bench, &mut guest, 6 * MIB, PAGE_SIZE, limit);
+    // What is wrong as well is said to be wrong.
+    share(&mut bench, &mut guest, 0, PAGE_SIZE, Err(ChangeError::State));
+    bench
+        .change(&mut guest, Change::Unshare, PAGE_SIZE, PAGE_SIZE)
+        .unwrap();
+    share(&mut bench, &mut guest, 6 * MIB, PAGE_SIZE, Ok(()));
+    share(&mut bench, &mut guest, PAGE_SIZE, PAGE_SIZE, limit);
+    bench.teardown(guest);
+}
+
 /// Where a CPU has few address bits, the shared alias lies in the same level-3 table as the private one.
 #[test]
 fn the_shared_bit_follows_the_address_width() {

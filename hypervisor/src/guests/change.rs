@@ -63,6 +63,7 @@ const fn code(error: ChangeError) -> HypercallError {
         ChangeError::Unaligned | ChangeError::Range(_) => HypercallError::BadRange,
         ChangeError::State => HypercallError::WrongState,
         ChangeError::OutOfMemory(_) => HypercallError::OutOfMemory,
+        ChangeError::Limit => HypercallError::ShareLimit,
         ChangeError::Busy => HypercallError::Busy,
     }
 }

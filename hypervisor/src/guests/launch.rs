@@ -92,6 +92,7 @@ pub fn launch<B: Backend>(
     #[cfg(feature = "test-hooks")]
     crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
     let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
+    memory.limit_sharing(order.launch.share);
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|loading| {

@@ -312,6 +312,7 @@ mod tests {
             "touch-private-as-shared",
             "touch-shared-as-private",
             "two-at-once",
+            "vcpus",
         ];
         let bundled: Vec<_> = names.map(guest).into();
         for row in table::rows(&names.map(str::to_owned)) {

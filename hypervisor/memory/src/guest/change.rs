@@ -62,6 +62,8 @@ pub enum ChangeError {
     State,
     /// An ordinary frame or a table is missing, or would leave the host too little.
     OutOfMemory(OutOfMemory),
+    /// More would be shared than the guest may share.
+    Limit,
     /// Another change of this guest's memory is under way.
     Busy,
 }
@@ -73,6 +75,7 @@ impl fmt::Display for ChangeError {
             Self::Range(error) => error.fmt(f),
             Self::State => f.write_str("a page of the range is in another state"),
             Self::OutOfMemory(error) => error.fmt(f),
+            Self::Limit => f.write_str("more would be shared than the guest may share"),
             Self::Busy => f.write_str("another change of the guest's memory is under way"),
         }
     }
@@ -137,7 +140,7 @@ pub(super) struct Changing {
     /// Where the phase goes on.
     next: Gfn,
     /// Zeroed frames that will be shared.
-    pages: TableList,
+    reserve: TableList,
     tables: TableList,
 }
 
@@ -163,10 +166,15 @@ impl GuestMemory {
             end: start.gfn().add(bytes / PAGE_SIZE),
             phase: Phase::Check,
             next: start.gfn(),
-            pages: TableList::new(),
+            reserve: TableList::new(),
             tables: TableList::new(),
         });
         Ok(())
+    }
+
+    /// Says how many bytes the guest may share with the host at a time, rounded down to pages; at first all. What is shared already stays.
+    pub fn limit_sharing(&mut self, bytes: u64) {
+        self.most_shared = bytes / PAGE_SIZE;
     }
 
     /// Whether a change is under way.
@@ -188,7 +196,7 @@ impl GuestMemory {
         match progress {
             Progress::Done(_) => {
                 memory.frames.free_tables(changing.tables);
-                memory.frames.free_tables(changing.pages);
+                memory.frames.free_tables(changing.reserve);
             }
             Progress::More | Progress::Flush => self.changing = Some(changing),
         }
@@ -229,7 +237,12 @@ impl GuestMemory {
                 {
                     changing.phase = Phase::Refuse(ChangeError::State);
                 } else if changing.advance(part) {
-                    changing.enter(Phase::Reserve);
+                    changing.enter(match changing.change {
+                        Change::Share if self.shared + changing.pages() > self.most_shared => {
+                            Phase::Refuse(ChangeError::Limit)
+                        }
+                        _ => Phase::Reserve,
+                    });
                 }
             }
             Phase::Reserve => match self.reserve(memory, machine, changing, part) {
@@ -255,7 +268,7 @@ impl GuestMemory {
             }
             Phase::Refuse(error) => {
                 for _ in 0..RELEASED_AT_ONCE {
-                    let next = changing.pages.pop(&memory.frames);
+                    let next = changing.reserve.pop(&memory.frames);
                     let Some(frame) = next.or_else(|| changing.tables.pop(&memory.frames)) else {
                         return Progress::Done(Err(error));
                     };
@@ -295,7 +308,7 @@ impl GuestMemory {
         let tables = memory.frames.reserve_tables(machine, tables)?;
         changing.tables.append(&mut memory.frames, tables);
         let pages = memory.frames.reserve_pages(machine, pages)?;
-        changing.pages.append(&mut memory.frames, pages);
+        changing.reserve.append(&mut memory.frames, pages);
         Ok(())
     }
 
@@ -325,7 +338,7 @@ impl GuestMemory {
     ) {
         let Changing {
             change,
-            pages,
+            reserve,
             tables,
             ..
         } = changing;
@@ -334,13 +347,15 @@ impl GuestMemory {
                 self.scrub(memory, machine, windows, part);
                 let frames = &mut memory.frames;
                 self.tables
-                    .map_shared(machine, frames, self.id, part, tables, pages);
+                    .map_shared(machine, frames, self.id, part, tables, reserve);
+                self.shared += part.frames;
                 memory.stats.pages_shared += part.frames;
             }
             Change::Unshare => {
                 self.tables.free_shared(machine, &mut memory.frames, part);
                 let frames = &mut memory.frames;
                 self.tables.mark(machine, frames, part, Mark::Pending, tables);
+                self.shared -= part.frames;
                 memory.stats.pages_unshared += part.frames;
             }
             Change::Accept => {
@@ -386,6 +401,11 @@ impl Changing {
         self.next == self.end
     }
 
+    /// Pages of the whole range.
+    fn pages(&self) -> u64 {
+        self.end.get() - self.start.get()
+    }
+
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.next = self.start;
@@ -393,6 +413,6 @@ impl Changing {
 
     /// What was reserved and is not used yet.
     pub(super) fn into_reserves(self) -> (TableList, TableList) {
-        (self.pages, self.tables)
+        (self.reserve, self.tables)
     }
 }

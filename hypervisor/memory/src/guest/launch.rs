@@ -229,6 +229,8 @@ impl HostMemory<'_> {
             tables,
             regions: ExtentList::new(),
             patched_from: shape.patched_from(),
+            shared: 0,
+            most_shared: u64::MAX,
             changing: None,
         };
         self.costs.map += machine.now().wrapping_sub(hidden);

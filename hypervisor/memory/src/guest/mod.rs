@@ -42,6 +42,9 @@ pub struct GuestMemory {
     regions: ExtentList<Private>,
     /// Guest frames from here on are backed by extents below 2 MiB, which are on no list: the second stage knows them.
     patched_from: Gfn,
+    /// Pages that are shared now, and the most that may be.
+    shared: u64,
+    most_shared: u64,
     /// What the guest has asked for and is not done yet.
     changing: Option<Changing>,
 }

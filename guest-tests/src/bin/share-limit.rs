@@ -1,0 +1,27 @@
+//! Shares as much as it was launched for, and is refused one page more, until it has taken one back.
+#![no_std]
+#![no_main]
+
+use guest_abi::HypercallError;
+use guest_tests::{LaunchInfo, launch, main, println, sharing};
+
+launch!("memory=16M,share=4100K");
+main!(run);
+
+const PAGE: u64 = 4096;
+/// As in the launch text: 4 MiB and a page.
+const LIMIT: u64 = 4100 << 10;
+
+fn run(_: &LaunchInfo) {
+    let start = sharing::area(8 << 20).start();
+    let next = start + LIMIT;
+    let refused = Err(HypercallError::ShareLimit);
+    assert_eq!(sharing::share(start, LIMIT + PAGE), refused);
+    assert_eq!(sharing::share(start, LIMIT), Ok(()));
+    assert_eq!(sharing::share(next, PAGE), refused);
+    assert_eq!(sharing::unshare(start, PAGE), Ok(()));
+    assert_eq!(sharing::share(next, PAGE), Ok(()));
+    assert_eq!(sharing::share(start, PAGE), refused, "a page that is pending");
+    assert_eq!(sharing::accept(start, PAGE), Ok(()));
+    println!("{LIMIT:#x} bytes could be shared, and not one page more");
+}
