@@ -1,10 +1,15 @@
 //! Whether any host address leads to given frames.
 
 use audit::{Pa, PhysicalRead, PrivateExtent, Reach, Tables, Va, Visit, WalkError};
+use guest_abi::launch_area::MEMORY_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::dump::hex;
 use crate::search::Hit;
+
+/// What a guest's tables map from here on is at its shared alias: no guest has private memory there, and the shared bit is above it on every CPU with
+/// more than 37 address bits.
+pub const SHARED_FROM: Va = Va::new(MEMORY_MAX.next_power_of_two());
 
 /// Physical memory that the host must not reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,7 +35,7 @@ impl Frames {
         Self::sorted(frames.collect())
     }
 
-    /// The memory under the leaves of a guest's second stage.
+    /// The private memory under the leaves of a guest's second stage: below the shared alias, [`SHARED_FROM`].
     ///
     /// # Errors
     /// The tables are malformed.
@@ -38,7 +43,10 @@ impl Frames {
         tables: &Tables<'_, M>,
         owner: u64,
     ) -> Result<Vec<Self>, WalkError> {
-        let frames = tables.leaves().map(|leaf| {
+        let private = tables
+            .leaves()
+            .filter(|leaf| !matches!(leaf, Ok(leaf) if leaf.va >= SHARED_FROM));
+        let frames = private.map(|leaf| {
             leaf.map(|leaf| Self {
                 start: leaf.pa.get(),
                 end: leaf.pa_end().get(),

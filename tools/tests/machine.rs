@@ -203,6 +203,21 @@ fn a_frame_with_two_owners_or_two_addresses_is_found() {
     machine.write(0x14_3000, &[21 << 21 | 7]);
     assert!(matches!(only(), (2, SecondStageViolation::NotOnce { .. })));
     machine.write(0x14_2008, &[0]);
+    // What the second shares is not private memory; it must not be another guest's, nor its own.
+    machine.write(other + 8, &[0x14_4000 | 7]);
+    machine.write(0x14_4000, &[0x14_5000 | 7]);
+    machine.write(0x14_5000, &[30 << 21 | LARGE | 7]);
+    assert_eq!(look().wrong, []);
+    assert!(!look().frames.contains(&region(30, 2)));
+    for (number, owner) in [(20, 1), (21, 2)] {
+        machine.write(0x14_5000, &[number << 21 | LARGE | 7]);
+        let found = only();
+        assert!(
+            matches!(found, (2, SecondStageViolation::SharedPrivate { pa, owner: whose, .. }) if (pa.get(), whose) == (number << 21, owner)),
+            "{found:?}"
+        );
+    }
+    machine.write(other + 8, &[0]);
     // The third can choose the memory type.
     machine.write(0x15_2000, &[22 << 21 | LARGE | 6 << 3 | 7]);
     assert!(matches!(only(), (3, SecondStageViolation::NotWriteBack { .. })));

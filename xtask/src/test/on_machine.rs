@@ -304,6 +304,7 @@ mod tests {
             "escape",
             "hello",
             "reads-zero",
+            "share-and-stay",
             "share-and-take-back",
             "share-much",
             "spin",

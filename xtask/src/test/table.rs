@@ -593,6 +593,10 @@ fn seen_from_outside() -> Vec<Row> {
                 "{two-at-once} guest=touch-all,memory=16M,limit=60s",
             )
         },
+        Row {
+            kinds: EVERYWHERE,
+            ..row("outside-shared", 512, 512, "{share-and-stay} {touch-all}")
+        },
         row(
             "outside-4G",
             4096,
