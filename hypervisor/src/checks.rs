@@ -375,12 +375,12 @@ fn gather<'p>(
 ) -> Result<PrivateSet<'p>, PrivateError> {
     let slots = private.len();
     let mut count = 0;
-    let mut add = |(pfn, order): (Pfn, u8), owner: u64| {
+    let mut add = |pfn: Pfn, frames: u64, owner: u64| {
         let slot = private.get_mut(count).ok_or(PrivateError::TooMany(slots))?;
         let start = pfn.hpa().get();
         *slot = PrivateExtent {
             start: Pa::new(start),
-            end: Pa::new(start + (PAGE_SIZE << order)),
+            end: Pa::new(start + PAGE_SIZE * frames),
             owner,
         };
         count += 1;
@@ -392,20 +392,47 @@ fn gather<'p>(
         if gathered.is_ok() {
             gathered = with_memory(|memory| {
                 let mut regions = guest.regions(&memory.frames);
-                regions.try_for_each(|pfn| add((pfn, REGION_ORDER), owner))?;
+                regions.try_for_each(|pfn| add(pfn, 1 << REGION_ORDER, owner))?;
                 let mut pieces = guest.pieces(&Hardware, &memory.frames);
-                pieces.try_for_each(|piece| add(piece, owner))
+                pieces.try_for_each(|(pfn, order)| add(pfn, 1 << order, owner))
             });
         }
     });
     gathered?;
     with_memory(|memory| {
-        let mut cached = memory.pool().cached(&memory.frames);
-        cached.try_for_each(|extent| add(extent, NOBODY))
+        // What the stress holds is hidden, too.
+        #[cfg(feature = "test-hooks")]
+        return hidden_and_nobodys(memory, |pfn, frames| add(pfn, frames, NOBODY));
+        #[cfg(not(feature = "test-hooks"))]
+        memory
+            .pool()
+            .cached(&memory.frames)
+            .try_for_each(|(pfn, order)| add(pfn, 1 << order, NOBODY))
     })?;
     let extents = private.get_mut(..count).unwrap_or_default();
     extents.sort_unstable_by_key(|extent| extent.start);
     PrivateSet::new(extents).map_err(PrivateError::Overlap)
+}
+
+/// Everything that is hidden and no guest's, neighbours as one.
+#[cfg(feature = "test-hooks")]
+fn hidden_and_nobodys<E>(
+    memory: &memory::HostMemory<'_>,
+    mut add: impl FnMut(Pfn, u64) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut start, mut frames, mut result) = (Pfn::new(0), 0, Ok(()));
+    memory.test_hidden(|pfn, order| {
+        if start.add(frames) != pfn && frames > 0 && result.is_ok() {
+            result = add(start, frames);
+            frames = 0;
+        }
+        if frames == 0 {
+            start = pfn;
+        }
+        frames += 1 << order;
+    });
+    result?;
+    if frames > 0 { add(start, frames) } else { Ok(()) }
 }
 
 /// What the record of a frame says of its owner; what is shared stands at the alias that begins at `shared_from`.

@@ -108,6 +108,8 @@ impl Processor for Hardware {
             panic!("broken invariant: {cpu} was to be interrupted, but can't be")
         };
         #[cfg(feature = "test-hooks")]
+        crate::hooks::stress::signals::interrupt_sent();
+        #[cfg(feature = "test-hooks")]
         if crate::hooks::is_set(boot_config::Hook::NoInterrupt) {
             return;
         }

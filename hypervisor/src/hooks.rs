@@ -6,6 +6,7 @@ pub mod control_block;
 pub mod mark;
 pub mod pool;
 pub mod stale_read;
+pub mod stress;
 
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicUsize, Ordering};

@@ -20,6 +20,8 @@ mod hardware;
 #[cfg(feature = "test-hooks")]
 mod hooks;
 mod lock;
+#[cfg(feature = "test-hooks")]
+mod magazines;
 mod presence;
 mod reporting;
 mod shared;
@@ -124,6 +126,10 @@ extern "C" fn rust_entry(magic: u32, at: u64) -> ! {
     #[cfg(not(feature = "test-hooks"))]
     if let Ok(Config { test: Some(hook), .. }) = Config::parse(&info.command_line) {
         refuse!("test={hook} needs a test build: build the package hypervisor with --features test-hooks");
+    }
+    #[cfg(not(feature = "test-hooks"))]
+    if let Ok(Config { stress: Some(_), .. }) = Config::parse(&info.command_line) {
+        refuse!("stress= needs a test build: build the package hypervisor with --features test-hooks");
     }
     if !features.nx {
         refuse!("this CPU has no no-execute pages: run QEMU with `-cpu max` or `-cpu host`, not with nx=off");
@@ -378,6 +384,10 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
         ),
         Err(WorldError::OutOfMemory(error)) => refuse!("{error}"),
     };
+    #[cfg(feature = "test-hooks")]
+    if let Err(error) = hooks::stress::start(config, cpus.0) {
+        refuse!("the stress: {error}");
+    }
     world.look(|report, guests| {
         report.checks.count_free();
         report.reporter.moment(Moment::Boot, &mut report.checks, guests);

@@ -109,6 +109,8 @@ pub fn visit(work: impl FnOnce()) {
 
 /// The handler of a shootdown's interrupt.
 pub fn answer() {
+    #[cfg(feature = "test-hooks")]
+    crate::hooks::stress::signals::interrupt_taken();
     if let Some(cpu) = this_cpu() {
         cpu.answer(&Hardware);
     }

@@ -44,6 +44,29 @@ pub struct Config<'a> {
     pub view: bool,
     /// A deliberate mistake to make; only test builds do, others refuse to start.
     pub test: Option<Hook>,
+    /// What all CPUs do beside running guests; only test builds do, others refuse to start.
+    pub stress: Option<Stress>,
+}
+
+/// Random operations on the pool of hidden memory, by all CPUs, and how often all of it is checked meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stress {
+    /// Operations of all CPUs together.
+    pub operations: u64,
+    /// Times that all CPUs stop for a check of everything.
+    pub stops: u64,
+}
+
+impl Stress {
+    /// The most operations.
+    const MOST: u64 = 1_000_000_000;
+
+    /// Reads `OPERATIONS+STOPS`: at least one stop, and for each at least one operation.
+    fn parse(text: &str) -> Option<Self> {
+        let (operations, stops) = text.split_once('+')?;
+        let (operations, stops) = (value::number(operations)?, value::number(stops)?);
+        (stops >= 1 && operations >= stops && operations <= Self::MOST).then_some(Self { operations, stops })
+    }
 }
 
 /// What a trace can note: the actions of the memory subsystem.
@@ -258,6 +281,7 @@ impl Default for Config<'_> {
             trace: Traces::default(),
             view: false,
             test: None,
+            stress: None,
         }
     }
 }
@@ -382,6 +406,10 @@ impl<'a> Config<'a> {
             "cache" => {
                 let regions = value::number(value).filter(|regions| *regions <= MAX_CACHE);
                 self.cache = regions.ok_or_else(|| bad(value, None))?;
+            }
+            "stress" => {
+                let stress = Stress::parse(value).ok_or_else(|| bad(value, None))?;
+                self.stress = Some(stress);
             }
             "trace" => self.trace = Traces::parse(value).map_err(|word| bad(word, nearest(word, ACTIONS)))?,
             "policy" => {

@@ -17,7 +17,9 @@ mod nearest;
 mod parameter;
 mod value;
 
-pub use config::{ACTIONS, Config, Hook, MAX_COMMAND_LINE, MAX_GUESTS, Pauses, Phase, Policy, Traces};
+pub use config::{
+    ACTIONS, Config, Hook, MAX_COMMAND_LINE, MAX_GUESTS, Pauses, Phase, Policy, Stress, Traces,
+};
 pub use ending::{Ending, Expected};
 pub use error::{Error, Problem};
 pub use guest::{

@@ -52,6 +52,11 @@ pub const PARAMETERS: &[Parameter] = &[
         "NAME",
         "`read-hole`, `write-text`, `stack-overflow`, `silent-cpu`, `show-hole` or `keep-copy`, in a test build",
     ),
+    parameter(
+        "stress",
+        "OPERATIONS+STOPS",
+        "a number of operations up to 1000000000, and one of stops, at least 1 and no more than operations, such as `100000+100`, in a test build",
+    ),
 ];
 
 /// Every field that can follow the name in a `guest=` word, and that the launch section of a guest's ELF file can hold.

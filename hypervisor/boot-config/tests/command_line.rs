@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use boot_config::{
     ACTIONS, Config, Ending, Expected, GuestSpec, Hook, Launch, MAX_COMMAND_LINE, MAX_GUESTS, Phase, Policy,
+    Stress,
 };
 use proptest::prelude::*;
 
@@ -29,7 +30,8 @@ fn an_empty_line_is_the_default() {
 #[test]
 fn every_parameter_at_once() {
     let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,share=12K,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
-                pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view";
+                pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view \
+                stress=1000+10";
     let config = Config::parse(line).unwrap();
     assert_eq!(config.guests.len(), 2);
     assert_eq!(
@@ -56,6 +58,8 @@ fn every_parameter_at_once() {
     );
     assert_eq!(config.test, Some(Hook::ReadHole));
     assert_eq!((config.cache, config.view), (40, true));
+    let (operations, stops) = (1000, 10);
+    assert_eq!(config.stress, Some(Stress { operations, stops }));
     assert!(config.trace.any());
     assert_eq!(
         ACTIONS.map(|action| config.trace.contains(action)),
@@ -148,6 +152,13 @@ fn errors_say_what_where_and_what_instead() {
             "cache=600000",
             "`600000` is not accepted; accepted is a number of 2 MiB regions from 0 to 524288",
         ),
+        (
+            "stress=10",
+            "`10` is not accepted; accepted is a number of operations",
+        ),
+        ("stress=10+11", "`10+11` is not accepted"),
+        ("stress=10+0", "`10+0` is not accepted"),
+        ("stress=1000000001+1", "`1000000001+1` is not accepted"),
         ("view=1", "parameter `view`, byte 0: it takes no value"),
         ("test=read-hol", "did you mean `read-hole`?"),
         (

@@ -5,6 +5,7 @@
 use crate::address::{GIGABLOCK_ORDER, Level, Pfn, REGION_ORDER};
 use crate::direct_map::DirectMap;
 use crate::frame::allocator::OutOfMemory;
+use crate::frame::state::FrameState;
 use crate::host::HostMemory;
 use crate::layout::direct;
 use crate::machine::Machine;
@@ -64,6 +65,18 @@ pub enum NotDone {
 }
 
 impl HostMemory<'_> {
+    /// First frame and order of each extent that is out of the direct map and no guest's, ascending: what the records say, whoever has it.
+    pub fn test_hidden(&self, mut visit: impl FnMut(Pfn, u8)) {
+        self.frames.each_extent(|pfn, state| match state {
+            FrameState::Hidden { order }
+            | FrameState::PoolFree { order }
+            | FrameState::Unmapped { order } => {
+                visit(pfn, order);
+            }
+            _ => {}
+        });
+    }
+
     /// Splits the leaf of a level (2M or 1G) around a frame.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ impl HostMemory<'_> {
 
 impl View {
     fn count(&mut self, frames: &FrameTable<'_>) {
-        frames.each_extent(|state| {
+        frames.each_extent(|_, state| {
             let (kind, order) = match state {
                 FrameState::Free { order } => (&mut self.host_free, order),
                 FrameState::Host { order } => (&mut self.host_used, order),

@@ -28,7 +28,7 @@ pub use block::{BlockState, Span};
 pub use event::Phase;
 pub use event::{
     Bench, Check, Counters, Event, Guest, Leaves, Machine, Outcome, Pause, PhaseHeader, ReportValue, SCHEMA,
-    Start, Trace, Verdict, View,
+    Start, Stress, Trace, Verdict, View,
 };
 pub use gigablock::{Gigablock, Gigablocks};
 pub use guest_text::GuestText;

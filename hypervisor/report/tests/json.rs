@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use report::{
     Bench, Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Leaves, Machine, Outcome, Pause,
-    PhaseHeader, ReportValue, SCHEMA, Start, Trace, Verdict, View, WriteError, write_event, write_phase,
+    PhaseHeader, ReportValue, SCHEMA, Start, Stress, Trace, Verdict, View, WriteError, write_event,
+    write_phase,
 };
 use serde_json::Value;
 
@@ -107,6 +108,11 @@ fn samples() -> Vec<Event<&'static str>> {
             before: Leaves::default(),
             peak: Leaves { g1: 1, m2: 2, k4: 3 },
             after: Leaves::default(),
+        }),
+        Event::Stress(Stress {
+            cpus: 4,
+            operations: 100,
+            ..Stress::default()
         }),
     ]
 }

@@ -198,6 +198,8 @@ fn nmi(frame: &mut Frame) {
         frame.rip = rip.get();
     }
     if cpu.take_kick() {
+        #[cfg(feature = "test-hooks")]
+        crate::hooks::stress::signals::kick_taken();
         return;
     }
     let cpu = cpu.number();

@@ -51,10 +51,11 @@ impl Stop {
         self.by.load(Ordering::Acquire) != NOBODY
     }
 
-    /// Between two pieces of work: waits while all are stopped, and goes on as one who works.
-    pub fn pass(&self, own: &CpuTables) {
+    /// Between two pieces of work: waits while all are stopped, and goes on as one who works. `before` is what the CPU does before it
+    /// waits.
+    pub fn pass(&self, own: &CpuTables, mut before: impl FnMut()) {
         loop {
-            self.wait(own);
+            self.wait(own, &mut before);
             own.set_parked(Parked::No);
             // Before it is read who stops: see the drawing above.
             fence(Ordering::SeqCst);
@@ -73,7 +74,7 @@ impl Stop {
             .compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire)
             .is_err()
         {
-            self.wait(own);
+            self.wait(own, || {});
         }
         // Before it is read who is parked: see the drawing above.
         fence(Ordering::SeqCst);
@@ -113,9 +114,13 @@ impl Stop {
     }
 
     /// Waits, parked, while somebody stops all.
-    fn wait(&self, own: &CpuTables) {
+    fn wait(&self, own: &CpuTables, mut before: impl FnMut()) {
         with_interrupts_masked(|| {
+            let mut waits = false;
             while self.is_called() {
+                if !core::mem::replace(&mut waits, true) {
+                    before();
+                }
                 own.set_parked(Parked::Waiting);
                 #[cfg(feature = "test-hooks")]
                 crate::hooks::stale_read::errand();

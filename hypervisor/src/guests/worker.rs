@@ -14,6 +14,10 @@ use crate::bring_up::newcomer::Newcomer;
 use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::timer::Timer;
 use crate::cpu::{registers, stack};
+#[cfg(feature = "test-hooks")]
+use crate::hooks::stress::{self, Piece};
+#[cfg(feature = "test-hooks")]
+use crate::magazines::OwnMagazine;
 use crate::reporting::{GuestResult, Moment};
 use crate::shared::Shared;
 use crate::virt::{Backend, Vcpu};
@@ -32,6 +36,9 @@ pub struct Worker<B: Backend> {
     used: bool,
     #[cfg(feature = "test-hooks")]
     commander: super::control::Commander,
+    /// Only the stress uses it so far.
+    #[cfg(feature = "test-hooks")]
+    magazine: OwnMagazine,
 }
 
 impl<B: Backend> Worker<B> {
@@ -57,6 +64,8 @@ impl<B: Backend> Worker<B> {
             used: false,
             #[cfg(feature = "test-hooks")]
             commander: super::control::Commander::new(seed),
+            #[cfg(feature = "test-hooks")]
+            magazine: OwnMagazine::new(),
         })
     }
 
@@ -69,25 +78,50 @@ impl<B: Backend> Worker<B> {
             self.world.count_invalidations(closed - self.told);
             self.told = closed;
             self.own.tables.take_request();
-            if self.world.stop.is_called() {
-                self.wipe();
-            }
-            self.world.stop.pass(self.own.tables);
+            let (world, tables) = (self.world, self.own.tables);
+            world.stop.pass(tables, || self.before_rest());
             #[cfg(feature = "test-hooks")]
             self.commander.act(self.world, number);
+            #[cfg(feature = "test-hooks")]
+            let more = self.stress();
+            #[cfg(not(feature = "test-hooks"))]
+            let more = false;
             match self.world.next(number, &mut self.random, self.last) {
                 Work::Launch(due) => self.launch(due),
                 Work::Turn(place) => self.turn(place),
                 #[cfg(feature = "test-hooks")]
                 Work::Rest if self.commander.release(self.world, number) => (),
+                Work::Rest | Work::Done if more => core::hint::spin_loop(),
                 Work::Rest => {
-                    self.wipe();
+                    self.before_rest();
                     self.own.tables.set_parked(Parked::Resting);
                     presence::doze();
                 }
                 Work::Done => return,
             }
         }
+    }
+
+    /// What this CPU does before it dozes or is stopped.
+    fn before_rest(&mut self) {
+        self.wipe();
+        #[cfg(feature = "test-hooks")]
+        self.magazine.give_back(&mut self.own.windows);
+    }
+
+    /// A piece of the stress, if there is one. True when there is more to do, so that this CPU must not rest.
+    #[cfg(feature = "test-hooks")]
+    fn stress(&mut self) -> bool {
+        let (world, tables) = (self.world, self.own.tables);
+        match stress::piece(tables.number(), &mut self.own.windows, &mut self.magazine) {
+            Piece::Over => return false,
+            Piece::More => {}
+            Piece::Stop => {
+                self.before_rest();
+                world.stop.all(tables, || world.look(stress::look));
+            }
+        }
+        true
     }
 
     /// Calls that have returned have left guests' registers on the stack.
@@ -206,8 +240,9 @@ impl<B: Backend> Worker<B> {
     }
 
     /// The moment "guests": looks at everybody.
-    fn moment_guests(&self) {
+    fn moment_guests(&mut self) {
         let world = self.world;
+        self.before_rest();
         world.stop.all(self.own.tables, || {
             world.look(|report, guests| {
                 report.reporter.moment(Moment::Guests, &mut report.checks, guests);
@@ -222,7 +257,7 @@ impl<B: Backend> Worker<B> {
         self.bury(guest, flushed);
         world.buried(number);
         // The calls since it was launched have left its registers below.
-        self.wipe();
+        self.before_rest();
         world.stop.all(self.own.tables, || {
             world.look(|report, guests| {
                 let reporter = &mut report.reporter;

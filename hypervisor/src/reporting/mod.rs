@@ -247,6 +247,13 @@ impl<'a> Reporter<'a> {
         self.fail(format_args!("{}: {error}", subject.name()));
     }
 
+    /// The stress has found something that must not be.
+    #[cfg(feature = "test-hooks")]
+    pub fn stress_failed(&mut self, reason: fmt::Arguments<'_>) {
+        println!("STRESS FAILED: {reason}");
+        self.fail(format_args!("stress: {reason}"));
+    }
+
     fn fail(&mut self, reason: fmt::Arguments<'_>) {
         self.failures += 1;
         if self.first_failure.is_empty() {

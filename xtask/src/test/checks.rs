@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use boot_config::Config;
 use report::{Event, Leaves, Outcome as Word, SCHEMA};
 
 use crate::emulator::Record;
@@ -340,6 +341,56 @@ pub fn controlled(record: &Record) -> Held {
     must(endings().any(|ending| ending == "exit:0"), || {
         "no guest got to its end".into()
     })
+}
+
+/// The stress has done what the command line asked for, on all CPUs, with guests on half of them at times; operations of every kind were made,
+/// memory changed hands between CPUs, and flushes left CPUs undisturbed.
+pub fn stress(record: &Record) -> Held {
+    let report = &record.report;
+    let start = report.start().ok_or("no start")?;
+    cpus(record, start.cpus_found, start.cpus_found)?;
+    let line = report.events.iter().find_map(|event| match event {
+        Event::Stress(stress) => Some(stress),
+        _ => None,
+    });
+    let line = line.ok_or("the report has no `stress`")?;
+    let asked = Config::parse(&start.command_line)
+        .ok()
+        .and_then(|config| config.stress)
+        .ok_or("no stress was asked for")?;
+    must(
+        (line.cpus, line.operations, line.stops) == (start.cpus_used, asked.operations, asked.stops),
+        || format!("asked for {asked:?}, done: {line:?}"),
+    )?;
+    must(line.failures == 0, || format!("{} failures", line.failures))?;
+    let kinds = line.kinds();
+    must(
+        kinds.iter().map(|(_, count)| count).sum::<u64>() == line.operations,
+        || format!("the kinds are not all operations: {kinds:?}"),
+    )?;
+    // Of what is rarest, 30,000 operations have three on average.
+    let never = kinds.iter().find(|(_, count)| *count == 0);
+    must(never.is_none() || asked.operations < 100_000, || {
+        format!("never done: {never:?}")
+    })?;
+    must(line.given_elsewhere > 0, || {
+        "nothing changed hands between CPUs".into()
+    })?;
+    must(line.most_in_guests * 2 >= line.cpus, || {
+        format!("at most {} CPUs were in guests at once", line.most_in_guests)
+    })?;
+    must(line.magazine_returned > 0 || line.ask == 0, || {
+        "no magazine gave anything back when asked".into()
+    })?;
+    // A batch is 128 frames. What is asked for, and what gets a region, costs a few takes more.
+    must(line.magazine_locks * 32 < line.magazine_operations, || {
+        format!(
+            "magazines took the lock {} times for {} frames",
+            line.magazine_locks, line.magazine_operations
+        )
+    })?;
+    let counters = report.counters().ok_or("no counters")?;
+    must(counters.cpus_flagged > 0, || "no CPU was flagged".into())
 }
 
 /// As [`busy`] with 4 CPUs, and a 1G leaf was split: its table waits for CPUs that sleep, and is free in the end (`free-frames`).

@@ -30,6 +30,7 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     rows.extend(boots());
     rows.extend(seen_from_outside());
     rows.extend(deliberate_mistakes());
+    rows.extend(stress());
     rows
 }
 
@@ -755,4 +756,27 @@ fn deliberate_mistakes() -> Vec<Row> {
             )
         },
     ]
+}
+
+/// Guests that come and go while the stress runs: more than CPUs at a time, short ones and such as never leave their CPU by themselves.
+const CROWD: &str = "guest=spin,memory=4M,limit=300ms,expect=time-limit,count=4 {two-at-once} \
+     guest=touch-all,memory=8M,limit=60s,count=4 guest=hello,memory=4M,count=20 \
+     guest=spin,memory=16M,limit=200ms,expect=time-limit,count=4 together=6";
+
+/// Random operations on the pool, by all CPUs, while guests run.
+fn stress() -> Vec<Row> {
+    let row = |name: &str, about, smp, operations: u64, stops: u64| Row {
+        flavor: Flavor::TestHooks,
+        smp,
+        check: checks::stress,
+        limit: Duration::from_secs(600),
+        ..Row::passing(name, about, &format!("{CROWD} stress={operations}+{stops}"))
+    };
+    vec![row(
+        "stress",
+        "all CPUs use the pool at random while guests run, and everything is checked at random stops",
+        4,
+        30_000,
+        20,
+    )]
 }

@@ -37,7 +37,7 @@ fn magazine() {
     let mut magazine = Magazine::new();
     assert!(magazine.refill(memory, machine, windows).is_ok());
     let frames = magazine.len() as u64;
-    let mut taken = Vec::with_capacity(64);
+    let mut taken = Vec::with_capacity(magazine.len());
     counted("magazine/take", frames, || taken.extend(magazine.take()));
     assert_eq!(taken.len() as u64, frames);
     counted("magazine/put", frames, || {

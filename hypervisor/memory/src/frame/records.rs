@@ -537,20 +537,22 @@ impl<'m> FrameTable<'m> {
         )
     }
 
-    /// Visits the state of each extent, and of each frame or block that is none.
-    pub(crate) fn each_extent(&self, mut visit: impl FnMut(FrameState)) {
-        for block in self.blocks.as_flattened() {
+    /// Visits the state of each extent, and of each frame or block that is none, with its first frame, ascending.
+    pub(crate) fn each_extent(&self, mut visit: impl FnMut(Pfn, FrameState)) {
+        for (index, block) in (0..).map(BlockIndex).zip(self.blocks.as_flattened()) {
+            let start = self.block_pfn(index);
             match block.word.state() {
                 FrameState::Mixed | FrameState::Pooled => {
-                    self.words[block.words as usize]
-                        .iter()
-                        .for_each(|word| visit(word.state()));
+                    for (frame, word) in (0..).zip(&self.words[block.words as usize]) {
+                        visit(start.add(frame), word.state());
+                    }
                 }
                 // A run of blocks counts in blocks.
-                FrameState::Free { order } => visit(FrameState::Free {
-                    order: order + REGION_ORDER,
-                }),
-                state => visit(state),
+                FrameState::Free { order } => {
+                    let order = order + REGION_ORDER;
+                    visit(start, FrameState::Free { order });
+                }
+                state => visit(start, state),
             }
         }
     }

@@ -20,5 +20,6 @@ pub use grow::{Growing, Grown, PrivateError};
 pub use magazine::Magazine;
 pub use pool::Pool;
 pub use restored::{Flushed, Restored};
+pub use scrubber::Freeing;
 pub(crate) use scrubber::Scrubber;
 pub use shrinker::Watermarks;

@@ -34,10 +34,42 @@ impl HostMemory<'_> {
         }
     }
 
-    /// Takes hidden memory back from its user: zeroes it and puts it into the pool.
+    /// Takes hidden memory back from its user: zeroes it and puts it into the pool. All of it is zeroed with all of memory in its hands:
+    /// whoever shares that with other CPUs takes more than 2 MiB back step by step ([`Freeing`]).
     pub fn free_private<M: Machine>(&mut self, machine: &M, windows: &mut Windows, extent: Extent<Dirty>) {
-        let clean = self.scrub(machine, windows, extent);
-        self.give_back(machine, clean);
+        let mut freeing = Freeing::new(self, extent);
+        while freeing.step(self, machine, windows) {}
+    }
+}
+
+/// Hidden memory on its way back into the pool: to be zeroed.
+#[derive(Debug)]
+#[must_use = "hidden memory comes back only through the pool"]
+pub struct Freeing(Scrubber);
+
+impl Freeing {
+    /// Takes hidden memory back from its user.
+    pub fn new(memory: &mut HostMemory<'_>, extent: Extent<Dirty>) -> Self {
+        let mut scrubber = Scrubber::default();
+        scrubber.dirty.push(&mut memory.frames, extent);
+        Self(scrubber)
+    }
+
+    /// One step: zeroes 2 MiB, or puts all of it into the pool. False when nothing was left to do.
+    pub fn step<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> bool {
+        if self.0.step(memory, machine, windows) {
+            return true;
+        }
+        let Some(extent) = self.0.clean.pop(&memory.frames) else {
+            return false;
+        };
+        memory.give_back(machine, extent);
+        true
     }
 }
 
