@@ -590,6 +590,51 @@ fn what_one_user_leaves_in_a_frame_does_not_reach_the_next_by_way_of_a_magazine(
     assert!(!bench.machine.ram().contains(u64::from_le_bytes(*b"a secret")));
 }
 
+/// Two users grow the pool by pieces of one block at the same time, and get their frames elsewhere: then all of the block is hidden and
+/// free, in pieces, and no region.
+#[test]
+fn a_block_that_is_hidden_in_pieces_is_no_region() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let Bench {
+        memory, cpu, windows, ..
+    } = &mut bench;
+    let windows = &mut windows[0];
+    let mut singles: Vec<_> = (0..512)
+        .map(|_| memory.allocate_private(cpu, windows, 0).unwrap())
+        .collect();
+    // No other region is free than the next to be broken up, and elsewhere what tables need.
+    let spare = memory.frames.allocate(3).unwrap();
+    let mut odd = Vec::new();
+    while memory.frames.free_frames() > 512 * memory.frames.free_regions() {
+        odd.push(memory.frames.allocate(0).unwrap());
+    }
+    let half = memory.frames.allocate(8).unwrap();
+    let regions = memory.frames.carve(memory.frames.free_regions()).unwrap();
+    memory.frames.free(spare);
+    memory.set_watermarks(Watermarks { low: 0, high: 0 });
+    let first = memory.grow(cpu, 0).unwrap().wait(cpu);
+    memory.frames.free(half);
+    let second = memory.grow(cpu, 0).unwrap().wait(cpu);
+    for _ in 0..2 {
+        memory.free_private(cpu, windows, singles.pop().unwrap().used());
+    }
+    for grown in [first, second] {
+        singles.push(grown.finish(memory, cpu, windows));
+    }
+    assert_eq!(memory.frames.pool_free_frames(), 512);
+    assert!(memory.take_private(9).is_none());
+    memory.frames.uncarve(regions);
+    for single in singles {
+        memory.free_private(cpu, windows, single.used());
+    }
+    let restored = memory.drain(cpu).wait(cpu);
+    restored.release(memory, cpu);
+    odd.into_iter().for_each(|frames| memory.frames.free(frames));
+    bench.check();
+    bench.assert_as_at_boot();
+}
+
 #[test]
 fn quarantined_memory_stays_out_of_use() {
     let mut board = Board::new(&[(0, GIB)], 2, Level::L3);

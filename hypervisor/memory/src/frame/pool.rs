@@ -27,8 +27,12 @@ impl FrameTable<'_> {
         self.pool_free_frames
     }
 
-    /// Takes a small extent from the fullest block that has one.
+    /// Takes a small extent from the fullest block that has one. A region is none: where all of a mixed block happens to be hidden and
+    /// free, that is in pieces, with small entries in the direct map.
     pub(crate) fn pool_take(&mut self, order: u8) -> Option<Extent<Clean>> {
+        if order >= REGION_ORDER {
+            return None;
+        }
         let index = self.pool_blocks.fitting(order)?;
         self.pool_take_from(index, order)
     }
