@@ -23,6 +23,7 @@ use crate::cpu::timer;
 use crate::frames::{Frames, with_memory};
 use crate::guests::launch::{private_memory, take_back, write};
 use crate::hardware::Hardware;
+use crate::lock::while_others_rest;
 use crate::println;
 use crate::reporting::json;
 
@@ -113,14 +114,15 @@ pub fn run(
         Policy::LinuxFresh | Policy::LinuxAged | Policy::Scattered => {
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
-            let paged = with_memory(|memory| memory.launch_paged(&Hardware, id, pages));
+            // Page by page, with a flush each, under the lock: no other CPU works.
+            let paged = with_memory(|memory| while_others_rest(|| memory.launch_paged(&Hardware, id, pages)));
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let paged = paged.map_err(BenchError::OutOfMemory)?;
             let peak = read(windows, checks);
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
-            with_memory(|memory| memory.teardown_paged(&Hardware, paged));
+            with_memory(|memory| while_others_rest(|| memory.teardown_paged(&Hardware, paged)));
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
             (peak?, None, read(windows, checks)?)

@@ -13,7 +13,7 @@ use memory::trace::Tracer;
 use crate::cpu::descriptor::CpuTables;
 use crate::cpu::exception::SHOOTDOWN_VECTOR;
 use crate::cpu::tlb;
-use crate::{presence, println, tracing};
+use crate::{lock, presence, println, tracing};
 
 /// Polls after which an acknowledgement that is outstanding is reported for the first time: a choice, some tenths of a second (PAUSE takes
 /// 40 to 140 cycles; Intel's Optimization Reference Manual, 2.7.4). Each report after it takes twice as many.
@@ -114,6 +114,10 @@ impl Processor for Hardware {
             return;
         }
         apic.send(target.apic_id(), SHOOTDOWN_VECTOR);
+    }
+
+    fn may_wait(&self) {
+        lock::none_is_held();
     }
 
     fn pause(&self, outstanding: &Outstanding) {

@@ -1,8 +1,8 @@
 //! Spin locks, few and ranked.
 //!
-//! A CPU takes locks in ascending order of their [`Rank`] only, which is the written order of all locks; debug builds check it at each
-//! one. Whoever waits for a lock answers shootdowns meanwhile, since its interrupts may be masked. Nobody waits for a shootdown while it
-//! holds a lock.
+//! A CPU takes locks in ascending order of their [`Rank`] only, which is the written order of all locks; debug and test builds check it at
+//! each one. Whoever waits for a lock answers shootdowns meanwhile, since its interrupts may be masked. Nobody waits for a shootdown, or for
+//! all CPUs to stop, while it holds a lock: the same builds check that where the wait begins ([`none_is_held`]).
 
 use core::sync::atomic::Ordering;
 
@@ -28,13 +28,47 @@ pub enum Rank {
     Console,
 }
 
-/// Notes on this CPU that it holds a lock of some rank, in debug builds; dropping it takes the note back.
+/// Whether this build checks the rules.
+const CHECKED: bool = cfg!(any(debug_assertions, feature = "test-hooks"));
+
+/// This CPU is about to wait for others.
+///
+/// # Panics
+/// In debug and test builds, when it holds a lock.
+pub fn none_is_held() {
+    if !CHECKED {
+        return;
+    }
+    if let Some(cpu) = CpuTables::current()
+        && let held @ 1.. = cpu.held().load(Ordering::Relaxed)
+    {
+        // The panic's message needs the console.
+        cpu.held().store(0, Ordering::Relaxed);
+        panic!(
+            "broken invariant: CPU {} waits for other CPUs while it holds {held:#b}",
+            cpu.number()
+        );
+    }
+}
+
+/// Runs `work`, in which this CPU may wait for others although it holds a lock: all others doze or are stopped, and want none.
+pub fn while_others_rest<R>(work: impl FnOnce() -> R) -> R {
+    let Some(cpu) = CpuTables::current().filter(|_| CHECKED) else {
+        return work();
+    };
+    let held = cpu.held().swap(0, Ordering::Relaxed);
+    let result = work();
+    cpu.held().store(held, Ordering::Relaxed);
+    result
+}
+
+/// Notes on this CPU that it holds a lock of some rank, in builds that check it; dropping it takes the note back.
 struct Holding(Option<(&'static CpuTables, u32)>);
 
 impl Holding {
     /// Before the lock is waited for: a wrong order is found even when it does no harm this time.
     fn begin(rank: Rank) -> Self {
-        if !cfg!(debug_assertions) {
+        if !CHECKED {
             return Self(None);
         }
         let Some(cpu) = CpuTables::current() else {

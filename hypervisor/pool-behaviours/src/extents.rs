@@ -200,8 +200,13 @@ pub(crate) fn alternate<P: Place>(place: &mut P) -> Result<Outcome, Failed> {
     let machine = place.machine();
     let mut magazine = Magazine::new();
     let refill = |magazine: &mut Magazine, place: &mut P| {
-        let filled = place.with(|memory, windows| magazine.refill(memory, &machine, windows));
-        must("the magazine is filled", filled.is_ok())
+        place.with(|_, windows| magazine.settle(&machine, windows));
+        let growing = place.with(|memory, _| magazine.restock(memory, &machine));
+        if let Ok(Some(growing)) = growing {
+            let grown = growing.wait(&machine);
+            place.with(|memory, windows| magazine.grown(grown, memory, &machine, windows));
+        }
+        must("the magazine is filled", !magazine.is_empty())
     };
     refill(&mut magazine, place)?;
     let before = stats(place);

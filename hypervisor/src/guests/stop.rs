@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::registers::with_interrupts_masked;
 use crate::presence::{self, catch_up};
-use crate::println;
+use crate::{lock, println};
 
 /// Nobody stops all.
 const NOBODY: u32 = 0;
@@ -68,6 +68,7 @@ impl Stop {
     /// Stops all, runs `look`, and lets them go on. To be called between two pieces of work: what is to be seen must be where `look`
     /// finds it, since somebody else may stop all first.
     pub fn all<R>(&self, own: &CpuTables, look: impl FnOnce() -> R) -> R {
+        lock::none_is_held();
         let me = own.number() + 1;
         while self
             .by

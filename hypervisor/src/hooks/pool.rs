@@ -9,6 +9,7 @@ use report::{Check, Event};
 use crate::checks::Checks;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
+use crate::lock::while_others_rest;
 use crate::println;
 use crate::reporting::json;
 
@@ -26,7 +27,8 @@ impl Place for Here<'_> {
     }
 
     fn with<R>(&mut self, work: impl FnOnce(&mut HostMemory<'_>, &mut Windows) -> R) -> R {
-        with_memory(|memory| work(memory, self.windows))
+        // A change that only tests make is flushed at once; the other CPUs doze until there are guests.
+        with_memory(|memory| while_others_rest(|| work(memory, self.windows)))
     }
 
     fn leaf(&self, pfn: Pfn) -> Option<u64> {

@@ -14,6 +14,7 @@ use crate::cpu::descriptor::CpuTables;
 use crate::cpu::registers;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
+use crate::lock::while_others_rest;
 use crate::{presence, println};
 
 /// Regions that are hidden, and read.
@@ -62,7 +63,8 @@ pub fn provoke() {
     let Ok(hiding) = hiding else { return };
     HIDDEN.store(true, Ordering::Release);
     // Never finished: the run ends with the other CPU's fault, or with the report that it does not answer.
-    core::mem::forget(hiding.wait(&Hardware));
+    // The others are stopped, and the errand takes no lock.
+    core::mem::forget(while_others_rest(|| hiding.wait(&Hardware)));
     wait_for(&AtomicBool::new(false));
 }
 

@@ -172,6 +172,9 @@ pub trait Processor {
     /// Called over and over while an acknowledgement is outstanding. Pauses for a moment; after as many polls as it finds reasonable it
     /// reports what is outstanding.
     fn pause(&self, outstanding: &Outstanding);
+
+    /// Called before a wait begins, whether or not anything will be outstanding: the place to look whether this CPU may wait now.
+    fn may_wait(&self) {}
 }
 
 /// An acknowledgement that has not come yet.
@@ -313,6 +316,7 @@ impl<'c> Cpu<'c> {
     /// Interrupts whom it must, flushes this CPU, and waits until every CPU has acknowledged. To be called in the host, and without a lock
     /// that another CPU might wait for with interrupts masked; interrupts may be masked here.
     pub fn wait<P: Processor>(self, processor: &P, request: Request) -> Acknowledged {
+        processor.may_wait();
         let Request(generation) = request;
         let mut acknowledged = Acknowledged {
             generation,
