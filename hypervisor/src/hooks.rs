@@ -50,6 +50,8 @@ pub fn commit(hook: Hook, guests: &dyn Memories) -> bool {
     println!("test hook: {hook}");
     match hook {
         Hook::SilentCpu | Hook::NoKick | Hook::Pool | Hook::Control => return false,
+        // It has to notice by itself.
+        Hook::NoInterrupt if stress::is_on() => return false,
         Hook::StaleRead | Hook::NoInterrupt => stale_read::provoke(),
         Hook::ReadHole => {
             if let Some(at) = hole(guests).and_then(|pfn| direct(pfn.hpa())) {

@@ -115,6 +115,7 @@ fn machine(command_line: String, image: PathBuf, archive: Option<PathBuf>, json:
         smp: 1,
         cpu_flags: "",
         counted: true,
+        threads: false,
         ram: Ram::Anonymous,
         image,
         archive,

@@ -327,6 +327,7 @@ mod tests {
             smp: 2,
             cpu_flags: "",
             counted: false,
+            threads: false,
             ram: Ram::Anonymous,
             image: "lacuna".into(),
             archive: None,

@@ -77,6 +77,7 @@ fn boot(kind: Kind, command_line: String, built: &Built) -> Result<Result<Counts
         smp: 1,
         cpu_flags: "",
         counted: true,
+        threads: false,
         ram: Ram::Anonymous,
         image: built.hypervisor.clone(),
         archive: Some(archive),

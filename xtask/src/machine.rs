@@ -70,6 +70,8 @@ pub struct Machine {
     /// Whether it counts. On TCG its clocks follow the instructions executed, so that equal runs are equal to the instruction; on the machines
     /// with levels, level 1 counts VM exits. Others can't.
     pub counted: bool,
+    /// Whether QEMU's emulation has a thread for each CPU, so that they really run at the same time. Else one thread takes turns.
+    pub threads: bool,
     /// What the RAM is made of.
     pub ram: Ram,
     /// The hypervisor's image.
@@ -108,6 +110,7 @@ impl Machine {
             Kind::Kvm => ("kvm", "host"),
             // One thread for all CPUs: with more, a shootdown costs milliseconds on a small host. (Bochs has no such arguments, see
             // `bochs`.)
+            Kind::Tcg if self.threads => ("tcg,thread=multi", "max"),
             Kind::Tcg | Kind::Bochs | Kind::NestedAmd | Kind::NestedIntel => ("tcg,thread=single", "max"),
         };
         add(&["-accel", accelerator]);
@@ -208,6 +211,7 @@ mod tests {
             smp: 1,
             cpu_flags: "",
             counted: false,
+            threads: false,
             ram: Ram::Anonymous,
             image: "target/it's here/lacuna".into(),
             archive: Some("runs/a,b/guests.tar".into()),
@@ -241,6 +245,7 @@ mod tests {
         assert!(!line.contains("-icount"), "{line}");
         let counted = Machine {
             counted: true,
+            threads: false,
             ..machine()
         };
         let line = counted.arguments().join(" ");
@@ -248,6 +253,11 @@ mod tests {
             line.contains("-icount shift=0,sleep=off -rtc clock=vm,base=2026-01-01 -seed 1"),
             "{line}"
         );
+        let threads = Machine {
+            threads: true,
+            ..machine()
+        };
+        assert!(threads.arguments().join(" ").contains("-accel tcg,thread=multi "));
         let kvm = Machine {
             kind: Kind::Kvm,
             cpu_flags: "svm=off",

@@ -116,6 +116,7 @@ fn machine(
         smp: flags.smp,
         cpu_flags: "",
         counted: false,
+        threads: false,
         ram: Ram::Anonymous,
         image: image.to_owned(),
         archive: Some(folder.join(file::ARCHIVE)),

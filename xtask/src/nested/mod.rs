@@ -79,6 +79,7 @@ pub fn level_2(machine: &Machine) -> Machine {
     Machine {
         kind: Kind::Kvm,
         counted: false,
+        threads: false,
         ram: Ram::Anonymous,
         image: at("lacuna"),
         archive: machine.archive.as_ref().map(|_| at("guests.tar")),
@@ -140,6 +141,7 @@ mod tests {
             smp: 2,
             cpu_flags: "npt=off",
             counted: false,
+            threads: false,
             ram: Ram::Anonymous,
             image: "target/lacuna".into(),
             archive: Some("runs/1/guests.tar".into()),

@@ -368,18 +368,17 @@ pub fn stress(record: &Record) -> Held {
         kinds.iter().map(|(_, count)| count).sum::<u64>() == line.operations,
         || format!("the kinds are not all operations: {kinds:?}"),
     )?;
-    // Of what is rarest, 30,000 operations have three on average.
+    // Of what is rarest, 100,000 operations have ten on average; fewer may have none.
+    let many = asked.operations >= 100_000;
     let never = kinds.iter().find(|(_, count)| *count == 0);
-    must(never.is_none() || asked.operations < 100_000, || {
-        format!("never done: {never:?}")
-    })?;
+    must(never.is_none() || !many, || format!("never done: {never:?}"))?;
     must(line.given_elsewhere > 0, || {
         "nothing changed hands between CPUs".into()
     })?;
     must(line.most_in_guests * 2 >= line.cpus, || {
         format!("at most {} CPUs were in guests at once", line.most_in_guests)
     })?;
-    must(line.magazine_returned > 0 || line.ask == 0, || {
+    must(line.magazine_returned > 0 || !many, || {
         "no magazine gave anything back when asked".into()
     })?;
     // A batch is 128 frames. What is asked for, and what gets a region, costs a few takes more.

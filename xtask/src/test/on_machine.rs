@@ -59,7 +59,15 @@ pub fn run(row: &Row, kind: Kind, images: &Images, verbose: bool) -> Verdict {
         Flavor::Plain => &images.plain,
         Flavor::TestHooks => &images.hooks,
     };
-    let reason = match attempt(row, kind, images, image, &folder, verbose) {
+    let seed = guests::random_seed();
+    let run = |folder: &Folder| attempt(row, kind, images, image, folder, (verbose, seed));
+    let mut attempted = run(&folder);
+    if row.repeats
+        && let Ok((first, None)) = &attempted
+    {
+        attempted = again(first, run);
+    }
+    let reason = match attempted {
         Ok((_, None)) => return Verdict::Ok(format!("{:.1} s", start.elapsed().as_secs_f64())),
         Ok((record, Some(reason))) => format!("{reason}\n{}", details(&record, image)),
         Err(error) => format!("{error:#}"),
@@ -75,18 +83,18 @@ fn attempt(
     images: &Images,
     image: &std::path::Path,
     folder: &Folder,
-    verbose: bool,
+    (verbose, seed): (bool, u64),
 ) -> Result<(Record, Option<String>)> {
     let looks = row.outside != Outside::NotLookedAt;
     let ram = folder.file("ram");
-    let seed = guests::random_seed();
     let machine = Machine {
         kind,
         boot: row.boot,
         memory: row.memory_mib << 20,
         smp: row.smp,
         cpu_flags: row.cpu_flags,
-        counted: false,
+        counted: row.repeats,
+        threads: row.threads,
         ram: if looks {
             Ram::SharedFile(ram.clone())
         } else {
@@ -122,6 +130,24 @@ fn attempt(
         Outside::Finds(what) => outside::found(what, look.conclude(&record.report)),
     });
     Ok((record, judged.err()))
+}
+
+/// Runs the machine a second time; the text is what differs from the first.
+fn again(
+    first: &Record,
+    run: impl FnOnce(&Folder) -> Result<(Record, Option<String>)>,
+) -> Result<(Record, Option<String>)> {
+    let (second, reason) = run(&Folder::create(&workspace::root())?)?;
+    let both = || first.report.events.iter().zip(&second.report.events);
+    let differs = both().find(|(first, second)| first != second);
+    let reason = reason.or_else(|| match differs {
+        Some((first, second)) => Some(format!("two runs differ:\n{first:?}\n{second:?}")),
+        None if first.report.events.len() != second.report.events.len() => {
+            Some("one of two runs has a longer report".into())
+        }
+        None => None,
+    });
+    Ok((second, reason))
 }
 
 /// How many times as long as on other machines a row may take.

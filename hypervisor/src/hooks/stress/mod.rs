@@ -175,6 +175,11 @@ pub fn start(config: &Config<'_>, cpus: u32) -> Result<(), OutOfMemory> {
     Ok(())
 }
 
+/// Whether there is one in this run.
+pub fn is_on() -> bool {
+    SHARED.get().is_some()
+}
+
 /// Between two pieces of the CPU's work: some operations. Interrupts are masked before and after.
 pub fn piece(cpu: u32, windows: &mut Windows, magazine: &mut OwnMagazine) -> Piece {
     let Some((shared, hand)) = SHARED
