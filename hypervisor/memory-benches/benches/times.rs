@@ -8,6 +8,7 @@ use memmap2::{Advice, MmapOptions};
 use memory::HostMemory;
 use memory::address::REGION_ORDER;
 use memory::machine::Machine;
+use memory_benches::threads::contend;
 use memory_benches::zeroing::Zeroing;
 use memory_benches::{Board, board};
 
@@ -136,6 +137,24 @@ fn one_more_region(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Small private allocations by several CPUs at once: the time until each of them has made as many operations. On a machine with as many cores
+/// it would be the same for any number of them, but for the lock.
+fn small_private(criterion: &mut Criterion) {
+    /// Operations of each thread that count as one: whole rounds, so that the time of starting threads is small beside it.
+    const AT_ONCE: u64 = 1 << 16;
+    let mut group = criterion.benchmark_group("small-private");
+    group.sampling_mode(SamplingMode::Flat);
+    for cpus in [1, 2, 4, 8, 16] {
+        group.bench_function(BenchmarkId::from_parameter(cpus), |bencher| {
+            bencher.iter_custom(|times| match contend(cpus, times * AT_ONCE) {
+                Ok(all) => all.time,
+                Err(error) => panic!("{cpus} CPUs: {error}"),
+            });
+        });
+    }
+    group.finish();
+}
+
 fn quick() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(300))
@@ -146,6 +165,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = times;
     config = quick();
-    targets = hide_and_restore, zero, one_more_region
+    targets = hide_and_restore, zero, one_more_region, small_private
 }
 criterion_main!(times);

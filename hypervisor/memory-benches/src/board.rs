@@ -24,10 +24,22 @@ pub struct Board<'m> {
     pub machine: NativeMachine,
     /// The memory subsystem.
     pub memory: HostMemory<'m>,
-    /// The windows of its one CPU.
+    /// The windows of its first CPU.
     pub windows: Windows,
     next_guest: u16,
 }
+
+/// Another CPU, for a thread of its own.
+pub struct OtherCpu {
+    /// The machine as it sees it.
+    pub machine: NativeMachine,
+    /// Its windows.
+    pub windows: Windows,
+}
+
+// SAFETY: windows are not `Send` because they belong to one CPU. Here a thread is a CPU: it gets the windows with the machine that looks
+// them up, before the first is opened.
+unsafe impl Send for OtherCpu {}
 
 /// Storage for the frame records of a machine with so many bytes of RAM.
 pub fn storage(bytes: u64) -> Vec<u64> {
@@ -61,28 +73,44 @@ impl<'m> Board<'m> {
     /// # Panics
     /// When the system has no room for it.
     pub fn boot(bytes: u64, storage: &'m mut [u64]) -> Self {
-        let machine = match NativeMachine::new(bytes) {
+        Self::with_others(bytes, storage, 0).0
+    }
+
+    /// The same with so many more CPUs.
+    ///
+    /// # Panics
+    /// When the system has no room for it.
+    pub fn with_others(bytes: u64, storage: &'m mut [u64], others: u32) -> (Self, Vec<OtherCpu>) {
+        let machine = match NativeMachine::new(bytes, 1 + others) {
             Ok(machine) => machine,
             Err(error) => panic!("a mapping of {bytes} bytes: {error}"),
         };
         let mut tables = (IN_USE.start.get()..IN_USE.end.get()).map(Pfn::new);
         let built = TableBuilder::new(&machine, Level::L3, || tables.next()).and_then(|mut builder| {
             builder.map_ram(&map(bytes))?;
-            let (root, windows) = Windows::for_cpu(&mut builder)?;
-            Ok((builder.root(), root, windows))
+            let cpus: Result<Vec<_>, _> = (0..=others).map(|_| Windows::for_cpu(&mut builder)).collect();
+            Ok((builder.root(), cpus?))
         });
-        let (shared_root, root, windows) = match built {
+        let (shared_root, cpus) = match built {
             Ok(built) => built,
             Err(error) => panic!("the machine's tables: {error:?}"),
         };
-        machine.set_root(root);
-        let memory = HostMemory::new(&machine, frames(bytes, storage), shared_root);
-        Self {
+        let mut cpus = (0..).zip(cpus).map(|(number, (root, windows))| {
+            let machine = machine.seen_by(number);
+            machine.set_root(root);
+            OtherCpu { machine, windows }
+        });
+        let Some(OtherCpu { machine, windows }) = cpus.next() else {
+            panic!("a machine has a CPU")
+        };
+        let others = cpus.collect();
+        let board = Self {
+            memory: HostMemory::new(&machine, frames(bytes, storage), shared_root),
             machine,
-            memory,
             windows,
             next_guest: 1,
-        }
+        };
+        (board, others)
     }
 
     /// Launches a guest with nested tables.

@@ -4,6 +4,7 @@
 //! back, but nobody looks at it, so a machine of 1 TiB takes two mappings of 1 GiB: callgrind gives a program less than 64 GiB in all.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -20,43 +21,70 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bytes at each end of RAM that are there.
 const END: u64 = 1 << 30;
 
-/// One CPU, and RAM from 0 on that costs memory only where it is touched. Nothing caches translations: tables are used in place, windows
-/// are looked up in their tables, and a flush has nothing to do.
-pub struct NativeMachine {
+/// RAM from 0 on that costs memory only where it is touched.
+struct Ram {
     low: MmapRaw,
     high: MmapRaw,
     /// Where `high` begins.
     high_start: u64,
+}
+
+/// A machine as one of its CPUs sees it; one for each thread. Nothing caches translations: tables are used in place, windows are looked up in
+/// their tables, and a flush has nothing to do. So the CPUs count as asleep, and nobody is interrupted.
+pub struct NativeMachine {
+    ram: Arc<Ram>,
+    number: u32,
     /// The tables that lead to the windows: of 2 MiB, of 4 KiB.
     windows: Cell<Option<(Pfn, Pfn)>>,
     /// How memory is zeroed; left as it is, when zeroing is not what is measured.
     pub zeroing: Cell<Option<Zeroing>>,
-    shootdown: Shootdown<'static>,
+    shootdown: &'static Shootdown<'static>,
 }
 
 impl NativeMachine {
-    /// A machine with so many bytes of RAM, a multiple of 4 KiB and at least 2 GiB.
+    /// The first CPU of a machine with so many CPUs and bytes of RAM, a multiple of 4 KiB and at least 2 GiB.
     ///
     /// # Errors
     /// When the system gives no mapping, or there is too little RAM.
-    pub fn new(bytes: u64) -> std::io::Result<Self> {
+    pub fn new(bytes: u64, cpus: u32) -> std::io::Result<Self> {
         if bytes < 2 * END {
             return Err(std::io::ErrorKind::InvalidInput.into());
         }
         let end = || MmapOptions::new().len(END as usize).no_reserve_swap().map_anon();
-        // One line of 64 bytes a machine, never freed: the protocol borrows it.
-        let lines = Box::leak(Box::new([CpuLine::new()]));
+        // Some lines of 64 bytes a machine, never freed: the protocol borrows them.
+        let lines: Vec<_> = (0..cpus).map(|_| CpuLine::new()).collect();
         let machine = Self {
-            low: end()?.into(),
-            high: end()?.into(),
-            high_start: bytes - END,
+            ram: Arc::new(Ram {
+                low: end()?.into(),
+                high: end()?.into(),
+                high_start: bytes - END,
+            }),
+            number: 0,
             windows: Cell::new(None),
             zeroing: Cell::new(None),
-            shootdown: Shootdown::new(lines),
+            shootdown: Box::leak(Box::new(Shootdown::new(lines.leak()))),
         };
-        let joined = machine.cpu().announce() && machine.cpu().join(&machine).is_ok();
-        assert!(joined, "the only CPU joins");
+        for number in 0..cpus {
+            let cpu = machine.seen_by(number);
+            let joined = cpu.cpu().announce() && cpu.cpu().join(&cpu).is_ok();
+            assert!(joined, "CPU {number} joins");
+            // Of one alone nobody asks anything.
+            if cpus > 1 {
+                cpu.cpu().sleep();
+            }
+        }
         Ok(machine)
+    }
+
+    /// The same machine as another of its CPUs sees it, with windows of its own.
+    pub fn seen_by(&self, number: u32) -> Self {
+        Self {
+            ram: Arc::clone(&self.ram),
+            number,
+            windows: Cell::new(None),
+            zeroing: self.zeroing.clone(),
+            shootdown: self.shootdown,
+        }
     }
 
     /// Says where the windows' tables are: what the MMU finds out by itself.
@@ -73,10 +101,11 @@ impl NativeMachine {
 
     /// Where the byte at a host-physical address is, with as many after it.
     fn bytes(&self, at: u64, count: u64) -> *mut u8 {
-        let (end, offset) = if at < self.high_start {
-            (&self.low, at)
+        let ram = &*self.ram;
+        let (end, offset) = if at < ram.high_start {
+            (&ram.low, at)
         } else {
-            (&self.high, at - self.high_start)
+            (&ram.high, at - ram.high_start)
         };
         assert!(
             offset.checked_add(count).is_some_and(|last| last <= END),
@@ -161,9 +190,9 @@ impl Machine for NativeMachine {
     }
 
     fn cpu(&self) -> Cpu<'_> {
-        match self.shootdown.cpu(CpuIndex::new(0)) {
+        match self.shootdown.cpu(CpuIndex::new(self.number)) {
             Some(cpu) => cpu,
-            None => panic!("the machine has one CPU"),
+            None => panic!("the machine has no CPU {}", self.number),
         }
     }
 }
@@ -172,11 +201,11 @@ impl Processor for NativeMachine {
     fn flush(&self) {}
 
     fn interrupt(&self, cpu: CpuIndex) {
-        panic!("there is no {cpu}")
+        panic!("{cpu} is asleep")
     }
 
     fn pause(&self, outstanding: &Outstanding) {
-        panic!("nobody else runs: {outstanding}")
+        panic!("all others are asleep: {outstanding}")
     }
 }
 

@@ -1,8 +1,9 @@
 //! `cargo xtask bench native`: what the memory subsystem costs on this machine itself (`hypervisor/memory-benches`).
 //!
 //! [`counts`] takes instructions, by callgrind, which are the same in every run; [`times`] takes times, by criterion, of which only the ratios
-//! within one run say something. [`goals`] says what they must be, [`table`] shows them, and [`picture`] draws the counts.
+//! within one run say something; [`contention`] what several CPUs do to each other. [`goals`] says what they must be, [`table`] shows them, and [`picture`] draws the counts.
 
+pub mod contention;
 pub mod counts;
 pub mod goals;
 mod picture;
@@ -45,6 +46,7 @@ pub fn native(flags: &cli::Native) -> Result<Outcome, Failure> {
             None
         }
     };
+    let contention = contention::take()?;
     let timed = if flags.counts { None } else { Some(times::take()?) };
     let mut missed = Vec::new();
     if let Some(counts) = &counted {
@@ -59,6 +61,8 @@ pub fn native(flags: &cli::Native) -> Result<Outcome, Failure> {
         println!("{}", table::Timed(times));
         missed.extend(goals::times(times).err());
     }
+    println!("{}", contention::Table(&contention, timed.as_ref()));
+    missed.extend(contention::goal(&contention).err());
     if missed.is_empty() {
         println!("All goals are met.");
         Ok(Outcome::Pass)
