@@ -6,6 +6,7 @@
 
 pub mod goals;
 pub mod native;
+mod rounds;
 mod table;
 
 use std::fs;
@@ -256,10 +257,40 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
         Ok(first_guest) => tables.first_guest = Some(first_guest),
         Err(outcome) => return Ok(outcome),
     }
+    let mut rounds = Vec::new();
+    for bytes in &flags.sizes {
+        for cpus in rounds::CPUS {
+            let seen = boots.one(
+                &format!("{:>5} on {cpus:>2} CPUs", size(*bytes)),
+                |image, folder| {
+                    let archive = folder.file(file::ARCHIVE);
+                    let guests = rounds::NAMES.map(|name| guests::find(&built.guests, name).cloned());
+                    archive::write(&archive, &guests.into_iter().collect::<Result<Vec<_>>>()?)?;
+                    let json = folder.file(file::JSON);
+                    let machine = machine(rounds::line(cpus, *bytes), image, Some(archive), json);
+                    // Rounds are the same at any speed.
+                    let machine = Machine {
+                        smp: cpus,
+                        counted: false,
+                        ..machine
+                    };
+                    watch(machine, folder)
+                },
+                |record| {
+                    let seen = rounds::measured(cpus, *bytes, record)?;
+                    rounds::goal(&seen).map(|()| seen)
+                },
+            )?;
+            match seen {
+                Ok(seen) => rounds.push((seen, tables.rounds_by_page(&size(*bytes)))),
+                Err(outcome) => return Ok(outcome),
+            }
+        }
+    }
     if let Some(path) = &flags.json {
         fs::write(path, &boots.lines).with_context(|| format!("write the reports to {}", path.display()))?;
     }
-    println!("\n{tables}");
+    println!("\n{tables}\n{}", rounds::Table(&rounds));
     Ok(Outcome::Pass)
 }
 
