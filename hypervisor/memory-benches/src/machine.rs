@@ -1,14 +1,15 @@
-//! The machine: RAM in an ordinary sparse mapping, of which only the two ends are there.
+//! The machine: RAM in an ordinary sparse mapping, of which, for callgrind, only the two ends are there.
 //!
 //! Tables come from the highest gigablock, those of the boot and the first regions from the lowest. What lies between is hidden and given
 //! back, but nobody looks at it, so a machine of 1 TiB takes two mappings of 1 GiB: callgrind gives a program less than 64 GiB in all.
+//! Where tables may be anywhere, [`NativeMachine::whole`] has all of RAM.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
-use memory::address::{ENTRIES, Hva, PAGE_SIZE, Pfn};
+use memory::address::{ENTRIES, Hpa, Hva, PAGE_SIZE, Pfn};
 use memory::layout::{PAGE_WINDOW_BASE, WINDOW_BASE};
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
 use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
@@ -24,7 +25,10 @@ const END: u64 = 1 << 30;
 /// RAM from 0 on that costs memory only where it is touched.
 struct Ram {
     low: MmapRaw,
+    /// Bytes in each of the two mappings.
+    low_bytes: u64,
     high: MmapRaw,
+    high_bytes: u64,
     /// Where `high` begins.
     high_start: u64,
 }
@@ -50,14 +54,36 @@ impl NativeMachine {
         if bytes < 2 * END {
             return Err(std::io::ErrorKind::InvalidInput.into());
         }
-        let end = || MmapOptions::new().len(END as usize).no_reserve_swap().map_anon();
+        Self::with_mappings(END, bytes - END, END, cpus)
+    }
+
+    /// A machine with one CPU and all of its RAM there; what is touched costs memory, 4 KiB at a time.
+    ///
+    /// # Errors
+    /// When the system gives no mapping.
+    pub fn whole(bytes: u64) -> std::io::Result<Self> {
+        let machine = Self::with_mappings(bytes, bytes, PAGE_SIZE, 1)?;
+        // Tables lie far apart, and a large page for each would take 512 times their size. Where advice is not taken there are none.
+        let _ = machine.ram.low.advise(memmap2::Advice::NoHugePage);
+        Ok(machine)
+    }
+
+    fn with_mappings(low_bytes: u64, high_start: u64, high_bytes: u64, cpus: u32) -> std::io::Result<Self> {
+        let sparse = |bytes: u64| {
+            MmapOptions::new()
+                .len(bytes as usize)
+                .no_reserve_swap()
+                .map_anon()
+        };
         // Some lines of 64 bytes a machine, never freed: the protocol borrows them.
         let lines: Vec<_> = (0..cpus).map(|_| CpuLine::new()).collect();
         let machine = Self {
             ram: Arc::new(Ram {
-                low: end()?.into(),
-                high: end()?.into(),
-                high_start: bytes - END,
+                low: sparse(low_bytes)?.into(),
+                low_bytes,
+                high: sparse(high_bytes)?.into(),
+                high_bytes,
+                high_start,
             }),
             number: 0,
             windows: Cell::new(None),
@@ -99,17 +125,24 @@ impl NativeMachine {
             .set(Some((second, below(second, PAGE_WINDOW_BASE.index(2)))));
     }
 
+    /// The word at an address of the low mapping, as an outside observer reads it; `None` elsewhere.
+    pub fn word(&self, at: Hpa) -> Option<u64> {
+        let last = at.get().checked_add(8)?;
+        (last <= self.ram.low_bytes)
+            .then(|| self.frame(at.pfn())[(at.get() % PAGE_SIZE / 8) as usize].load(Ordering::Relaxed))
+    }
+
     /// Where the byte at a host-physical address is, with as many after it.
     fn bytes(&self, at: u64, count: u64) -> *mut u8 {
         let ram = &*self.ram;
-        let (end, offset) = if at < ram.high_start {
-            (&ram.low, at)
+        let (end, length, offset) = if at < ram.high_start {
+            (&ram.low, ram.low_bytes, at)
         } else {
-            (&ram.high, at - ram.high_start)
+            (&ram.high, ram.high_bytes, at - ram.high_start)
         };
         assert!(
-            offset.checked_add(count).is_some_and(|last| last <= END),
-            "{count} bytes at {at:#x} are not at an end of RAM"
+            offset.checked_add(count).is_some_and(|last| last <= length),
+            "{count} bytes at {at:#x} are not there"
         );
         end.as_mut_ptr().wrapping_add(offset as usize)
     }

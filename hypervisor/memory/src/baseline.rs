@@ -40,6 +40,12 @@ impl PagedMemory {
 }
 
 impl HostMemory<'_> {
+    /// From now on no table of the direct map is merged away, as in the proposal for Linux of 2023 to hide whole 2M blocks (`__GFP_UNMAPPED`): what is split
+    /// stays split. Everything else goes on as ever.
+    pub fn stop_merging(&mut self) {
+        self.direct_map.merging = false;
+    }
+
     /// Hides `pages` frames for a guest, one at a time, and maps them. One long piece of work: for measurements only.
     ///
     /// # Errors

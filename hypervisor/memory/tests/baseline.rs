@@ -4,6 +4,7 @@
 
 use memory::address::{Level, Pfn};
 use memory::frame::GuestId;
+use memory::guest::{GuestFlushed, SecondStageKind};
 use memory::layout::direct;
 use model_machine::{Booted, ModelMachine};
 
@@ -90,4 +91,34 @@ fn aged_memory_is_scattered() {
     assert_eq!(kept, 75 * 512);
     assert_eq!(frames.free_frames(), free - kept);
     assert!(frames.free_regions() <= regions - 99);
+}
+
+#[test]
+fn without_merging_a_split_stays_and_is_used_again() {
+    let (machine, mut booted) = boot();
+    let cpu = machine.cpu(0);
+    booted.memory.stop_merging();
+    let free = booted.memory.frames.free_frames();
+    // What gigablocks without a 1G leaf have is taken first and costs no split: this is a machine of three 1G leaves but for its tables.
+    for (turn, regions) in [(0, 4), (1, 4), (2, 1024)] {
+        let id = GuestId::new(turn + 1).unwrap();
+        let hiding = booted
+            .memory
+            .launch(&cpu, SecondStageKind::Nested, id, regions << 21)
+            .unwrap();
+        let windows = &mut booted.windows[0];
+        let guest = hiding.wait(&cpu).finish(&mut booted.memory, &cpu, windows);
+        let teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id));
+        let restored = teardown.finish(&mut booted.memory, &cpu, windows);
+        restored.wait(&cpu).release(&mut booted.memory, &cpu);
+    }
+    let stats = booted.memory.stats();
+    assert_eq!(
+        (stats.level3_collapses, stats.merges_blocked.total()),
+        (0, 0),
+        "{stats:?}"
+    );
+    assert!((1..=3).contains(&stats.level3_splits), "{stats:?}");
+    // All is back but for the tables of the splits.
+    assert_eq!(booted.memory.frames.free_frames(), free - stats.level3_splits);
 }

@@ -24,6 +24,8 @@ use crate::trace::{Action, Traced};
 /// The direct map, in the tables under one top-level table.
 pub struct DirectMap {
     pub(crate) root: Pfn,
+    /// Whether tables are merged away when they are whole again: always, but for measurements (`baseline`).
+    pub(crate) merging: bool,
 }
 
 impl DirectMap {
@@ -39,7 +41,7 @@ impl DirectMap {
                 frames.set_whole_at_boot(index);
             }
         }
-        Self { root }
+        Self { root, merging: true }
     }
 
     /// The third-level entry of the gigablock around a frame.

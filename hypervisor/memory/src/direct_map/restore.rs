@@ -85,6 +85,7 @@ impl DirectMap {
         frames.add_holes(index, -filled);
         if frames.add_canonical(table, i32::from(filled)) == Some(512)
             && frames.gigablock(index).whole_at_boot()
+            && self.merging
         {
             merge(machine, frames, stats, &slot, batch, (pfn, GIGABLOCK_ORDER));
         }
@@ -120,6 +121,7 @@ impl DirectMap {
         trace(machine, Action::Restore, pfn, order);
         piece.free(frames);
         if frames.add_canonical(low, 1 << order) != Some(512)
+            || !self.merging
             || !merge(machine, frames, stats, &middle, batch, (pfn, REGION_ORDER))
         {
             return;
