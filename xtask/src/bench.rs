@@ -2,12 +2,14 @@
 //!
 //! One boot for each policy and size ([`Case`]) on QEMU's emulation, whose clock follows the instructions ([`machine`]), so that
 //! equal boots give equal figures. [`measured`] takes the `bench` line out of a boot's report, [`Tables`] shows all of them, and
-//! [`goals`] says what they must be: the tests ask that. [`native`] is the benchmark on this machine itself.
+//! [`goals`] says what they must be: the tests ask that. [`native`] is the benchmark on this machine itself, and [`tlb`] the one
+//! of what hidden memory costs the TLB, by a model.
 
 pub mod goals;
 pub mod native;
 mod rounds;
 mod table;
+mod tlb;
 
 use std::fs;
 use std::path::PathBuf;
@@ -189,8 +191,10 @@ fn first_guest(record: &Record) -> Result<FirstGuest, String> {
 /// # Errors
 /// Set-up or build failed, or the emulator can't be run.
 pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
-    if let Some(cli::Benchmark::Native(flags)) = &flags.other {
-        return native::native(flags);
+    match &flags.other {
+        Some(cli::Benchmark::Native(flags)) => return native::native(flags),
+        Some(cli::Benchmark::Tlb(flags)) => return tlb::tlb(flags),
+        None => {}
     }
     let cases = flags.sizes.iter().flat_map(|bytes| {
         let case = |policy: &Policy| Case {

@@ -234,6 +234,40 @@ pub enum Benchmark {
     ///
     /// Exits with 1 when a goal is missed. Valgrind is installed where that is possible; without it only times are measured.
     Native(Native),
+    /// Model what hidden memory costs the TLB, by policy and while guests come and go
+    ///
+    /// On this machine, without counters: the memory subsystem's own code, the independent walker, and a model of TLBs. It takes some minutes and up to
+    /// 4 GiB of memory here, writes JSON and a page with pictures, and exits with 1 when a goal is missed. docs/tlb.md says what the figures mean.
+    Tlb(Tlb),
+}
+
+/// Flags of `bench tlb`.
+#[derive(Debug, Args)]
+pub struct Tlb {
+    /// RAM of the machine, in whole GiB
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
+    pub ram: u64,
+    /// How memory is hidden, separated by commas [default: all that are known, yardsticks included]
+    #[arg(long, value_name = "NAMES")]
+    pub policies: Option<String>,
+    /// Cores, separated by commas
+    #[arg(long, value_name = "NAMES", default_value = "spr,zen4")]
+    pub cores: String,
+    /// Lifetimes of small guests before the aged moments
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(0..=50_000))]
+    pub lifetimes: u64,
+    /// Seed of what happens and of what is touched
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Model walks over an outer hypervisor whose leaves have this size: 4K, 2M or 1G
+    #[arg(long, value_name = "SIZE")]
+    pub outer: Option<String>,
+    /// Where the JSON goes [default: tlb.json beside what cargo builds]
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Where the page goes [default: tlb.html beside what cargo builds]
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
 }
 
 /// Flags of `bench`.

@@ -3,7 +3,7 @@
 //!
 //! [`Ground`] says which memory is the host's; it never gives a hidden frame. A [`Workload`] is a kind of work, and [`Stream`] its addresses
 //! on some ground, one [`Access`] after the other, without end. Nothing is stored: page number i of a set is a function of the seed and
-//! i, so a set can be all of RAM. One access in eight of those that choose a page at random goes to a neighbour of hidden memory.
+//! i, so a set can be all of RAM.
 #![no_std]
 #![forbid(unsafe_code)]
 

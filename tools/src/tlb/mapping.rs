@@ -280,6 +280,19 @@ impl Mapping {
         self.path(va).is_some()
     }
 
+    /// A bit for each 4K page that is mapped of the 2M block around an address, page 0 lowest in the first word.
+    pub fn pages(&self, va: u64) -> [u64; 8] {
+        match self.gigablock(va) {
+            None => [0; 8],
+            Some(Gigablock::Leaf) => [u64::MAX; 8],
+            Some(Gigablock::Table(_, blocks)) => match &blocks[(va >> 21) as usize % 512] {
+                Block::Absent => [0; 8],
+                Block::Leaf => [u64::MAX; 8],
+                Block::Small(_, pages) => **pages,
+            },
+        }
+    }
+
     /// What is seen of the 2M block around an address.
     pub fn cell(&self, va: u64) -> Cell {
         match self.gigablock(va) {
@@ -343,6 +356,8 @@ mod tests {
         let distinct: std::collections::BTreeSet<_> = path.tables.into_iter().collect();
         assert_eq!(distinct.len(), 4);
         assert!(distinct.iter().all(|table| table.is_multiple_of(4096)));
+        assert_eq!(mapping.pages(BASE + (1 << 30) + (2 << 20))[0], 0b10_1111);
+        assert_eq!((mapping.pages(BASE), mapping.pages(0)), ([u64::MAX; 8], [0; 8]));
         assert_eq!(mapping.cell(BASE), Cell::In1G);
         assert_eq!(mapping.cell(BASE + (1 << 30)), Cell::Leaf2M);
         assert_eq!(mapping.cell(BASE + (1 << 30) + (2 << 20)), Cell::Small4K(5));

@@ -1,0 +1,169 @@
+//! Playing a history by a policy, and looking at the direct map when it says so.
+
+use anyhow::{Context, Result, anyhow, bail};
+use memory::HostMemory;
+use memory::address::{Level, PAGE_SIZE};
+use memory::frame::{GuestId, HostFrames};
+use memory::guest::{GuestFlushed, GuestMemory, SecondStageKind};
+use oorandom::Rand64;
+use tools::pressure::{Phase, Policy};
+use tools::tlb::Mapping;
+
+use memory::baseline::PagedMemory;
+
+use crate::board::Board;
+use crate::history::{Event, History};
+
+/// Linux' figure for memory among unmovable neighbours: one frame in 3.4 is free (docs/performance.md).
+const AGED: (u64, u64) = (10, 34);
+/// Frames left free beside the guests' in the scattered case: for tables, one for each 2M leaf that is split.
+const SPARE: u64 = 1 << 16;
+/// Frames that are not aged then: the host's own extents are larger than a frame, and scattered frames are not.
+const WHOLE: u64 = 1 << 18;
+
+/// The direct map at one moment.
+pub struct Moment {
+    /// When.
+    pub phase: Phase,
+    /// Guests alive.
+    pub guests: u64,
+    /// Bytes of their memory.
+    pub hidden_bytes: u64,
+    /// The direct map.
+    pub map: Mapping,
+}
+
+enum Guest {
+    Grouped(GuestMemory),
+    Paged(PagedMemory),
+}
+
+/// The largest leaves at boot under a policy.
+fn largest(policy: Policy) -> Level {
+    match policy {
+        Policy::All4K => Level::L1,
+        Policy::All2M => Level::L2,
+        _ => Level::L3,
+    }
+}
+
+/// A machine at boot, under a policy.
+///
+/// # Errors
+/// See [`Board::new`].
+pub fn board(policy: Policy, ram: u64) -> Result<Board> {
+    Board::new(ram, largest(policy))
+}
+
+/// Plays all of a history.
+///
+/// # Errors
+/// Memory ran out, or the walker found the direct map malformed.
+pub fn play(policy: Policy, history: &History, board: &mut Board, seed: u64) -> Result<Vec<Moment>> {
+    if policy.is_yardstick() {
+        return Ok(vec![Moment {
+            phase: Phase::Boot,
+            guests: 0,
+            hidden_bytes: 0,
+            map: board.direct_map()?,
+        }]);
+    }
+    let mut storage = board.storage();
+    let mut memory = board.boot(&mut storage)?;
+    prepare(policy, history, &mut memory, seed);
+    let mut guests: Vec<Option<(u64, Guest)>> = (0..history.slots.0).map(|_| None).collect();
+    let mut host: Vec<Option<HostFrames>> = (0..history.slots.1).map(|_| None).collect();
+    let mut moments = Vec::new();
+    let mut next_guest = 0_u16;
+    for event in &history.events {
+        match *event {
+            Event::Take { slot, order } => {
+                let taken = memory.allocate(&board.machine, order);
+                host[slot] = Some(taken.map_err(|error| anyhow!("the host's own memory: {error}"))?);
+            }
+            Event::Give { slot } => host[slot]
+                .take()
+                .into_iter()
+                .for_each(|frames| memory.frames.free(frames)),
+            Event::Launch { slot, regions } => {
+                next_guest = next_guest.checked_add(1).context("too many guests")?;
+                let guest = launch(policy, &mut memory, board, next_guest, regions)?;
+                guests[slot] = Some((regions, guest));
+            }
+            Event::Die { slot } => match guests[slot].take() {
+                Some((_, guest)) => end(&mut memory, board, guest),
+                None => bail!("no guest in slot {slot}"),
+            },
+            Event::Measure(phase) => moments.push(Moment {
+                phase,
+                guests: guests.iter().flatten().count() as u64,
+                hidden_bytes: guests.iter().flatten().map(|(regions, _)| regions << 21).sum(),
+                map: board.direct_map()?,
+            }),
+        }
+    }
+    Ok(moments)
+}
+
+/// Ages free memory as the policy wants it.
+fn prepare(policy: Policy, history: &History, memory: &mut HostMemory<'_>, seed: u64) {
+    let mut random = Rand64::new(seed.into());
+    match policy {
+        Policy::GroupedNoMerge => memory.stop_merging(),
+        Policy::LinuxAged => {
+            let (free, of) = AGED;
+            // Tables of second stages and splits come from what is free, too.
+            let pages = history.peak_frames + history.peak_frames / 64;
+            memory
+                .frames
+                .age(pages * of / free, || random.rand_range(0..of) >= free);
+        }
+        Policy::Scattered => {
+            let count = memory.frames.free_frames().saturating_sub(WHOLE);
+            let free = history.peak_frames + SPARE;
+            memory.frames.age(count, || random.rand_range(0..count) >= free);
+        }
+        Policy::Grouped | Policy::LinuxFresh | Policy::All4K | Policy::All2M | Policy::All1G => {}
+    }
+}
+
+fn launch(
+    policy: Policy,
+    memory: &mut HostMemory<'_>,
+    board: &mut Board,
+    number: u16,
+    regions: u64,
+) -> Result<Guest> {
+    let id = GuestId::new(number).with_context(|| format!("{number} is no guest"))?;
+    let bytes = regions << 21;
+    let (machine, windows) = board.parts();
+    match policy {
+        Policy::Grouped | Policy::GroupedNoMerge => {
+            let hiding = memory
+                .launch(machine, SecondStageKind::Nested, id, bytes)
+                .map_err(|error| anyhow!("guest {number}: {error}"))?;
+            let guest = hiding.wait(machine).finish(memory, machine, windows);
+            Ok(Guest::Grouped(guest))
+        }
+        _ => {
+            let paged = memory.launch_paged(machine, id, bytes / PAGE_SIZE);
+            Ok(Guest::Paged(
+                paged.map_err(|error| anyhow!("guest {number}: {error}"))?,
+            ))
+        }
+    }
+}
+
+fn end(memory: &mut HostMemory<'_>, board: &mut Board, guest: Guest) {
+    let (machine, windows) = board.parts();
+    match guest {
+        Guest::Grouped(guest) => {
+            let id = guest.id();
+            // No CPU ever ran under its tables.
+            let teardown = guest.revoke(machine).reclaim(GuestFlushed::new(id));
+            let restored = teardown.finish(memory, machine, windows);
+            restored.wait(machine).release(memory, machine);
+        }
+        Guest::Paged(paged) => memory.teardown_paged(machine, paged),
+    }
+}

@@ -1,0 +1,412 @@
+//! The results of a run, as they are kept in a file.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::tlb::mapping::Cell;
+
+/// The form of the file; it rises when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+
+/// How memory is hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Lacuna: whole regions, gathered, merged back.
+    Grouped,
+    /// The same, but what is split stays split.
+    GroupedNoMerge,
+    /// Page by page, in the allocator's own order.
+    LinuxFresh,
+    /// Page by page among unmovable neighbours.
+    LinuxAged,
+    /// Page by page at random over all RAM.
+    Scattered,
+    /// Nothing is hidden, all leaves are 4K.
+    #[serde(rename = "all-4k")]
+    All4K,
+    /// Nothing is hidden, leaves are 2M.
+    #[serde(rename = "all-2m")]
+    All2M,
+    /// Nothing is hidden, leaves are as large as they can be.
+    #[serde(rename = "all-1g")]
+    All1G,
+}
+
+impl Policy {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Grouped,
+        Self::GroupedNoMerge,
+        Self::LinuxFresh,
+        Self::LinuxAged,
+        Self::Scattered,
+        Self::All4K,
+        Self::All2M,
+        Self::All1G,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grouped => "grouped",
+            Self::GroupedNoMerge => "grouped-no-merge",
+            Self::LinuxFresh => "linux-fresh",
+            Self::LinuxAged => "linux-aged",
+            Self::Scattered => "scattered",
+            Self::All4K => "all-4k",
+            Self::All2M => "all-2m",
+            Self::All1G => "all-1g",
+        }
+    }
+
+    /// Whether it is a direct map without holes, to compare with.
+    pub const fn is_yardstick(self) -> bool {
+        matches!(self, Self::All4K | Self::All2M | Self::All1G)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A moment at which is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Before the first guest.
+    Boot,
+    /// One guest lives.
+    #[serde(rename = "guests-1")]
+    Guests1,
+    /// Eight do.
+    #[serde(rename = "guests-8")]
+    Guests8,
+    /// 64 do.
+    #[serde(rename = "guests-64")]
+    Guests64,
+    /// After many conversions of pages between private and shared.
+    Conversions,
+    /// After many lifetimes, guests alive.
+    AgedAlive,
+    /// The same, all guests gone, the host's own memory still in use.
+    AgedEmpty,
+    /// All guests gone, and what the host took too.
+    After,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Boot,
+        Self::Guests1,
+        Self::Guests8,
+        Self::Guests64,
+        Self::Conversions,
+        Self::AgedAlive,
+        Self::AgedEmpty,
+        Self::After,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Guests1 => "guests-1",
+            Self::Guests8 => "guests-8",
+            Self::Guests64 => "guests-64",
+            Self::Conversions => "conversions",
+            Self::AgedAlive => "aged-alive",
+            Self::AgedEmpty => "aged-empty",
+            Self::After => "after",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Something that was not measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A core that was modelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Core {
+    /// Its short name.
+    pub name: String,
+    /// What it is.
+    pub core: String,
+    /// The weights of its translation cycles.
+    pub weights: String,
+    /// Where its figures come from.
+    pub source: String,
+}
+
+/// What one workload cost at one moment on one core.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// The core's short name.
+    pub core: String,
+    /// `lru` or `nru`.
+    pub replacement: String,
+    /// The work.
+    pub workload: String,
+    /// Who says so: `model`, `latency`, `pmu`, `instructions`.
+    pub source: String,
+    /// Misses in the first level, for each thousand accesses.
+    pub misses: f64,
+    /// Walks, for each thousand accesses.
+    pub walks: f64,
+    /// The walker's loads that went to memory, for each thousand accesses.
+    pub from_memory: f64,
+    /// Translation cycles, for each thousand accesses.
+    pub cycles: f64,
+}
+
+/// Leaves by size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaves {
+    /// 1G.
+    pub g1: u64,
+    /// 2M.
+    pub m2: u64,
+    /// 4K.
+    pub k4: u64,
+}
+
+/// 2M blocks that look the same, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// What they look like.
+    pub kind: CellKind,
+    /// How many.
+    pub blocks: u64,
+}
+
+/// What a 2M block of the direct map looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CellKind {
+    /// Part of a 1G leaf.
+    In1g,
+    /// A 2M leaf.
+    In2m,
+    /// 512 leaves of 4K.
+    In4k,
+    /// Leaves of 4K and holes.
+    Partly,
+    /// A hole, as a whole.
+    Hidden,
+    /// No RAM.
+    NoRam,
+}
+
+impl From<Cell> for CellKind {
+    fn from(cell: Cell) -> Self {
+        match cell {
+            Cell::In1G => Self::In1g,
+            Cell::Leaf2M => Self::In2m,
+            Cell::Small4K(512) => Self::In4k,
+            Cell::Small4K(_) => Self::Partly,
+            Cell::Absent => Self::Hidden,
+        }
+    }
+}
+
+/// One moment under one policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseResult {
+    /// The moment.
+    pub phase: Phase,
+    /// Guests alive.
+    pub guests: u64,
+    /// Bytes of their private memory.
+    pub hidden_bytes: u64,
+    /// The direct map's leaves, as the independent walker met them.
+    pub leaves: Leaves,
+    /// Its 2M blocks from physical address 0 on.
+    pub map: Vec<Run>,
+    /// What work costs.
+    pub figures: Vec<Figure>,
+}
+
+impl PhaseResult {
+    /// The figure of a core and a workload.
+    pub fn figure(&self, core: &str, replacement: &str, workload: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| {
+            (
+                figure.core.as_str(),
+                figure.replacement.as_str(),
+                figure.workload.as_str(),
+            ) == (core, replacement, workload)
+        })
+    }
+}
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyResult {
+    /// The policy.
+    pub policy: Policy,
+    /// Its moments; a yardstick has one, `boot`.
+    pub phases: Vec<PhaseResult>,
+    /// What the same work costs on an all-2M direct map: the addresses are this policy's own.
+    pub on_all_2m: Vec<Figure>,
+    /// What was not measured.
+    pub skipped: Vec<Skip>,
+}
+
+impl PolicyResult {
+    /// A moment.
+    pub fn phase(&self, phase: Phase) -> Option<&PhaseResult> {
+        self.phases.iter().find(|result| result.phase == phase)
+    }
+}
+
+/// All of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What the run was made of, such as a commit.
+    pub version: String,
+    /// Bytes of RAM.
+    pub ram: u64,
+    /// Seed of the history and of the addresses.
+    pub seed: u64,
+    /// Lifetimes of guests before the aged moments.
+    pub lifetimes: u64,
+    /// Accesses counted for each figure, and as many before them that were not.
+    pub accesses: u64,
+    /// `1`, or `2 over 4K` and so on.
+    pub dimensions: String,
+    /// The cores.
+    pub cores: Vec<Core>,
+    /// The policies.
+    pub policies: Vec<PolicyResult>,
+    /// What was not measured at all.
+    pub skipped: Vec<Skip>,
+}
+
+impl Results {
+    /// Reads what a run has written.
+    ///
+    /// # Errors
+    /// It is no such file, or one of another form.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+        let schema = &value["schema"];
+        ensure!(
+            schema == SCHEMA,
+            "{} has the form {schema}; this program reads {SCHEMA}, which `cargo xtask bench tlb` writes",
+            path.display()
+        );
+        serde_json::from_value(value)
+            .with_context(|| format!("{} has no results of `cargo xtask bench tlb`", path.display()))
+    }
+
+    /// A policy's results.
+    pub fn policy(&self, policy: Policy) -> Option<&PolicyResult> {
+        self.policies.iter().find(|result| result.policy == policy)
+    }
+}
+
+/// Two policies at three moments on one core, for tests.
+#[cfg(test)]
+pub fn sample() -> Results {
+    let figures = |cycles: f64| -> Vec<Figure> {
+        ["lru", "nru"]
+            .into_iter()
+            .flat_map(|replacement| {
+                ["objects-all", "scrub-random"].map(|workload| Figure {
+                    core: "spr".into(),
+                    replacement: replacement.into(),
+                    workload: workload.into(),
+                    source: "model".into(),
+                    misses: cycles / 2.0,
+                    walks: cycles / 4.0,
+                    from_memory: 1.0,
+                    cycles,
+                })
+            })
+            .collect()
+    };
+    let phase = |phase, hidden_bytes, cycles| PhaseResult {
+        phase,
+        guests: u64::from(hidden_bytes > 0),
+        hidden_bytes,
+        leaves: Leaves {
+            g1: 3,
+            m2: 511,
+            k4: 416,
+        },
+        map: vec![
+            Run {
+                kind: CellKind::In2m,
+                blocks: 512 - hidden_bytes / (2 << 20),
+            },
+            Run {
+                kind: CellKind::Hidden,
+                blocks: hidden_bytes / (2 << 20),
+            },
+            Run {
+                kind: CellKind::In1g,
+                blocks: 512,
+            },
+        ],
+        figures: figures(cycles),
+    };
+    let policy = |policy, during, after| PolicyResult {
+        policy,
+        phases: vec![
+            phase(Phase::Boot, 0, 100.0),
+            phase(Phase::Guests64, 64 << 20, during),
+            phase(Phase::After, 0, after),
+        ],
+        on_all_2m: figures(1000.0),
+        skipped: vec![Skip {
+            what: "conversions".into(),
+            reason: "not there".into(),
+        }],
+    };
+    Results {
+        schema: SCHEMA,
+        version: "test".into(),
+        ram: 2 << 30,
+        seed: 1,
+        lifetimes: 10,
+        accesses: 1000,
+        dimensions: "one".into(),
+        cores: vec![Core {
+            name: "spr".into(),
+            core: "a core".into(),
+            weights: "some".into(),
+            source: "made up".into(),
+        }],
+        policies: vec![
+            policy(Policy::Grouped, 110.0, 100.0),
+            policy(Policy::LinuxFresh, 5000.0, 5000.0),
+        ],
+        skipped: vec![Skip {
+            what: "pmu".into(),
+            reason: "no counters".into(),
+        }],
+    }
+}
