@@ -9,7 +9,7 @@ pub mod goals;
 pub mod native;
 mod rounds;
 mod table;
-mod tlb;
+pub mod tlb;
 
 use std::fs;
 use std::path::PathBuf;

@@ -40,6 +40,8 @@ pub enum Task {
     /// One boot for each policy and size. The same tree, compiler and emulator give the same figures to the instruction.
     /// docs/performance.md says what they mean.
     Bench(Bench),
+    /// Show again what `bench tlb` has written, and hold later files against the first
+    Report(Report),
     /// Set up what is missing, and give targets that read input from outside, and sequences of operations, random input for a while
     ///
     /// Exits 1 when a target failed; the input that made it fail is kept. docs/testing.md says more.
@@ -303,6 +305,17 @@ pub struct Bench {
     pub dry_run: bool,
 }
 
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// JSON files of `bench tlb`; the page shows the first
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where the page goes [default: tlb.html beside what cargo builds]
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+}
+
 /// Flags of `fuzz`.
 #[derive(Debug, Args)]
 pub struct Fuzz {
@@ -392,7 +405,15 @@ mod tests {
             panic!("not native")
         };
         assert!(native.counts && native.picture.is_some());
-        for bad in ["--dry-run native", "native --sizes 16M"] {
+        let Ok(Task::Bench(tlb)) = parse("x bench tlb --ram 1024G --cores zen4 --page p") else {
+            panic!("not bench")
+        };
+        let Some(Benchmark::Tlb(tlb)) = tlb.other else {
+            panic!("not tlb")
+        };
+        assert_eq!((tlb.ram, tlb.lifetimes), (1 << 40, 10_000));
+        assert!(parse("x report").is_err() && parse("x report a b --page p").is_ok());
+        for bad in ["--dry-run native", "native --sizes 16M", "tlb --ram 3"] {
             assert!(parse(&format!("x bench {bad}")).is_err(), "{bad}");
         }
         for bad in ["--sizes 3M", "--sizes 16M,", "--policies linux", "--sizes"] {

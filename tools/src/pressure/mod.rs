@@ -1,10 +1,15 @@
 //! What hidden memory costs the TLB: the results of `cargo xtask bench tlb`, and how they are shown.
 //!
 //! [`results`] is what a run found, as it is kept in a file; [`goals`] judges it; [`table`] shows it as text and [`page`] as a page with
-//! pictures, for which [`picture`] draws the direct map and [`chart`] the figures.
+//! pictures, for which [`picture`] draws the direct map and [`chart`] the figures. [`compare`] holds runs against each other.
 
+pub mod chart;
+pub mod compare;
 pub mod goals;
+pub mod page;
+pub mod picture;
 pub mod results;
 pub mod table;
 
+pub use compare::Comparison;
 pub use results::{Core, Figure, Phase, PhaseResult, Policy, PolicyResult, Results, Skip};

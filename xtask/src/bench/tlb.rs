@@ -1,14 +1,16 @@
 //! `cargo xtask bench tlb`: what hidden memory costs the TLB, by policy and moment (`hypervisor/direct-map-phases`, a program of its own, because
-//! it must be optimised).
+//! it must be optimised). `cargo xtask report`: the same from files.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tools::pressure::Results;
 use tools::pressure::goals::goals;
+use tools::pressure::page::page;
 use tools::pressure::table::Table;
+use tools::pressure::{Comparison, Results};
 
 use crate::process::Process;
 use crate::verdict::Outcome;
@@ -24,17 +26,12 @@ const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 /// # Errors
 /// The program can't be built or run, or what it wrote can't be read.
 pub fn tlb(flags: &cli::Tlb) -> Result<Outcome, Failure> {
-    let beside = |given: &Option<PathBuf>, name: &str| -> Result<PathBuf> {
-        match given {
-            Some(path) => Ok(path.clone()),
-            None => Ok(workspace::target_folder()?.join(name)),
-        }
-    };
     let json = beside(&flags.json, "tlb.json")?;
     measure(flags, &json)?;
     let results = Results::read(&json)?;
     println!("\n{}", Table(&results));
     println!("json: {}", json.display());
+    write_page(&results, None, &flags.page)?;
     let missed: Vec<String> = goals(&results)
         .into_iter()
         .filter(|goal| !goal.met)
@@ -45,6 +42,44 @@ pub fn tlb(flags: &cli::Tlb) -> Result<Outcome, Failure> {
     } else {
         Outcome::Fail(missed.join("; "))
     })
+}
+
+/// Shows files again: the table and the page of the first, and how the others compare to it.
+///
+/// # Errors
+/// A file can't be read, or the page can't be written.
+pub fn report(flags: &cli::Report) -> Result<(), Failure> {
+    let mut runs = Vec::new();
+    for path in &flags.files {
+        // The file's name tells runs apart as whoever made them does.
+        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+        runs.push((name.into_owned(), Results::read(path)?));
+    }
+    let comparison = Comparison::new(&runs);
+    if let Some((_, first)) = runs.first() {
+        println!("{}", Table(first));
+        if let Some(comparison) = &comparison {
+            println!("{comparison}");
+        }
+        write_page(first, comparison.as_ref(), &flags.page)?;
+    }
+    Ok(())
+}
+
+/// The path that was given, or a name beside what cargo builds.
+fn beside(given: &Option<PathBuf>, name: &str) -> Result<PathBuf> {
+    match given {
+        Some(path) => Ok(path.clone()),
+        None => Ok(workspace::target_folder()?.join(name)),
+    }
+}
+
+fn write_page(results: &Results, comparison: Option<&Comparison>, given: &Option<PathBuf>) -> Result<()> {
+    let path = beside(given, "tlb.html")?;
+    let text = page(results, comparison)?;
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    println!("page: {}", path.display());
+    Ok(())
 }
 
 fn measure(flags: &cli::Tlb, json: &Path) -> Result<()> {
