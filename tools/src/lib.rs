@@ -4,8 +4,11 @@
 //! physical address; [`ram`] reads the file; the tables are walked with the crate `audit`, as host tables or as a second stage.
 //! From there: [`dump`] keeps leaves and compares two moments leaf for leaf; [`mod@search`] finds the guests' patterns wherever they lie;
 //! [`vmcb`] and [`vmcs`] find the guests' control blocks, AMD's and Bochs', and with them the roots of their tables; [`mod@owners`] walks
-//! these and checks that no frame has two; [`reach`] checks that no host address leads to given frames. [`tlb`] is a model of what translations cost, for leaves that were dumped, and [`pressure`] shows what a benchmark found with it. Functions return data; the binary `lacuna-inspect` prints it.
+//! these and checks that no frame has two; [`reach`] checks that no host address leads to given frames. [`tlb`] is a model of what translations cost, for leaves that were dumped, and [`pressure`] shows what a benchmark found with it; [`chase`] holds the
+//! model against this machine. Functions return data; the binary `lacuna-inspect` prints it, and `lacuna-tlb` runs the
+//! model on a dump, and the chase.
 
+pub mod chase;
 pub mod dump;
 pub mod layout;
 pub mod owners;

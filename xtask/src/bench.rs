@@ -194,6 +194,7 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
     match &flags.other {
         Some(cli::Benchmark::Native(flags)) => return native::native(flags),
         Some(cli::Benchmark::Tlb(flags)) => return tlb::tlb(flags),
+        Some(cli::Benchmark::Chase(flags)) => return tlb::chase(flags),
         None => {}
     }
     let cases = flags.sizes.iter().flat_map(|bytes| {

@@ -241,6 +241,16 @@ pub enum Benchmark {
     /// On this machine, without counters: the memory subsystem's own code, the independent walker, and a model of TLBs. It takes some minutes and up to
     /// 4 GiB of memory here, writes JSON and a page with pictures, and exits with 1 when a goal is missed. docs/tlb.md says what the figures mean.
     Tlb(Tlb),
+    /// Hold the model of `tlb` against this machine: a pointer chase over pages of 4K and of 2M, predicted beside measured
+    Chase(Chase),
+}
+
+/// Flags of `bench chase`.
+#[derive(Debug, Args)]
+pub struct Chase {
+    /// The core that the model takes this machine for [default: the one that CPUID names]
+    #[arg(long, value_name = "NAME")]
+    pub core: Option<String>,
 }
 
 /// Flags of `bench tlb`.

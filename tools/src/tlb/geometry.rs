@@ -177,6 +177,24 @@ impl Geometry {
         GEOMETRIES.iter().find(|geometry| geometry.name == name)
     }
 
+    /// The geometry of a CPU by what CPUID says of it; `None` for one that is not known. Family and model are the displayed ones, with their extensions.
+    ///
+    /// Models of Intel's as its perfmon repository maps them to events (`mapfile.csv`); of AMD's as Linux 6.12 does (`tools/perf/pmu-events/arch/x86`). That
+    /// Rocket Lake (A7H) is Sunny Cove made in another process, with its TLBs, is unverified.
+    pub fn of_cpu(vendor: &str, family: u8, model: u8) -> Option<&'static Self> {
+        let name = match (vendor, family, model) {
+            ("GenuineIntel", 6, 0x4e | 0x5e | 0x8e | 0x9e | 0xa5 | 0xa6 | 0x55) => "skx",
+            ("GenuineIntel", 6, 0x7d | 0x7e | 0x6a | 0x6c | 0xa7) => "icx",
+            ("GenuineIntel", 6, 0x8f | 0xcf | 0xad | 0xae) => "spr",
+            ("AuthenticAMD", 0x17, 0x30..) => "zen2",
+            ("AuthenticAMD", 0x19, 0x00..=0x0f | 0x20..=0x2f | 0x40..=0x5f) => "zen3",
+            ("AuthenticAMD", 0x19, _) => "zen4",
+            ("AuthenticAMD", 0x1a, _) => "zen5",
+            _ => return None,
+        };
+        Self::named(name)
+    }
+
     /// The weights of the translation cycles, in words.
     pub fn weights(&self) -> String {
         let caches: Vec<String> = (1..)
@@ -394,6 +412,19 @@ mod tests {
             assert_eq!(entries(name, PageSize::M2), m2, "{name}");
             assert_eq!(entries(name, PageSize::G1), g1, "{name}");
         }
+    }
+
+    #[test]
+    fn cpus_are_known_by_vendor_family_and_model() {
+        let name = |vendor, family, model| Geometry::of_cpu(vendor, family, model).map(|core| core.name);
+        assert_eq!(name("GenuineIntel", 6, 0xcf), Some("spr"));
+        assert_eq!(name("GenuineIntel", 6, 0x6a), Some("icx"));
+        assert_eq!(name("AuthenticAMD", 0x19, 0x21), Some("zen3"));
+        assert_eq!(name("AuthenticAMD", 0x19, 0x11), Some("zen4"));
+        assert_eq!(
+            (name("GenuineIntel", 6, 0x0f), name("AuthenticAMD", 6, 0xcf)),
+            (None, None)
+        );
     }
 
     #[test]

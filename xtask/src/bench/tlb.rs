@@ -1,5 +1,5 @@
 //! `cargo xtask bench tlb`: what hidden memory costs the TLB, by policy and moment (`hypervisor/direct-map-phases`, a program of its own, because
-//! it must be optimised). `cargo xtask report`: the same from files.
+//! it must be optimised). `cargo xtask report`: the same from files. `cargo xtask bench chase`: the model held against this machine (`lacuna-tlb`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,39 @@ pub fn report(flags: &cli::Report) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Has `lacuna-tlb` chase pointers on this machine and print what the model says beside it.
+///
+/// # Errors
+/// It can't be built or run, or does not know this core.
+pub fn chase(flags: &cli::Chase) -> Result<Outcome, Failure> {
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "tools",
+        "--bin",
+        "lacuna-tlb",
+        "--",
+        "chase",
+    ]);
+    if let Some(core) = &flags.core {
+        cargo.args(["--core", core]);
+    }
+    run(&mut cargo, "lacuna-tlb")?;
+    Ok(Outcome::Pass)
+}
+
+/// Runs a program of ours to its end, which must be a good one.
+fn run(cargo: &mut Command, name: &str) -> Result<()> {
+    let status = Process::start(cargo)?.wait(LIMIT).context("measure")?;
+    if !status.success() {
+        bail!("{name}: {status}; what to mend is above");
+    }
+    Ok(())
+}
+
 /// The path that was given, or a name beside what cargo builds.
 fn beside(given: &Option<PathBuf>, name: &str) -> Result<PathBuf> {
     match given {
@@ -101,11 +134,7 @@ fn measure(flags: &cli::Tlb, json: &Path) -> Result<()> {
         cargo.args(["--outer", outer]);
     }
     eprintln!("building {PACKAGE}, then measuring; progress follows");
-    let status = Process::start(&mut cargo)?.wait(LIMIT).context("measure")?;
-    if !status.success() {
-        bail!("{PACKAGE}: {status}; what to mend is above");
-    }
-    Ok(())
+    run(&mut cargo, PACKAGE)
 }
 
 /// The commit, for the file's readers; "unknown" outside of a clone.

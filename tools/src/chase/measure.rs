@@ -1,0 +1,211 @@
+//! The chase itself, and what is timed.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use oorandom::Rand64;
+
+use super::arena::Arena;
+
+/// Words of a 4K page, and of a line.
+const PAGE: u64 = 512;
+const LINE: u64 = 8;
+/// Loads of a window: some 10 to 300 us.
+const WINDOW: usize = 2048;
+/// Rounds, and windows in each: 2000 in all.
+const ROUNDS: usize = 20;
+const WINDOWS: usize = 100;
+/// Large pages of the probe: more than six, the ways of a set for 4K pages, and at most 32, the first level's entries for 2M.
+const PROBED: u64 = 24;
+
+/// Nanoseconds of one load: what a tenth, a quarter and half of the windows stay below.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantiles {
+    /// A tenth.
+    pub p10: f64,
+    /// A quarter.
+    pub p25: f64,
+    /// Half.
+    pub median: f64,
+}
+
+impl Quantiles {
+    /// Of these times; zeros when there are none.
+    pub fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        let at = |part: usize| times.get(times.len() * part / 20).copied().unwrap_or_default();
+        Self {
+            p10: at(2),
+            p25: at(5),
+            median: at(10),
+        }
+    }
+}
+
+/// Places (in words) of one object in each of so many 4K pages, in the random order in which they are chased.
+pub fn places(pages: u64, seed: u64) -> Vec<u64> {
+    let mut random = Rand64::new(seed.into());
+    let mut order: Vec<u64> = (0..pages)
+        .map(|page| page * PAGE + random.rand_range(0..PAGE / LINE) * LINE)
+        .collect();
+    for last in (1..order.len()).rev() {
+        let other = random.rand_range(0..last as u64 + 1) as usize;
+        order.swap(last, other);
+    }
+    order
+}
+
+/// Writes into each object the place of the next, the first after the last.
+fn link(words: &mut [u64], places: &[u64]) {
+    for (here, next) in places.iter().zip(places.iter().cycle().skip(1)) {
+        if let Some(word) = words.get_mut(*here as usize) {
+            *word = *next;
+        }
+    }
+}
+
+/// Follows so many links from one place; the place where it ends.
+fn follow(words: &[u64], from: u64, links: usize) -> u64 {
+    let mut at = from;
+    for _ in 0..links {
+        at = words[at as usize];
+    }
+    black_box(at)
+}
+
+/// Nanoseconds of one load, with links over these places in each of two arenas.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chased {
+    /// In the first.
+    pub small: Quantiles,
+    /// In the second.
+    pub large: Quantiles,
+}
+
+/// Times the chase in both arenas, turn by turn, each turn after a whole round that is not timed.
+pub fn chase(small: &mut Arena, large: &mut Arena, places: &[u64]) -> Chased {
+    let first = places.first().copied().unwrap_or_default();
+    let mut arenas = [small, large];
+    arenas.iter_mut().for_each(|arena| link(arena.words(), places));
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        for turn in 0..2 {
+            // Neither is always the one that comes after the other.
+            let which = (round + turn) % 2;
+            let words = &*arenas[which].words();
+            let mut at = follow(words, first, places.len());
+            for _ in 0..WINDOWS {
+                let start = Instant::now();
+                at = follow(words, at, WINDOW);
+                times[which].push(start.elapsed().as_nanos() as f64 / WINDOW as f64);
+            }
+        }
+    }
+    let [small, large] = times.map(Quantiles::of);
+    Chased { small, large }
+}
+
+/// What the probe for large entries found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LargeEntries {
+    /// Nanoseconds of a load over four large pages.
+    pub few: f64,
+    /// Over 24.
+    pub many: f64,
+}
+
+impl LargeEntries {
+    /// Whether entries really cover 2M: then 24 cost no more than four. If an outer hypervisor backs them by 4K, 24 at a stride of exactly 2M share
+    /// a set of the first level, which has six ways.
+    pub fn are_large(&self) -> bool {
+        self.many < self.few * 1.5
+    }
+}
+
+/// Chases a few and 24 lines at a stride of 2 MiB, each in another set of the data cache. The arena must have large pages, and 48 MiB.
+pub fn large_entries(arena: &mut Arena) -> LargeEntries {
+    let mut one = |pages: u64| {
+        let places: Vec<u64> = (0..pages).map(|page| page * 512 * PAGE + page * LINE).collect();
+        link(arena.words(), &places);
+        let words = &*arena.words();
+        let window = || {
+            let start = Instant::now();
+            follow(words, 0, WINDOW);
+            start.elapsed().as_nanos() as f64 / WINDOW as f64
+        };
+        Quantiles::of((0..ROUNDS * WINDOWS).map(|_| window()).collect()).p10
+    };
+    LargeEntries {
+        few: one(4),
+        many: one(PROBED),
+    }
+}
+
+/// Nanoseconds of a core cycle now: a multiplication waits three for the one before, on every core since Nehalem and Zen (Agner Fog's tables).
+pub fn cycle() -> f64 {
+    const CHAIN: u64 = 4096;
+    let window = |seed: u64| {
+        let start = Instant::now();
+        let mut value = black_box(seed | 1);
+        let factor = black_box(3_u64);
+        for _ in 0..CHAIN {
+            value = black_box_register(value.wrapping_mul(factor));
+        }
+        black_box(value);
+        start.elapsed().as_nanos() as f64 / (3 * CHAIN) as f64
+    };
+    Quantiles::of((0..2000).map(window).collect()).p10
+}
+
+/// The value, which the compiler must not know: else it folds the chain. It stays in a register.
+#[inline(always)]
+fn black_box_register(value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: the instruction is empty; it reads and writes one register and nothing else.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack, preserves_flags))
+    };
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::arena::Pages;
+    use super::*;
+
+    #[test]
+    fn the_links_lead_through_every_page_once() {
+        let places = places(100, 1);
+        let pages: BTreeSet<u64> = places.iter().map(|place| place / PAGE).collect();
+        assert_eq!(pages, (0..100).collect());
+        let mut arena = Arena::new(100 << 12, Pages::Small).unwrap();
+        link(arena.words(), &places);
+        let words = &*arena.words();
+        for links in 0..100 {
+            assert_eq!(follow(words, places[0], links), places[links]);
+        }
+        assert_eq!(follow(words, places[0], 100), places[0]);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_times() {
+        let times = (0..100).rev().map(f64::from).collect();
+        assert_eq!(
+            Quantiles::of(times),
+            Quantiles {
+                p10: 10.0,
+                p25: 25.0,
+                median: 50.0
+            }
+        );
+        assert_eq!(Quantiles::of(Vec::new()).median, 0.0);
+    }
+
+    #[test]
+    fn large_entries_are_told_by_their_cost() {
+        assert!(LargeEntries { few: 1.5, many: 1.6 }.are_large());
+        assert!(!LargeEntries { few: 1.5, many: 4.0 }.are_large());
+    }
+}
