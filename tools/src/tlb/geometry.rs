@@ -231,7 +231,7 @@ const AMD_WALK_CACHES: WalkCaches = WalkCaches {
 };
 
 /// Ice Lake's second level and its successors': two structures of 128 sets by 8 ways, one for 4K and 2M, one for 4K and 1G, so that 4K pages have
-/// 2048 entries and the others 1024 (InstLatx64 CPUID dumps). The index was measured on Emerald Rapids: VPN[6:0] xor VPN[13:7].
+/// 2048 entries and the others 1024 (InstLatx64 CPUID dumps). The index was measured on Emerald Rapids: bits 6:0 of the page number xor bits 13:7.
 const ICE_LAKE_SECOND: [Array; 1] = [Array {
     sets: 128,
     ways: 16,

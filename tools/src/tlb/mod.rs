@@ -1,6 +1,6 @@
 //! A model of what translations cost: TLBs, page-walk caches and the caches that the walker reads through.
 //!
-//! [`geometry`] says what a core has, as data with its sources; [`array`] is one set-associative array; [`mapping`] is a direct map
+//! [`geometry`] says what a core has, as data with its sources; [`mod@array`] is one set-associative array; [`mapping`] is a direct map
 //! as the independent walker met it, leaves and tables; [`model`] sends addresses through all of that and counts. One address at a time, in
 //! order: nothing is overlapped, prefetched or speculated, so its cycles are an upper bound for work whose accesses depend on each other.
 
