@@ -54,18 +54,17 @@ impl<'e, U: Fn(Pfn) -> bool> Ram<'e, U> {
     /// The first usable page at or after one, around the end.
     fn from(&self, page: Pfn) -> Option<Pfn> {
         let position = self.extents.partition_point(|extent| extent.start <= page);
-        let before = position.saturating_sub(1);
-        let (low, high) = self.extents.split_at(before);
-        let pages = |extent: &Extent| {
-            let start = extent.start.get();
-            (start..start + extent.frames).map(Pfn::new)
+        let (low, high) = self.extents.split_at(position.saturating_sub(1));
+        // Only the part of each extent that counts: a walk over all of RAM for each page would take for ever.
+        let pages = |extent: &Extent, from: u64, to: u64| {
+            let (start, end) = (extent.start.get(), extent.start.get() + extent.frames);
+            (start.max(from)..end.min(to)).map(Pfn::new)
         };
-        let mut after = high.iter().flat_map(pages).filter(|at| *at >= page);
+        let mut after = high.iter().flat_map(|extent| pages(extent, page.get(), u64::MAX));
         let mut around = low
             .iter()
             .chain(high.first())
-            .flat_map(pages)
-            .filter(|at| *at < page);
+            .flat_map(|extent| pages(extent, 0, page.get()));
         after
             .find(|at| (self.usable)(*at))
             .or_else(|| around.find(|at| (self.usable)(*at)))

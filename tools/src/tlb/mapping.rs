@@ -330,7 +330,7 @@ mod tests {
         let mut leaves = vec![leaf(BASE, LeafSize::G1)];
         let second = BASE + (1 << 30);
         leaves.push(leaf(second, LeafSize::M2));
-        for page in [0, 1, 2, 3, 5] {
+        for page in [0, 1, 2, 3, 5, 8, 9] {
             leaves.push(leaf(second + (2 << 20) + (page << 12), LeafSize::K4));
         }
         leaves
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn each_leaf_is_found_with_the_tables_that_lead_to_it() {
         let mapping = Mapping::from_leaves(&mixed()).unwrap();
-        assert_eq!(mapping.leaves(), LeafCounts { g1: 1, m2: 1, k4: 5 });
+        assert_eq!(mapping.leaves(), LeafCounts { g1: 1, m2: 1, k4: 7 });
         let at = |offset: u64| mapping.path(BASE + offset).map(|path| path.size);
         assert_eq!(at(12345), Some(PageSize::G1));
         assert_eq!(at((1 << 30) + 4096), Some(PageSize::M2));
@@ -350,17 +350,22 @@ mod tests {
             "page 4 is not mapped, so 5 is alone"
         );
         assert_eq!(at((1 << 30) + (2 << 20) + 0x5000), Some(PageSize::K4));
+        assert_eq!(
+            at((1 << 30) + (2 << 20) + 0x8000),
+            Some(PageSize::K4),
+            "pages 10 and 11 are not mapped"
+        );
         assert_eq!(at((1 << 30) + (4 << 20)), None);
         assert_eq!((at(2 << 30), mapping.path(0)), (None, None));
         let path = mapping.path(BASE + (1 << 30) + (2 << 20)).unwrap();
         let distinct: std::collections::BTreeSet<_> = path.tables.into_iter().collect();
         assert_eq!(distinct.len(), 4);
         assert!(distinct.iter().all(|table| table.is_multiple_of(4096)));
-        assert_eq!(mapping.pages(BASE + (1 << 30) + (2 << 20))[0], 0b10_1111);
+        assert_eq!(mapping.pages(BASE + (1 << 30) + (2 << 20))[0], 0b11_0010_1111);
         assert_eq!((mapping.pages(BASE), mapping.pages(0)), ([u64::MAX; 8], [0; 8]));
         assert_eq!(mapping.cell(BASE), Cell::In1G);
         assert_eq!(mapping.cell(BASE + (1 << 30)), Cell::Leaf2M);
-        assert_eq!(mapping.cell(BASE + (1 << 30) + (2 << 20)), Cell::Small4K(5));
+        assert_eq!(mapping.cell(BASE + (1 << 30) + (2 << 20)), Cell::Small4K(7));
         assert_eq!(mapping.cell(BASE + (1 << 30) + (4 << 20)), Cell::Absent);
     }
 
