@@ -34,7 +34,7 @@ pub struct Moment {
 }
 
 enum Guest {
-    Grouped(GuestMemory),
+    Grouped(Box<GuestMemory>),
     Paged(PagedMemory),
 }
 
@@ -143,7 +143,7 @@ fn launch(
                 .launch(machine, SecondStageKind::Nested, id, bytes)
                 .map_err(|error| anyhow!("guest {number}: {error}"))?;
             let guest = hiding.wait(machine).finish(memory, machine, windows);
-            Ok(Guest::Grouped(guest))
+            Ok(Guest::Grouped(Box::new(guest)))
         }
         _ => {
             let paged = memory.launch_paged(machine, id, bytes / PAGE_SIZE);
