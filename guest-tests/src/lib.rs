@@ -8,13 +8,15 @@
 //! - [`memory`]: fill, check and reach guest memory.
 //! - [`registers`]: the same for registers: general, vector, debug and model-specific ones.
 //! - [`sharing`]: pages that are shared with the host.
+//! - [`exceptions`], [`attempt!`]: run an instruction and see which exception came.
 //! - [`vcpu`]: further vCPUs, for a guest launched with `vcpus=N`.
 //! - A panic prints its message and exits with [`PANIC_CODE`]; returning from `main` exits with 0.
 //!
-//! A guest starts with one CPU, and has no interrupts and no IDT: an exception ends it as a triple fault.
+//! A guest starts with one CPU, and has no interrupts and, until it calls [`exceptions::catch`], no IDT: an exception ends it as a triple fault.
 #![no_std]
 
 mod entry;
+pub mod exceptions;
 pub mod hypercall;
 pub mod memory;
 mod print;

@@ -104,17 +104,17 @@ impl System {
     }
 }
 
-/// Reads a model-specific register. One that guests may not read ends the guest.
+/// Reads a model-specific register. One that guests do not have is a #GP.
 pub fn read_msr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: reading has no effect on memory; without the right to do so the guest ends.
+    // SAFETY: reading has no effect on memory; of a register that guests do not have it is #GP.
     unsafe {
         asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     }
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Writes a model-specific register. One that guests may not write ends the guest, a bad value is a #GP.
+/// Writes a model-specific register. One that guests do not have, and a bad value, is a #GP.
 pub fn write_msr(msr: u32, value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: the registers that guests have change nothing that compiled code uses.

@@ -17,7 +17,7 @@ pub enum Ending {
     Shutdown,
     /// It halted with nothing that could wake it.
     Halt,
-    /// It did something that is intercepted and that guests may not do (a port, an MSR, ...).
+    /// It did something that no guest has a reason to do (a string of bytes for a port, a hardware task switch, ...).
     Unexpected,
     /// It was not launched: bad image, or larger than the memory there is.
     Refused,

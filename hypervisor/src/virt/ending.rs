@@ -83,17 +83,8 @@ pub struct PortAccess {
 /// What no guest has a reason to do, or what a CPU should not have told us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unexpected {
-    /// It used an I/O port.
+    /// It wanted a string from an I/O port or gave it one.
     Port(PortAccess),
-    /// It read this model-specific register.
-    ReadMsr(u32),
-    /// It wrote this value to this model-specific register.
-    WriteMsr {
-        /// The register's number.
-        msr: u32,
-        /// The value.
-        value: u64,
-    },
     /// A hardware task switch.
     TaskSwitch,
     /// It froze on an x87 error (FERR).
@@ -203,8 +194,6 @@ impl fmt::Display for Unexpected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(access) => access.fmt(f),
-            Self::ReadMsr(msr) => write!(f, "rdmsr {msr:#x}"),
-            Self::WriteMsr { msr, value } => write!(f, "wrmsr {msr:#x} with {value:#x}"),
             Self::TaskSwitch => f.write_str("hardware task switch"),
             Self::FerrFreeze => f.write_str("x87 error with CR0.NE clear"),
             Self::InvalidState => f.write_str("register state that the CPU refuses to run"),

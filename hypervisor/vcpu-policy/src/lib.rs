@@ -5,8 +5,8 @@
 //!
 //! - [`fetch`] finds the bytes at RIP through the guest's own tables ([`paging_walk`]), where the CPU does not hand them over.
 //! - [`instruction`] decodes them: length, and the source register of a move to CR0.
-//! - [`cpuid`], [`msr`], [`cr0`], [`xcr0`] and [`debug_registers`] say what the instruction gives the guest: a value, a
-//!   [`Fault`], or its end.
+//! - [`cpuid`], [`msr`], [`port`], [`cr0`], [`xcr0`] and [`debug_registers`] say what the instruction gives the guest: a value or a
+//!   [`Fault`].
 //!
 //! Before an entry, [`asid`] says under which tag the TLB keeps the guest's translations and what must be flushed. [`vmx`] is what only
 //! Intel's virtualization needs.
@@ -23,6 +23,7 @@ pub mod fetch;
 pub mod instruction;
 pub mod msr;
 pub mod paging_walk;
+pub mod port;
 pub mod vmx;
 pub mod xcr0;
 

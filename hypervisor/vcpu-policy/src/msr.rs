@@ -1,8 +1,9 @@
 //! What a guest's RDMSR and WRMSR do.
 //!
 //! Three kinds: registers that are swapped with the guest (under SVM by VMLOAD and VMSAVE, under VMX by the VMCS or by software) are its own and
-//! are passed through; EFER and PAT are kept as
-//! values; any other access ends the guest, because a register that we do not know is one that could leak or do harm.
+//! are passed through; EFER and PAT are kept as values; any other is one that the guest's CPU does not have. Its access is #GP, as on real CPUs
+//! (Intel SDM vol. 2B, RDMSR; AMD APM vol. 3, RDMSR), so that a kernel can probe for registers and go on. No value of the host's, not even a
+//! zero in place of one, stands for a register that we do not know.
 
 use crate::Fault;
 use crate::cr0;
@@ -43,17 +44,6 @@ pub struct VirtualMsrs {
     pat: u64,
 }
 
-/// What becomes of an access.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// The access is done; for a read, the value for EDX:EAX.
-    Done(u64),
-    /// The guest gets this exception.
-    Fault(Fault),
-    /// No guest has a reason to do this: it is ended, with a report.
-    Unexpected,
-}
-
 impl VirtualMsrs {
     /// The values for a guest that starts in long mode with no-execute pages, where the CPU has them.
     pub fn long_mode<R: CpuIdReader>(host: R) -> Self {
@@ -79,49 +69,55 @@ impl VirtualMsrs {
         self.efer = efer;
     }
 
-    /// RDMSR of a register that is not passed through.
-    pub const fn read(&self, msr: u32) -> Outcome {
+    /// RDMSR of a register that is not passed through: the value for EDX:EAX.
+    ///
+    /// # Errors
+    /// The fault that the guest gets.
+    pub const fn read(&self, msr: u32) -> Result<u64, Fault> {
         match msr {
-            IA32_EFER => Outcome::Done(self.efer),
-            IA32_PAT => Outcome::Done(self.pat),
-            _ => Outcome::Unexpected,
+            IA32_EFER => Ok(self.efer),
+            IA32_PAT => Ok(self.pat),
+            _ => Err(Fault::GeneralProtection),
         }
     }
 
     /// WRMSR of a register that is not passed through; `cr0` is the guest's.
-    pub const fn write(&mut self, msr: u32, value: u64, cr0: u64) -> Outcome {
+    ///
+    /// # Errors
+    /// The fault that the guest gets; nothing changes then.
+    pub const fn write(&mut self, msr: u32, value: u64, cr0: u64) -> Result<(), Fault> {
         match msr {
             IA32_EFER => self.write_efer(value, cr0),
             IA32_PAT => self.write_pat(value),
-            _ => Outcome::Unexpected,
+            _ => Err(Fault::GeneralProtection),
         }
     }
 
     /// Reserved bits and bits of features that CPUID hides fault; LMA is read-only and ignored; LME cannot change under paging
     /// (AMD APM vol. 2, 3.1.7 and 14.6.1).
-    const fn write_efer(&mut self, value: u64, cr0: u64) -> Outcome {
+    const fn write_efer(&mut self, value: u64, cr0: u64) -> Result<(), Fault> {
         let wanted = value & !cr0::EFER_LMA;
         let changes_lme = (self.efer ^ wanted) & cr0::EFER_LME != 0;
         if wanted & !self.efer_writable != 0 || (changes_lme && cr0 & cr0::PG != 0) {
-            return Outcome::Fault(Fault::GeneralProtection);
+            return Err(Fault::GeneralProtection);
         }
         self.efer = wanted | (self.efer & cr0::EFER_LMA);
-        Outcome::Done(0)
+        Ok(())
     }
 
     /// Each of the eight bytes is a memory type: UC 0, WC 1, WT 4, WP 5, WB 6, UC- 7 (AMD APM vol. 2, 7.8.1). The value is only kept: the
     /// type that really holds is write-back.
-    const fn write_pat(&mut self, value: u64) -> Outcome {
+    const fn write_pat(&mut self, value: u64) -> Result<(), Fault> {
         let bytes = value.to_le_bytes();
         let mut index = 0;
         while index < bytes.len() {
             if !matches!(bytes[index], 0 | 1 | 4..=7) {
-                return Outcome::Fault(Fault::GeneralProtection);
+                return Err(Fault::GeneralProtection);
             }
             index += 1;
         }
         self.pat = value;
-        Outcome::Done(0)
+        Ok(())
     }
 }
 
@@ -131,7 +127,7 @@ mod tests {
     use proptest::prelude::*;
     use raw_cpuid::CpuIdResult;
 
-    const GP: Outcome = Outcome::Fault(Fault::GeneralProtection);
+    const GP: Fault = Fault::GeneralProtection;
     const LONG: u64 = cr0::EFER_LME | cr0::EFER_LMA;
 
     fn full() -> VirtualMsrs {
@@ -154,17 +150,11 @@ mod tests {
     #[test]
     fn efer_takes_what_cpuid_offers() {
         let mut msrs = full();
-        assert_eq!(msrs.read(IA32_EFER), Outcome::Done(LONG | EFER_NXE));
-        assert_eq!(
-            msrs.write(IA32_EFER, LONG | EFER_SCE, cr0::PG | cr0::PE),
-            Outcome::Done(0)
-        );
+        assert_eq!(msrs.read(IA32_EFER), Ok(LONG | EFER_NXE));
+        assert_eq!(msrs.write(IA32_EFER, LONG | EFER_SCE, cr0::PG | cr0::PE), Ok(()));
         assert_eq!(msrs.efer(), LONG | EFER_SCE);
         // LMA is read-only: leaving it out changes nothing.
-        assert_eq!(
-            msrs.write(IA32_EFER, cr0::EFER_LME, cr0::PG | cr0::PE),
-            Outcome::Done(0)
-        );
+        assert_eq!(msrs.write(IA32_EFER, cr0::EFER_LME, cr0::PG | cr0::PE), Ok(()));
         assert_eq!(msrs.efer(), LONG);
     }
 
@@ -172,8 +162,8 @@ mod tests {
     fn efer_refuses_svme_and_lme_changes_under_paging() {
         let mut msrs = full();
         let before = msrs;
-        assert_eq!(msrs.write(IA32_EFER, LONG | 1 << 12, cr0::PG), GP);
-        assert_eq!(msrs.write(IA32_EFER, 0, cr0::PG), GP);
+        assert_eq!(msrs.write(IA32_EFER, LONG | 1 << 12, cr0::PG), Err(GP));
+        assert_eq!(msrs.write(IA32_EFER, 0, cr0::PG), Err(GP));
         assert_eq!(msrs, before);
     }
 
@@ -186,28 +176,28 @@ mod tests {
             edx: 0,
         });
         assert_eq!(msrs.efer(), LONG);
-        assert_eq!(msrs.write(IA32_EFER, LONG | EFER_NXE, cr0::PG), GP);
+        assert_eq!(msrs.write(IA32_EFER, LONG | EFER_NXE, cr0::PG), Err(GP));
     }
 
     #[test]
     fn pat_is_checked_and_kept() {
         let mut msrs = full();
-        assert_eq!(msrs.read(IA32_PAT), Outcome::Done(PAT_RESET));
-        assert_eq!(msrs.write(IA32_PAT, 0, 0), Outcome::Done(0));
-        assert_eq!(msrs.read(IA32_PAT), Outcome::Done(0));
-        assert_eq!(msrs.write(IA32_PAT, 0x02, 0), GP);
-        assert_eq!(msrs.write(IA32_PAT, 0x08 << 56, 0), GP);
-        assert_eq!(msrs.read(IA32_PAT), Outcome::Done(0));
+        assert_eq!(msrs.read(IA32_PAT), Ok(PAT_RESET));
+        assert_eq!(msrs.write(IA32_PAT, 0, 0), Ok(()));
+        assert_eq!(msrs.read(IA32_PAT), Ok(0));
+        assert_eq!(msrs.write(IA32_PAT, 0x02, 0), Err(GP));
+        assert_eq!(msrs.write(IA32_PAT, 0x08 << 56, 0), Err(GP));
+        assert_eq!(msrs.read(IA32_PAT), Ok(0));
     }
 
     proptest! {
-        /// Only the two emulated registers give a value; every other number ends the guest and changes nothing.
+        /// Only the two emulated registers give a value; every other number is #GP and changes nothing.
         #[test]
-        fn unknown_registers_end_the_guest(msr: u32, value: u64) {
+        fn a_register_that_guests_do_not_have_faults(msr: u32, value: u64) {
             prop_assume!(msr != IA32_EFER && msr != IA32_PAT);
             let mut msrs = full();
-            prop_assert_eq!(msrs.read(msr), Outcome::Unexpected);
-            prop_assert_eq!(msrs.write(msr, value, 0), Outcome::Unexpected);
+            prop_assert_eq!(msrs.read(msr), Err(GP));
+            prop_assert_eq!(msrs.write(msr, value, 0), Err(GP));
             prop_assert_eq!(msrs, full());
         }
 
@@ -216,7 +206,10 @@ mod tests {
         fn efer_stays_inside(values: Vec<(u64, bool)>) {
             let mut msrs = full();
             for (value, paging) in values {
-                msrs.write(IA32_EFER, value, if paging { cr0::PG } else { 0 });
+                let before = msrs;
+                if msrs.write(IA32_EFER, value, if paging { cr0::PG } else { 0 }).is_err() {
+                    prop_assert_eq!(msrs, before);
+                }
                 prop_assert_eq!(msrs.efer() & !(LONG | EFER_NXE | EFER_SCE), 0);
                 prop_assert_eq!(msrs.efer() & cr0::EFER_LMA, cr0::EFER_LMA);
             }

@@ -12,8 +12,7 @@ use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
 use vcpu_policy::debug_registers::{self, DR6_ACCESS_DETECTED, DR6_SINGLE_STEP, DR7_GENERAL_DETECT, Write};
 use vcpu_policy::fetch::{CodeState, instruction_bytes};
 use vcpu_policy::instruction::{CodeSize, DecodeError, Expected, Operand, Register, decode};
-use vcpu_policy::msr::Outcome;
-use vcpu_policy::{Fault, cpuid, cr0};
+use vcpu_policy::{Fault, cpuid, cr0, port};
 use x86::bits64::rflags::RFlags;
 
 /// EXITINFO1 of an MSR access: a write (AMD APM vol. 2, 15.11).
@@ -61,7 +60,7 @@ fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Res
         ExitCode::NestedPageFault => return Err(Cause::MemoryFault(memory_fault(info_1, info_2))),
         ExitCode::Shutdown => return Err(Cause::Shutdown),
         ExitCode::Hlt => return Err(Cause::Halt),
-        ExitCode::Port => return Err(Unexpected::Port(port_access(info_1)).into()),
+        ExitCode::Port => access_port(vcpu, info_1, info_2)?,
         ExitCode::TaskSwitch => return Err(Unexpected::TaskSwitch.into()),
         ExitCode::FerrFreeze => return Err(Unexpected::FerrFreeze.into()),
         ExitCode::MachineCheck => return Err(Unexpected::MachineCheck.into()),
@@ -196,29 +195,39 @@ fn access_msr(vcpu: &mut SvmVcpu, write: bool, memory: &mut dyn GuestAccess) -> 
     }
     let msr = vcpu.registers.get(RCX) as u32;
     let value = vcpu.registers.edx_eax();
-    let outcome = if write {
+    if write {
         let cr0 = vcpu.vmcb().save.cr0;
-        vcpu.msrs.write(msr, value, cr0)
-    } else {
-        vcpu.msrs.read(msr)
-    };
-    match outcome {
-        Outcome::Fault(fault) => raise(vcpu, fault),
-        Outcome::Unexpected if write => Err(Unexpected::WriteMsr { msr, value }.into()),
-        Outcome::Unexpected => Err(Unexpected::ReadMsr(msr).into()),
-        Outcome::Done(_) if write => {
-            let efer = vcpu.msrs.efer();
-            vcpu.set_efer(efer);
-            // No-execute and long mode change what the guest's tables mean.
-            vcpu.make_stale();
-            advance(vcpu, Expected::Wrmsr, memory)
+        if let Err(fault) = vcpu.msrs.write(msr, value, cr0) {
+            return raise(vcpu, fault);
         }
-        Outcome::Done(value) => {
+        let efer = vcpu.msrs.efer();
+        vcpu.set_efer(efer);
+        // No-execute and long mode change what the guest's tables mean.
+        vcpu.make_stale();
+        return advance(vcpu, Expected::Wrmsr, memory);
+    }
+    match vcpu.msrs.read(msr) {
+        Err(fault) => raise(vcpu, fault),
+        Ok(value) => {
             set_rax(vcpu, value & 0xffff_ffff);
             vcpu.registers.set(RDX, value >> 32);
             advance(vcpu, Expected::Rdmsr, memory)
         }
     }
+}
+
+/// The CPU has checked the guest's right to the port (APM vol. 2, 15.10.1), and says where the next instruction is (15.10.2).
+fn access_port(vcpu: &mut SvmVcpu, info_1: u64, next_rip: u64) -> Result<(), Cause> {
+    let access = port_access(info_1);
+    if access.string {
+        return Err(Unexpected::Port(access).into());
+    }
+    if access.input {
+        let rax = vcpu.vmcb().save.rax;
+        set_rax(vcpu, port::after_in(rax, access.bytes));
+    }
+    go_on_at(vcpu, next_rip);
+    Ok(())
 }
 
 fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestAccess) -> Result<(), Cause> {

@@ -10,8 +10,7 @@ use crate::virt::{Access, Cause, Exit, GuestAccess, Unexpected};
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
 use vcpu_policy::debug_registers::{DR6_ACCESS_DETECTED, DR6_SINGLE_STEP, DR7_GENERAL_DETECT};
-use vcpu_policy::msr::Outcome;
-use vcpu_policy::{Fault, cpuid};
+use vcpu_policy::{Fault, cpuid, port};
 use x86::bits64::rflags::RFlags;
 use x86::irq::{
     ALIGNMENT_CHECK_VECTOR, DEBUG_VECTOR, GENERAL_PROTECTION_FAULT_VECTOR, INVALID_OPCODE_VECTOR,
@@ -82,7 +81,7 @@ pub(super) fn handle(
         }
         ExitReason::TripleFault => return Err(Cause::Shutdown),
         ExitReason::Hlt => return Err(Cause::Halt),
-        ExitReason::Port => return Err(Unexpected::Port(port_access(qualification)).into()),
+        ExitReason::Port => access_port(loaded, qualification)?,
         ExitReason::TaskSwitch => return Err(Unexpected::TaskSwitch.into()),
         // The caller has dealt with these.
         ExitReason::Interrupt | ExitReason::PreemptionTimer | ExitReason::Init => {}
@@ -210,25 +209,36 @@ fn access_msr(loaded: &mut LoadedVmx<'_>, write: bool) -> Result<(), Cause> {
     let value = vcpu.registers.edx_eax();
     // LMA may have changed without an exit.
     vcpu.msrs.set_efer_after_cr0(before.efer);
-    let outcome = if write {
-        vcpu.msrs.write(msr, value, before.cr0)
+    if write {
+        if let Err(fault) = vcpu.msrs.write(msr, value, before.cr0) {
+            return raise(loaded, fault);
+        }
+        let efer = vcpu.msrs.efer();
+        loaded.vmcs.set_guest(guest::IA32_EFER_FULL, efer);
+        // No-execute changes what the guest's tables mean.
+        loaded.make_stale();
     } else {
-        vcpu.msrs.read(msr)
-    };
-    match outcome {
-        Outcome::Fault(fault) => return raise(loaded, fault),
-        Outcome::Unexpected if write => return Err(Unexpected::WriteMsr { msr, value }.into()),
-        Outcome::Unexpected => return Err(Unexpected::ReadMsr(msr).into()),
-        Outcome::Done(_) if write => {
-            let efer = vcpu.msrs.efer();
-            loaded.vmcs.set_guest(guest::IA32_EFER_FULL, efer);
-            // No-execute changes what the guest's tables mean.
-            loaded.make_stale();
+        match vcpu.msrs.read(msr) {
+            Err(fault) => return raise(loaded, fault),
+            Ok(value) => {
+                vcpu.registers.set(RAX, value & 0xffff_ffff);
+                vcpu.registers.set(RDX, value >> 32);
+            }
         }
-        Outcome::Done(value) => {
-            vcpu.registers.set(RAX, value & 0xffff_ffff);
-            vcpu.registers.set(RDX, value >> 32);
-        }
+    }
+    advance(loaded);
+    Ok(())
+}
+
+/// The CPU has checked the guest's right to the port (SDM vol. 3C, 26.1.1).
+fn access_port(loaded: &mut LoadedVmx<'_>, qualification: u64) -> Result<(), Cause> {
+    let access = port_access(qualification);
+    if access.string {
+        return Err(Unexpected::Port(access).into());
+    }
+    if access.input {
+        let registers = &mut loaded.vcpu.registers;
+        registers.set(RAX, port::after_in(registers.get(RAX), access.bytes));
     }
     advance(loaded);
     Ok(())
