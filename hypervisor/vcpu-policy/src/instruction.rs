@@ -42,6 +42,8 @@ pub enum Expected {
     InvalidateCaches,
     /// A write to CR0: MOV, 0F 22 /0, or LMSW, 0F 01 /6.
     WriteCr0,
+    /// A write to CR4: MOV, 0F 22 /4.
+    WriteCr4,
     /// A write to a debug register: MOV, 0F 23 /r.
     WriteDebug,
 }
@@ -67,8 +69,8 @@ impl Register {
 pub enum Operand {
     /// Nothing beyond the fixed registers.
     None,
-    /// MOV to CR0 from this register.
-    MoveToCr0(Register),
+    /// MOV to the control register that the exit names, from this register.
+    MoveToControl(Register),
     /// LMSW from the low 16 bits of this register.
     LoadMachineStatus(Register),
     /// MOV to the debug register with this number, 0 to 15.
@@ -166,6 +168,11 @@ fn two_byte(input: &mut Bytes<'_>, rex: u8, expected: Expected) -> Result<Operan
         Expected::Vmcall => group7(input, 0xc1),
         Expected::Xsetbv => group7(input, 0xd1),
         Expected::WriteCr0 => write_cr0(input, rex, second),
+        Expected::WriteCr4 if second == 0x22 => match registers(input.next()?, rex) {
+            (4, source) => Ok(Operand::MoveToControl(source)),
+            _ => other,
+        },
+        Expected::WriteCr4 => other,
         Expected::WriteDebug if second == 0x23 => {
             // As for control registers, the mode bits are ignored.
             let (number, source) = registers(input.next()?, rex);
@@ -189,7 +196,7 @@ fn write_cr0(input: &mut Bytes<'_>, rex: u8, second: u8) -> Result<Operand, Deco
     let modrm = input.next()?;
     let (number, source) = registers(modrm, rex);
     match (second, number) {
-        (0x22, 0) => Ok(Operand::MoveToCr0(source)),
+        (0x22, 0) => Ok(Operand::MoveToControl(source)),
         // REX.R has no meaning for an opcode in the register field.
         (0x01, 6 | 14) if modrm >> 6 == 3 => Ok(Operand::LoadMachineStatus(source)),
         (0x01, 6 | 14) => Err(DecodeError::MemoryOperand),
@@ -253,6 +260,7 @@ mod tests {
         prop_oneof![
             proptest::sample::select(PLAIN.map(|(expected, _)| expected).to_vec()),
             Just(Expected::WriteCr0),
+            Just(Expected::WriteCr4),
             Just(Expected::WriteDebug)
         ]
     }
@@ -287,16 +295,16 @@ mod tests {
             |bytes: &[u8], code| decode(bytes, code, Expected::WriteCr0).map(|i| (i.length, i.operand));
         assert_eq!(
             source(&[0x0f, 0x22, 0xc3], CodeSize::Bits64),
-            Ok((3, Operand::MoveToCr0(Register(3))))
+            Ok((3, Operand::MoveToControl(Register(3))))
         );
         assert_eq!(
             source(&[0x41, 0x0f, 0x22, 0xc7], CodeSize::Bits64),
-            Ok((4, Operand::MoveToCr0(Register(15))))
+            Ok((4, Operand::MoveToControl(Register(15))))
         );
         // The mode bits do not matter.
         assert_eq!(
             source(&[0x0f, 0x22, 0x03], CodeSize::Bits64),
-            Ok((3, Operand::MoveToCr0(Register(3))))
+            Ok((3, Operand::MoveToControl(Register(3))))
         );
         assert_eq!(
             source(&[0x0f, 0x01, 0xf2], CodeSize::Bits32),
@@ -311,7 +319,7 @@ mod tests {
         assert!(source(&[0x0f, 0x22, 0xdb], CodeSize::Bits64).is_err());
         assert_eq!(
             source(&[0x41, 0x66, 0x0f, 0x22, 0xc7], CodeSize::Bits64),
-            Ok((5, Operand::MoveToCr0(Register(7))))
+            Ok((5, Operand::MoveToControl(Register(7))))
         );
         // 41 is an INC outside 64-bit code.
         assert!(source(&[0x41, 0x0f, 0x22, 0xc7], CodeSize::Bits32).is_err());
@@ -319,6 +327,25 @@ mod tests {
             source(&[0xf0, 0x0f, 0x22, 0xc0], CodeSize::Bits32),
             Err(DecodeError::LockPrefix)
         );
+    }
+
+    #[test]
+    fn moves_to_cr4_name_their_source() {
+        let source =
+            |bytes: &[u8]| decode(bytes, CodeSize::Bits64, Expected::WriteCr4).map(|i| (i.length, i.operand));
+        assert_eq!(
+            source(&[0x41, 0x0f, 0x22, 0xe7]),
+            Ok((4, Operand::MoveToControl(Register(15))))
+        );
+        // CR0; CR12; MOV from CR4; LMSW.
+        for other in [
+            &[0x0f, 0x22, 0xc0][..],
+            &[0x44, 0x0f, 0x22, 0xe0],
+            &[0x0f, 0x20, 0xe0],
+            &[0x0f, 0x01, 0xf0],
+        ] {
+            assert!(source(other).is_err(), "{other:02x?}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! developer's machine. `virt` in the hypervisor calls it, in this order at an exit:
 //!
 //! - [`fetch`] finds the bytes at RIP through the guest's own tables ([`paging_walk`]), where the CPU does not hand them over.
-//! - [`instruction`] decodes them: length, and the source register of a move to CR0.
-//! - [`cpuid`], [`msr`], [`port`], [`cr0`], [`xcr0`] and [`debug_registers`] say what the instruction gives the guest: a value or a
+//! - [`instruction`] decodes them: length, and the source register of a move to CR0 or CR4.
+//! - [`cpuid`], [`msr`], [`port`], [`cr0`], [`cr4`], [`xcr0`] and [`debug_registers`] say what the instruction gives the guest: a value or a
 //!   [`Fault`].
 //!
 //! Before an entry, [`asid`] says under which tag the TLB keeps the guest's translations and what must be flushed. [`vmx`] is what only
@@ -18,6 +18,7 @@
 pub mod asid;
 pub mod cpuid;
 pub mod cr0;
+pub mod cr4;
 pub mod debug_registers;
 pub mod fetch;
 pub mod instruction;

@@ -186,7 +186,9 @@ fn line(row: &Row, seed: u64, bundled: &[Guest]) -> Result<String> {
     let mut words = vec![format!("seed={seed:#x}")];
     for word in row.line.split_whitespace() {
         match word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) {
-            Some("guests") => words.extend(bundled.iter().map(|guest| format!("guest={}", guest.spec()))),
+            Some("guests") => {
+                words.extend(guests::of_the_main_job(bundled).map(|guest| format!("guest={}", guest.spec())));
+            }
             Some(name) => words.push(format!("guest={}", guests::find(bundled, name)?.spec())),
             None => words.push(word.to_owned()),
         }

@@ -42,7 +42,7 @@ pub struct Row {
     pub flavor: Flavor,
     /// What is handed over as archive.
     pub archive: Archive,
-    /// The hypervisor's command line; `{guests}` stands for every bundled guest with its launch text, `{NAME}` for one of
+    /// The hypervisor's command line; `{guests}` stands for every bundled guest of the main job with its launch text, `{NAME}` for one of
     /// them. A seed goes before it.
     pub line: String,
     /// The word of the verdict: `PASS`, `FAIL`, `PANIC` or `REFUSED`.

@@ -21,6 +21,8 @@ pub enum ExitCode {
     Init,
     /// A write to CR0 that changes more than TS and MP.
     WriteCr0,
+    /// A write to CR4.
+    WriteCr4,
     /// A write to the debug register with this number.
     WriteDebug(u8),
     /// RDPMC.
@@ -65,6 +67,7 @@ impl ExitCode {
     /// Reads the field EXITCODE.
     pub const fn new(code: u64) -> Self {
         match code {
+            0x14 => Self::WriteCr4,
             0x30..=0x3f => Self::WriteDebug((code & 0xf) as u8),
             DEBUG_EXIT => Self::Debug,
             ALIGNMENT_CHECK_EXIT => Self::AlignmentCheck,

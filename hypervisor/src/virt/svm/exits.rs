@@ -12,7 +12,7 @@ use vcpu_policy::cpuid::{CR4_OSXSAVE, GuestView};
 use vcpu_policy::debug_registers::{self, DR6_ACCESS_DETECTED, DR6_SINGLE_STEP, DR7_GENERAL_DETECT, Write};
 use vcpu_policy::fetch::{CodeState, instruction_bytes};
 use vcpu_policy::instruction::{CodeSize, DecodeError, Expected, Operand, Register, decode};
-use vcpu_policy::{Fault, cpuid, cr0, port};
+use vcpu_policy::{Fault, cpuid, cr0, cr4, port};
 use x86::bits64::rflags::RFlags;
 
 /// EXITINFO1 of an MSR access: a write (AMD APM vol. 2, 15.11).
@@ -48,6 +48,7 @@ fn step(vcpu: &mut SvmVcpu, exit: ExitCode, memory: &mut dyn GuestAccess) -> Res
         ExitCode::Cpuid => answer_cpuid(vcpu, memory)?,
         ExitCode::Msr => access_msr(vcpu, info_1 & MSR_WRITE != 0, memory)?,
         ExitCode::WriteCr0 => write_cr0(vcpu, info_1, memory)?,
+        ExitCode::WriteCr4 => write_cr4(vcpu, info_1, memory)?,
         ExitCode::WriteDebug(number) => write_debug(vcpu, number, info_1, memory)?,
         ExitCode::Xsetbv => set_xcr0(vcpu, memory)?,
         // Nothing to do: the caches are the host's, and the guest's memory is write-back.
@@ -230,22 +231,52 @@ fn access_port(vcpu: &mut SvmVcpu, info_1: u64, next_rip: u64) -> Result<(), Cau
     Ok(())
 }
 
+/// A write to a control register: as the CPU reports it, or decoded.
+fn control_write(
+    vcpu: &mut SvmVcpu,
+    expected: Expected,
+    info_1: u64,
+    memory: &mut dyn GuestAccess,
+) -> Result<Intercepted, Cause> {
+    if vcpu.found.reports_moves()
+        && let Some(number) = control_move_source(info_1)
+    {
+        return Ok(Intercepted {
+            next_rip: vcpu.vmcb().control.next_rip,
+            operand: Operand::MoveToControl(Register::from_low_bits(number)),
+        });
+    }
+    decode_at_rip(vcpu, expected, memory)
+}
+
+fn write_cr4(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
+    if !is_privileged(vcpu) {
+        return raise(vcpu, Fault::GeneralProtection);
+    }
+    let write = control_write(vcpu, Expected::WriteCr4, info_1, memory)?;
+    let Operand::MoveToControl(source) = write.operand else {
+        return Err(Unexpected::Decode(DecodeError::OtherInstruction(Expected::WriteCr4)).into());
+    };
+    let value = operand(vcpu, source);
+    let (before, efer) = (vcpu.vmcb().save.cr4, vcpu.msrs.efer());
+    match cr4::write(before, efer, value, vcpu.cr4_offered) {
+        Err(fault) => raise(vcpu, fault),
+        Ok(after) => {
+            vcpu.vmcb().save.cr4 = after.cr4;
+            if after.flush {
+                vcpu.make_stale();
+            }
+            go_on_at(vcpu, write.next_rip);
+            Ok(())
+        }
+    }
+}
+
 fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestAccess) -> Result<(), Cause> {
     if !is_privileged(vcpu) {
         return raise(vcpu, Fault::GeneralProtection);
     }
-    let reported = if vcpu.found.reports_moves() {
-        control_move_source(info_1)
-    } else {
-        None
-    };
-    let write = match reported {
-        Some(number) => Intercepted {
-            next_rip: vcpu.vmcb().control.next_rip,
-            operand: Operand::MoveToCr0(Register::from_low_bits(number)),
-        },
-        None => decode_at_rip(vcpu, Expected::WriteCr0, memory)?,
-    };
+    let write = control_write(vcpu, Expected::WriteCr0, info_1, memory)?;
     let efer = vcpu.msrs.efer();
     let save = &vcpu.vmcb().save;
     let before = cr0::Before {
@@ -255,7 +286,7 @@ fn write_cr0(vcpu: &mut SvmVcpu, info_1: u64, memory: &mut dyn GuestAccess) -> R
         code_is_64_bit: save.cs.attributes.is_long(),
     };
     let result = match write.operand {
-        Operand::MoveToCr0(source) => cr0::write(before, operand(vcpu, source)),
+        Operand::MoveToControl(source) => cr0::write(before, operand(vcpu, source)),
         Operand::LoadMachineStatus(source) => {
             cr0::load_machine_status(before, vcpu.registers.get(source) as u16)
         }

@@ -39,6 +39,9 @@ mod second {
 /// Word at offset 004H: writes of all debug registers, for the reason that `vcpu_policy::debug_registers` gives.
 pub const DEBUG_REGISTERS: u32 = 0xffff_0000;
 
+/// Word at offset 000H: writes of CR4, so that a guest can't switch on what CPUID hides (`vcpu_policy::cr4`). Bits 31:16 are writes.
+pub const CONTROL_REGISTERS: u32 = 1 << (16 + 4);
+
 /// Word at offset 00CH.
 ///
 /// Physical events, so that they stay the host's; what would leave the guest (ports, MSRs, HLT, shutdown, FERR, task switch); what is

@@ -18,9 +18,9 @@ use crate::virt::{
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
 use vcpu_policy::asid::{Flush, Lease};
-use vcpu_policy::cr0;
 use vcpu_policy::debug_registers::{DR6_INIT, DR7_INIT};
 use vcpu_policy::msr::VirtualMsrs;
+use vcpu_policy::{cr0, cr4};
 use x86::controlregs::Cr4;
 
 /// The memory type write-back (6) in all eight entries of PAT (AMD APM vol. 2, 7.8.1 and 15.25.8): whatever a guest's tables select,
@@ -44,6 +44,8 @@ pub struct SvmVcpu {
     pub(super) vectors: VectorState,
     pub(super) debug: DebugRegisters,
     pub(super) msrs: VirtualMsrs,
+    /// The bits of CR4 that the guest has.
+    pub(super) cr4_offered: u64,
     lease: Option<Lease>,
     exits: u64,
 }
@@ -58,11 +60,13 @@ impl SvmVcpu {
     pub(super) fn new(svm: &Svm, start: &StartState, second_stage: Hpa) -> Result<Self, OutOfFrames> {
         let mut registers = GuestRegisters::default();
         registers.set(RDI, start.rdi);
+        let vectors = VectorState::new(svm.vectors)?;
         let mut vcpu = Self {
             block: frame()?,
             found: svm.found,
             registers,
-            vectors: VectorState::new(svm.vectors)?,
+            cr4_offered: cr4::offered(&CpuIdReaderNative, vectors.xcr0_allowed()),
+            vectors,
             debug: DebugRegisters::default(),
             msrs: VirtualMsrs::long_mode(CpuIdReaderNative),
             lease: None,
@@ -73,6 +77,7 @@ impl SvmVcpu {
         let efer = crate::hooks::control_block::guest_efer(efer);
         let block = vcpu.vmcb();
         let control = &mut block.control;
+        control.intercept_cr = intercepts::CONTROL_REGISTERS;
         control.intercept_dr = intercepts::DEBUG_REGISTERS;
         control.intercept_exceptions = intercepts::EXCEPTIONS;
         control.intercept_first = intercepts::FIRST;

@@ -5,7 +5,7 @@
 //!
 //! - virtualization (VMX, SVM, SMX, SKINIT): guests do not nest;
 //! - APIC, x2APIC, TSC-deadline, MONITOR, MWAITX, WAITPKG: a guest has no interrupts;
-//! - what works through MSRs that end a guest: MCE, MCA, MTRR, PMU and its relatives (PDCM, DTES64, DS, IBS, LWP, PERFCTR), TSC_ADJUST,
+//! - what works through MSRs that guests do not have: MCE, MCA, MTRR, PMU and its relatives (PDCM, DTES64, DS, IBS, LWP, PERFCTR), TSC_ADJUST,
 //!   thermal and power (ACPI, TM, EIST), CET, XSAVES, speculation controls, SGX, PT, MPX, RDT, FFXSR, TCE, OSVW, PKS;
 //! - RDTSCP and RDPID: TSC_AUX is the host's;
 //! - TSX: aborts tell about the host's caches;

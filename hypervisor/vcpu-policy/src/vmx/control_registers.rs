@@ -3,45 +3,25 @@
 //!
 //! A bit of the guest/host mask is the host's: the guest reads the shadow, and a write that differs from the shadow exits.
 
-use crate::cr0;
+use crate::{cr0, cr4};
 
 /// CR4.MCE: machine checks are exceptions.
 pub const CR4_MCE: u64 = 1 << 6;
 /// CR4.VMXE: VMX is on.
 pub const CR4_VMXE: u64 = 1 << 13;
 
-/// The bits of CR4 that a guest may write: those of features that CPUID shows it. A bit that the CPU does not have is a #GP by itself.
-///
-/// Not MCE (the host's value holds, or a machine check would shut the CPU down), VMXE, SMXE, PCIDE, CET, PKS, LA57, KL, UINTR, and
-/// whatever comes later.
-const GUEST_CR4: u64 = 1 << 0 // VME
-    | 1 << 1 // PVI
-    | 1 << 2 // TSD
-    | 1 << 3 // DE
-    | 1 << 4 // PSE
-    | 1 << 5 // PAE
-    | 1 << 7 // PGE
-    | 1 << 8 // PCE: RDPMC is intercepted
-    | 1 << 9 // OSFXSR
-    | 1 << 10 // OSXMMEXCPT
-    | 1 << 11 // UMIP
-    | 1 << 16 // FSGSBASE
-    | 1 << 18 // OSXSAVE
-    | 1 << 20 // SMEP
-    | 1 << 21 // SMAP
-    | 1 << 22; // PKE
-
-/// The bits of CR4 that are the host's. The guest reads each of them as 0, so a write that exits wants one set: #GP.
-pub const HOST_CR4: u64 = !GUEST_CR4;
+/// The bits of CR4 that are the host's; MCE among them, whose real value is the host's, or a machine check would shut the CPU down. The other
+/// bits the guest writes itself, and one that the CPU does not have is a #GP by itself. The guest reads each of them as 0, so a write that exits wants one set: #GP.
+pub const HOST_CR4: u64 = !cr4::GUEST;
 
 /// What CR4 holds while the guest runs and sees `guest`; `fixed0` is IA32_VMX_CR4_FIXED0, `host` the host's CR4.
 pub const fn real_cr4(guest: u64, fixed0: u64, host: u64) -> u64 {
-    guest & GUEST_CR4 | fixed0 | CR4_VMXE | host & CR4_MCE
+    guest & cr4::GUEST | fixed0 | CR4_VMXE | host & CR4_MCE
 }
 
 /// What the guest sees of CR4.
 pub const fn guest_cr4(real: u64) -> u64 {
-    real & GUEST_CR4
+    real & cr4::GUEST
 }
 
 /// The bits of CR0 that must be one in VMX operation, PE and PG excepted, since a guest is unrestricted (appendix A.7).

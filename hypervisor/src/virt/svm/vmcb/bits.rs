@@ -189,14 +189,14 @@ pub fn memory_fault(exit_info_1: u64, exit_info_2: u64) -> MemoryFault {
 }
 
 bitfield! {
-    /// EXITINFO1 of a MOV to CR0 or a debug register, where CPUID offers decode assists (AMD APM vol. 2, 15.33.1 and 15.33.2).
+    /// EXITINFO1 of a MOV to a control or debug register, where CPUID offers decode assists (AMD APM vol. 2, 15.33.1 and 15.33.2).
     struct MoveInfo(u64);
     u8;
     register, _: 3, 0;
     is_move, _: 63;
 }
 
-/// The number of the source register of a MOV to CR0; `None` for LMSW.
+/// The number of the source register of a MOV to a control register; `None` for LMSW.
 pub fn control_move_source(exit_info_1: u64) -> Option<u8> {
     let info = MoveInfo(exit_info_1);
     info.is_move().then(|| info.register())
