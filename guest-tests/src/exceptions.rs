@@ -108,10 +108,17 @@ unsafe extern "sysv64" fn common() {
     )
 }
 
-/// Fills the interrupt table and makes the CPU use it.
-pub fn catch() {
+/// Sets the handler of a vector below 32: its address, and the number of the stack in the task-state segment that it gets (0: the one that is in use).
+pub fn set_handler(vector: usize, handler: u64, stack: u64) {
     /// Interrupt gate, present, privilege level 0; code segment 08H.
     const GATE: u64 = 0x8e00 << 32 | 0x08 << 16;
+    let low = handler & 0xffff | GATE | stack << 32 | (handler >> 16 & 0xffff) << 48;
+    GATES[2 * vector].store(low, Ordering::Relaxed);
+    GATES[2 * vector + 1].store(handler >> 32, Ordering::Relaxed);
+}
+
+/// Fills the interrupt table and makes the CPU use it.
+pub fn catch() {
     /// What LIDT reads.
     #[repr(C, packed)]
     struct Pointer {
@@ -119,10 +126,7 @@ pub fn catch() {
         base: u64,
     }
     for (vector, handler) in HANDLERS {
-        let at = *handler as usize as u64;
-        let low = at & 0xffff | GATE | (at >> 16 & 0xffff) << 48;
-        GATES[2 * vector].store(low, Ordering::Relaxed);
-        GATES[2 * vector + 1].store(at >> 32, Ordering::Relaxed);
+        set_handler(*vector, *handler as usize as u64, 0);
     }
     let pointer = Pointer {
         limit: size_of_val(&GATES) as u16 - 1,

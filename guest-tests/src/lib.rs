@@ -6,6 +6,7 @@
 //! - [`launch!`]: how the guest wants to be launched and how it should end, carried in its own file.
 //! - [`hypercall`], [`println!`]: calls to the hypervisor.
 //! - [`memory`]: fill, check and reach guest memory.
+//! - [`mapping`]: the guest's own page tables.
 //! - [`registers`]: the same for registers: general, vector, debug and model-specific ones.
 //! - [`sharing`]: pages that are shared with the host.
 //! - [`exceptions`], [`attempt!`]: run an instruction and see which exception came.
@@ -18,6 +19,7 @@
 mod entry;
 pub mod exceptions;
 pub mod hypercall;
+pub mod mapping;
 pub mod memory;
 mod print;
 pub mod registers;
