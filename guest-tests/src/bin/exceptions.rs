@@ -39,6 +39,10 @@ fn run(_: &LaunchInfo) {
     attempt!("mov rax, cr0", "btr rax, 31", => "mov cr0, rax", 0, 0)
         .fault("paging off in 64-bit code", PROTECTION);
     attempt!("mov rax, cr0", "bts rax, 29", => "mov cr0, rax", 0, 0).fault("CR0.NW without CD", PROTECTION);
+    // VMXE, MCE and PCIDE are not offered.
+    attempt!("mov rax, cr4", "bts rax, 13", => "mov cr4, rax", 0, 0).fault("CR4.VMXE", PROTECTION);
+    attempt!("mov rax, cr4", "bts rax, 6", => "mov cr4, rax", 0, 0).fault("CR4.MCE", PROTECTION);
+    attempt!("mov rax, cr4", "bts rax, 17", => "mov cr4, rax", 0, 0).fault("CR4.PCIDE", PROTECTION);
     // EFER, with a reserved bit.
     attempt!(=> "wrmsr", 0xffff, 0xc000_0080).fault("a bad EFER", PROTECTION);
     if enable_xsave() {
@@ -87,7 +91,19 @@ fn no_virtualization() {
         "stgi",
         "clgi",
         "skinit eax",
-        "invlpga rax, ecx"
+        "invlpga rax, ecx",
+        // SNP and its kin: PVALIDATE, RMPADJUST, RMPUPDATE, PSMASH; INVLPGB, TLBSYNC; MONITORX, MWAITX; RDPRU.
+        ".byte 0xf2, 0x0f, 0x01, 0xff",
+        ".byte 0xf3, 0x0f, 0x01, 0xfe",
+        ".byte 0xf2, 0x0f, 0x01, 0xfe",
+        ".byte 0xf3, 0x0f, 0x01, 0xff",
+        ".byte 0x0f, 0x01, 0xfe",
+        ".byte 0x0f, 0x01, 0xff",
+        ".byte 0x0f, 0x01, 0xfa",
+        ".byte 0x0f, 0x01, 0xfb",
+        ".byte 0x0f, 0x01, 0xfd",
+        // System management, which the guest is not in.
+        "rsm"
     );
     // SDM vol. 3C, chapter 31; memory operands lie on the stack, which the CPU does not come to read or write.
     undefined!(
@@ -103,17 +119,34 @@ fn no_virtualization() {
         "vmfunc",
         "invept rax, [rsp]",
         "invvpid rax, [rsp]",
+        // TDCALL, SEAMCALL, SEAMRET, SEAMOPS; GETSEC; ENCLS, ENCLU, ENCLV; PCONFIG; INVPCID, XSAVES; ENQCMDS.
+        ".byte 0x66, 0x0f, 0x01, 0xcc",
+        ".byte 0x66, 0x0f, 0x01, 0xcf",
+        ".byte 0x66, 0x0f, 0x01, 0xcd",
+        ".byte 0x66, 0x0f, 0x01, 0xce",
+        ".byte 0x0f, 0x37",
+        ".byte 0x0f, 0x01, 0xcf",
+        ".byte 0x0f, 0x01, 0xd7",
+        ".byte 0x0f, 0x01, 0xc0",
+        ".byte 0x0f, 0x01, 0xc5",
+        "invpcid rax, [rsp]",
+        "xsaves [rsp]",
+        ".byte 0xf3, 0x0f, 0x38, 0xf8, 0x04, 0x24",
     );
+    // The hypercall of the other vendor's CPUs.
+    if __cpuid(0).ebx == u32::from_le_bytes(*b"Genu") {
+        undefined!("vmmcall");
+    } else {
+        undefined!("vmcall");
+    }
 }
 
-/// What QEMU's emulation of AMD's CPUs does not do (measured with 7.2): it does not intercept RDTSCP, hangs on a bad CR4, and knows neither
-/// breakpoints nor INT1 in guests.
+/// What QEMU's emulation of AMD's CPUs does not do (measured with 7.2): it does not intercept RDTSCP, takes TPAUSE and UMWAIT for something
+/// else, takes any CR8, and knows neither breakpoints nor INT1 in guests.
 fn only_on_intel() {
     attempt!(=> "rdtscp", 0, 0).fault("RDTSCP", UNDEFINED);
-    // VMXE, MCE and PCIDE are not offered.
-    attempt!("mov rax, cr4", "bts rax, 13", => "mov cr4, rax", 0, 0).fault("CR4.VMXE", PROTECTION);
-    attempt!("mov rax, cr4", "bts rax, 6", => "mov cr4, rax", 0, 0).fault("CR4.MCE", PROTECTION);
-    attempt!("mov rax, cr4", "bts rax, 17", => "mov cr4, rax", 0, 0).fault("CR4.PCIDE", PROTECTION);
+    attempt!(=> ".byte 0x66, 0x0f, 0xae, 0xf0", 0, 0).fault("TPAUSE", UNDEFINED);
+    attempt!(=> ".byte 0xf2, 0x0f, 0xae, 0xf0", 0, 0).fault("UMWAIT", UNDEFINED);
     attempt!(=> "mov cr8, rax", 16, 0).fault("CR8 above 15", PROTECTION);
     attempt!(=> ".byte 0xf1", 0, 0).trap("INT1", DEBUG);
     clear_status();

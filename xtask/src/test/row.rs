@@ -251,6 +251,7 @@ mod tests {
                 // These are QEMU's.
                 && !row.threads
                 && !row.repeats
+                && row.name != "task-switch-unseen"
                 // A million exits, or operations.
                 && row.name != "stress-million"
                 && row.name != "million-hypercalls";

@@ -277,6 +277,13 @@ impl Loaded for LoadedVmx<'_> {
                 return Exit::Interrupted;
             }
             match exits::handle(self, reason, memory) {
+                // #DB or #AC, which a guest can make come again in its own delivery, on each entry, before any interrupt, NMI or preemption
+                // timer (SDM vol. 3A, 6.9; vol. 3C, 26.2): here is where they get in, or nothing would end the guest.
+                Ok(None) if reason == ExitReason::ExceptionOrNmi => {
+                    // SAFETY: as in `host_event`.
+                    unsafe { handle_pending_interrupt() };
+                    return Exit::Interrupted;
+                }
                 Ok(None) => (),
                 Ok(Some(exit)) => return exit,
                 Err(cause) => return self.ended(cause),
