@@ -185,7 +185,7 @@ impl PhysicalRead for WalkerView {
 ///
 /// # Safety
 /// They must be mapped writable, and nobody have a reference to them.
-unsafe fn fill_with_zeros(at: u64, bytes: u64) {
+pub unsafe fn fill_with_zeros(at: u64, bytes: u64) {
     // SAFETY: the caller vouches for the bytes. The direction flag is clear, as the ABI wants: the entry code, every exit from a guest (which
     // restores the host's RFLAGS) and every exception stub see to that.
     unsafe {

@@ -3,6 +3,7 @@
 //! on and must be found by whoever looks from outside.
 
 pub mod control_block;
+pub mod host_access;
 pub mod mark;
 pub mod pool;
 pub mod stale_read;
@@ -49,7 +50,7 @@ const ROOT: u64 = 0x000f_ffff_ffff_f000;
 pub fn commit(hook: Hook, guests: &dyn Memories) -> bool {
     println!("test hook: {hook}");
     match hook {
-        Hook::SilentCpu | Hook::NoKick | Hook::Pool | Hook::Control => return false,
+        Hook::SilentCpu | Hook::NoKick | Hook::Pool | Hook::HostAccess | Hook::Control => return false,
         // It has to notice by itself.
         Hook::NoInterrupt if stress::is_on() => return false,
         Hook::StaleRead | Hook::NoInterrupt => stale_read::provoke(),

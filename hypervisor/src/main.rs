@@ -372,6 +372,15 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
     if config.test == Some(Hook::Pool) && hooks::pool::try_all(&mut windows, &checks) > 0 {
         console::finish(ExitCode::Fail, format_args!("the pool does not do what it must"));
     }
+    #[cfg(feature = "test-hooks")]
+    if config.test == Some(Hook::HostAccess)
+        && hooks::host_access::try_all(backend.second_stage(), &mut windows) > 0
+    {
+        console::finish(
+            ExitCode::Fail,
+            format_args!("hidden memory was accessed, or a fault was not named"),
+        );
+    }
     let archive: &'static Archive<'static> = for_good(archive(info, &ram));
     let reporter = Reporter::new(config, checks.blocks(), ram_mib(&ram));
     let report = Report { checks, reporter };

@@ -214,6 +214,8 @@ pub enum Hook {
     BadControlBlock,
     /// No mistake: try what the pool of hidden memory must do, before the first guest.
     Pool,
+    /// No mistake: try every access of the host's to a guest's memory, before the first guest.
+    HostAccess,
     /// Send no NMI to a CPU that is to leave its guest.
     NoKick,
     /// Read memory on one CPU while another hides it.
@@ -226,7 +228,7 @@ pub enum Hook {
 
 impl Hook {
     /// Every hook.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ReadHole,
         Self::WriteText,
         Self::StackOverflow,
@@ -235,6 +237,7 @@ impl Hook {
         Self::KeepCopy,
         Self::BadControlBlock,
         Self::Pool,
+        Self::HostAccess,
         Self::NoKick,
         Self::StaleRead,
         Self::NoInterrupt,
@@ -252,6 +255,7 @@ impl Hook {
             Self::KeepCopy => "keep-copy",
             Self::BadControlBlock => "bad-control-block",
             Self::Pool => "pool",
+            Self::HostAccess => "host-access",
             Self::NoKick => "no-kick",
             Self::StaleRead => "stale-read",
             Self::NoInterrupt => "no-interrupt",

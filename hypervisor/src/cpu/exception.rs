@@ -164,6 +164,8 @@ fn handle(frame: &mut Frame) {
     let vector = frame.vector as u8;
     match vector {
         NONMASKABLE_INTERRUPT_VECTOR => nmi(frame),
+        #[cfg(feature = "test-hooks")]
+        0..EXCEPTIONS if crate::hooks::host_access::caught(frame) => {}
         0..EXCEPTIONS => fault_report::fatal(frame),
         TIMER_VECTOR => {
             if let Some(cpu) = CpuTables::current() {

@@ -689,6 +689,22 @@ fn deliberate_mistakes() -> Vec<Row> {
                 "{hello} test=pool",
             )
         },
+        Row {
+            flavor: Flavor::TestHooks,
+            says: &[
+                "a write: page fault, error 0x2",
+                "execution: page fault, error 0x10",
+                "direct map of",
+                "hole of guest 65535 (its guest-physical 0x",
+                "window slot of this CPU",
+                "accesses of the host: 23 as they must be, 0 not",
+            ],
+            ..Row::passing(
+                "host-access",
+                "no access and no routine of the host's reaches hidden memory, and each fault is named",
+                "{hello} test=host-access",
+            )
+        },
         row(
             "read-hole",
             &["Page Fault", "supervisor read, not present", "hole of guest 1"],
