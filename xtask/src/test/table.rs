@@ -254,6 +254,14 @@ fn attacks() -> Vec<Row> {
             "{attack-caches} {reads-zero}",
         ),
         Row {
+            smp: 2,
+            ..Row::passing(
+                "attacked",
+                "guests that attack side by side change nothing of their neighbours",
+                "{two-at-once} {attack-control-registers} {attack-fetch} {attack-accessed} {attack-walk} {attack-stale-walk} {attack-endless}",
+            )
+        },
+        Row {
             kinds: &[Kind::Tcg],
             ..Row::passing(
                 "task-switch-unseen",
