@@ -44,12 +44,19 @@ pub fn shown(gpa: u64) -> u64 {
     SHOWN_AT + gpa
 }
 
-/// Shares pages with the host: whole ones, by their addresses at the private alias.
+/// Shares pages with the host: whole ones, by their addresses at the private alias. While the host has no memory for it, others run: they may
+/// give some back.
 ///
 /// # Errors
 /// Why the hypervisor refuses; nothing was changed then.
 pub fn share(start: u64, bytes: u64) -> Result<(), HypercallError> {
-    make(&Hypercall::Share(Pages::new(start, bytes)?))
+    let call = Hypercall::Share(Pages::new(start, bytes)?);
+    loop {
+        match make(&call) {
+            Err(HypercallError::OutOfMemory) => hypercall::yield_now(),
+            result => return result,
+        }
+    }
 }
 
 /// Makes shared pages private again; they are pending.

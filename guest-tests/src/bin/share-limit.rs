@@ -5,15 +5,15 @@
 use guest_abi::HypercallError;
 use guest_tests::{LaunchInfo, launch, main, println, sharing};
 
-launch!("memory=16M,share=4100K");
+launch!("memory=8M,share=36K");
 main!(run);
 
 const PAGE: u64 = 4096;
-/// As in the launch text: 4 MiB and a page.
-const LIMIT: u64 = 4100 << 10;
+/// As in the launch text.
+const LIMIT: u64 = 36 << 10;
 
 fn run(_: &LaunchInfo) {
-    let start = sharing::area(8 << 20).start();
+    let start = sharing::area(2 << 20).start();
     let next = start + LIMIT;
     let refused = Err(HypercallError::ShareLimit);
     assert_eq!(sharing::share(start, LIMIT + PAGE), refused);

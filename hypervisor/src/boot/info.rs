@@ -250,7 +250,7 @@ impl fmt::Display for BootError {
             Self::Magic(found) => write!(
                 f,
                 "the loader's start info begins with {found:#x}, not with PVH's {:#x}; load this file with a PVH loader \
-                 (QEMU -kernel), and keep its command line below 1400 bytes, since QEMU lets a longer one overwrite the start \
+                 (QEMU -kernel), and keep its command line below 2000 bytes, since QEMU lets a longer one overwrite the start \
                  info",
                 pvh::start_info::START_MAGIC_VALUE
             ),

@@ -109,7 +109,7 @@ fn together() -> Vec<Row> {
             ..Row::passing(
                 "long-call",
                 "a guest that changes much of its memory by one call gives others their turns meanwhile",
-                "{share-much} guest=spin,memory=4M,limit=1s,expect=time-limit",
+                "guest=share-much,memory=128M,limit=60s guest=spin,memory=4M,limit=1s,expect=time-limit",
             )
         },
         Row {
