@@ -209,13 +209,14 @@ fn together() -> Vec<Row> {
             },
             ..Row::passing(
                 "vcpus-share",
-                "vCPUs change pages of the same 2 MiB at the same time; CPUs in the guest are kicked, others flagged",
+                "vCPUs change pages of the same 2 MiB at the same time, and each change reaches all CPUs",
                 "{vcpus-share}",
             )
         },
         Row {
             smp: 2,
             says: &["KiB at the private alias, "],
+            check: checks::guests_kicked,
             ..Row::passing(
                 "vcpus-revoked",
                 "a vCPU on another CPU loses a page as soon as it is shared",

@@ -318,7 +318,7 @@ fn changes_reach_every_cpu_in_one_way() {
             guest_cpus_spared: spared,
             ..counters()
         }));
-        guests_flushed(&record(Outcome::Pass, events))
+        guests_kicked(&record(Outcome::Pass, events))
     };
     assert_eq!(run(10, 20, 10), Ok(()));
     // Nobody kicked, nobody flagged, one not reached, one reached twice.
