@@ -308,6 +308,7 @@ impl<T> GuestPosted<'_, T> {
     /// Changers don't wait for each other: each is outside, and whom it waits for waits for nobody. (One that calls from inside waits for itself,
     /// and [`StillInside`] says so.)
     pub fn wait<K: Kicker>(self, cpu: Cpu<'_>, kicker: &K) -> GuestReceipt<T> {
+        kicker.may_wait();
         let Self {
             tlb,
             version,
