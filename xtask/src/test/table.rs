@@ -848,12 +848,20 @@ fn stress() -> Vec<Row> {
         ..row(&format!("stress-{hook}"), about, 0, 0)
     };
     vec![
-        row(
-            "stress",
-            "all CPUs use the pool at random while guests run, and everything is checked at random stops",
-            20_000,
-            20,
-        ),
+        Row {
+            kinds: QEMU,
+            ..row(
+                "stress",
+                "all CPUs use the pool at random while guests run, and everything is checked at random stops",
+                20_000,
+                20,
+            )
+        },
+        Row {
+            kinds: &[Kind::Bochs],
+            line: format!("{SMALL_CROWD} stress=10000+10"),
+            ..row("stress-few", "the same with VMX and fewer guests", 0, 0)
+        },
         Row {
             kinds: &[Kind::Tcg],
             threads: true,
@@ -910,7 +918,8 @@ fn stress() -> Vec<Row> {
         },
         Row {
             kinds: &[Kind::Bochs],
-            ..long("stress-100k", "100,000 operations with VMX", 100_000)
+            line: format!("{SMALL_CROWD} quiet stress=100000+100"),
+            ..long("stress-100k", "100,000 operations with VMX", 0)
         },
     ]
 }
