@@ -52,6 +52,8 @@ pub enum Task {
     Mutants(Mutants),
     /// Make a GRUB disc, or a raw disk, that boots in an emulator or on a machine
     Image(Image),
+    /// Print what the launch of a guest will be measured as (docs/measurement.md), from its file alone
+    Measure(Measure),
     /// Set up the compiler's target, build hypervisor and guests, and print where they are
     Build,
     /// Count the VM exits that a launch and a teardown cause under nested KVM, by cause and policy
@@ -172,6 +174,20 @@ pub struct Image {
     /// Appended to the hypervisor's command line, such as 'seed=7 together=2'
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,
+}
+
+/// Flags of `measure`.
+#[derive(Debug, Args)]
+pub struct Measure {
+    /// The guest: an ELF file, then fields as in docs/command-line.md
+    #[arg(value_name = "FILE[,memory=64M,vcpus=2,...]")]
+    pub guest: String,
+    /// The run's seed, decimal or 0x hexadecimal; `cargo xtask run` prints it
+    #[arg(long, value_name = "N", default_value = "1", value_parser = crate::measure::parse_seed)]
+    pub seed: u64,
+    /// The guest's number in the run, from 1
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub instance: u32,
 }
 
 /// Flags of `exits`.

@@ -63,13 +63,16 @@ pub fn find<'g>(bundled: &'g [Guest], name: &str) -> Result<&'g Guest> {
 }
 
 /// Reads `FILE[,FIELD...]`; the fields go over what the file's own launch text says.
-fn own_guest(text: &str) -> Result<Guest> {
+///
+/// # Errors
+/// A file that can't be read, fields that are wrong.
+pub fn own_guest(text: &str) -> Result<Guest> {
     let (file, fields) = text.split_once(',').unwrap_or((text, ""));
     let mut guest = Guest::open(PathBuf::from(file))?;
     guest.launch = guest
         .launch
         .parse_over(fields)
-        .map_err(|error| anyhow!("--guest {text}: {error} (counted after the first comma)"))?;
+        .map_err(|error| anyhow!("{text}: {error} (counted after the first comma)"))?;
     Ok(guest)
 }
 

@@ -6,7 +6,7 @@
 //! nothing behind, `qmp` speaks to it, `folder` keeps what came out) or `bochs` runs its own; `verdict` judges; `symbolise`
 //! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
 //! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
-//! makes such a file and stops. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its
+//! makes such a file and stops; `measure` computes what a launch will be measured as. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its
 //! figures, or has the cost in TLB misses modelled; `exits` counts VM exits; `fuzz` and `mutants` try the tests themselves. `nightly` is the toolchain for Miri.
 
 mod archive;
@@ -26,6 +26,7 @@ mod image_file;
 mod interrupt;
 mod iso;
 mod machine;
+mod measure;
 mod medium;
 mod mutants;
 mod nested;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             Task::Exits(flags) => exits::exits(flags).map(|outcome| outcome.exit_code()),
             Task::Fuzz(flags) => fuzz::fuzz(flags),
             Task::Mutants(flags) => mutants::mutants(flags),
+            Task::Measure(flags) => measure::measure(flags).map(|()| 0),
             Task::Image(flags) => image_command::image(flags).map(|()| 0),
             Task::Build => build_only().map(|()| 0),
             Task::Host(flags) => preflight::report(flags.json.as_deref())

@@ -57,4 +57,7 @@ fn every_leaf_is_in_the_table() {
     assert!(row(&leaf(cpuid::LEAF_SIGNATURE))[1].ends_with(&leaf(cpuid::LEAF_MAX)));
     assert!(row(&leaf(cpuid::LEAF_ABI))[1].ends_with(&format!(": {ABI_VERSION}")));
     assert!(row(&leaf(cpuid::LEAF_ALIASES))[1].ends_with("the shared bit"));
+    for number in cpuid::LEAF_MEASUREMENT..=cpuid::LEAF_MEASUREMENT_LAST {
+        assert!(row(&leaf(number))[1].contains("measurement"));
+    }
 }

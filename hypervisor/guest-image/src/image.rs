@@ -172,6 +172,21 @@ impl<'a> Image<'a> {
         self.segments.get(..self.count).unwrap_or_default()
     }
 
+    /// Addresses of the pages that hold bytes of the file, ascending. All others are zero.
+    pub fn loaded_pages(&self) -> impl Iterator<Item = Gpa> + use<'_, 'a> {
+        let mut from = Gpa::new(0);
+        core::iter::from_fn(move || {
+            let pages = self.segments().iter().filter_map(|segment| {
+                let end = segment.start.get().saturating_add(segment.contents.len() as u64);
+                let page = segment.start.align_down(PAGE_SIZE).max(from);
+                (page.get() < end && !segment.contents.is_empty()).then_some(page)
+            });
+            let page = pages.min()?;
+            from = page.checked_add(PAGE_SIZE)?;
+            Some(page)
+        })
+    }
+
     /// Where the program starts.
     pub const fn entry(&self) -> Gpa {
         self.entry

@@ -119,6 +119,14 @@ impl Launch {
         Ok(())
     }
 
+    /// Addresses of the pages that [`for_each_write`](Self::for_each_write) writes to, ascending.
+    pub fn pages(&self) -> impl Iterator<Item = Gpa> + use<> {
+        let tables = 0..2 + self.gigabytes;
+        [Gpa::new(LAUNCH_INFO), Gpa::new(GDT)]
+            .into_iter()
+            .chain(tables.map(table))
+    }
+
     /// The registers to start with.
     pub const fn start_state(&self) -> StartState {
         StartState {

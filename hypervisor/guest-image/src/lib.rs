@@ -7,6 +7,7 @@
 //!    launch area, and none overlap. Nothing of the file is trusted that was not checked here.
 //! 3. [`Launch`]: what the hypervisor adds below 1 MiB (GDT, launch information, identity page tables), as a sequence of writes, and
 //!    the registers to start with.
+//! 4. [`Measuring`]: the digest over all of that, as it lies in memory.
 //!
 //! Nothing here writes memory, allocates, or panics on input; the caller zeroes the guest's memory first and does the writes.
 #![cfg_attr(not(test), no_std)]
@@ -14,7 +15,9 @@
 mod archive;
 mod image;
 mod launch;
+mod measurement;
 
 pub use archive::{Archive, ArchiveError, FILES_MAX, File};
 pub use image::{Image, ImageError, SEGMENTS_MAX, Segment};
 pub use launch::{Launch, LaunchError, StartState};
+pub use measurement::{Digest, Flags, Measuring, OutOfOrder, PageKind};

@@ -157,6 +157,8 @@ pub struct Guest<S> {
     pub instance: u32,
     /// Its memory, all of it private.
     pub memory_mib: u64,
+    /// What its launch was measured as, 96 hexadecimal digits; empty when it was refused.
+    pub measurement: S,
     /// How it ended, in the words of `expect=`: `exit:0`, `memory-fault`, ...
     pub ending: S,
     /// How it was expected to end.
@@ -330,6 +332,10 @@ pub struct Counters {
     pub ticks_load: u64,
     /// Bytes written then.
     pub bytes_loaded: u64,
+    /// TSC ticks of measuring them.
+    pub ticks_measure: u64,
+    /// Bytes of the pages measured.
+    pub bytes_measured: u64,
     /// TSC ticks from the hypervisor's first instructions to the first turn of the first guest; 0 when none had a turn.
     pub ticks_to_first_guest: u64,
 }

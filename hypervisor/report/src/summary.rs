@@ -134,6 +134,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("  flushes of a guest for both", counters.guest_flushes),
                 ("bytes scrubbed", counters.bytes_scrubbed),
                 ("bytes loaded", counters.bytes_loaded),
+                ("bytes measured", counters.bytes_measured),
             ],
         ),
         (
@@ -144,6 +145,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("mapping for guests", counters.ticks_map),
                 ("giving back", counters.ticks_restore),
                 ("loading images", counters.ticks_load),
+                ("measuring them", counters.ticks_measure),
                 ("boot to first guest", counters.ticks_to_first_guest),
             ],
         ),

@@ -41,6 +41,7 @@ fn samples() -> Vec<Event<&'static str>> {
             name: "escape",
             instance: 3,
             memory_mib: 64,
+            measurement: "00ff",
             ending: "memory-fault",
             expected: "memory-fault",
             held: true,

@@ -195,6 +195,8 @@ fn summary_of_a_run() {
             ticks_restore: 700,
             ticks_load: 44,
             bytes_loaded: 12_345,
+            ticks_measure: 45,
+            bytes_measured: 16_384,
             ticks_to_first_guest: 60_000_000,
             ..Counters::default()
         },
@@ -242,12 +244,14 @@ Private memory
     flushes of a guest for both                  3
   bytes scrubbed               18446744073709551615
   bytes loaded                              12345
+  bytes measured                            16384
 TSC ticks (instructions under -icount)
   taking and hiding                       1000001
   scrubbing                           90000000000
   mapping for guests                           31
   giving back                                 700
   loading images                               44
+  measuring them                               45
   boot to first guest                    60000000
 "
     );

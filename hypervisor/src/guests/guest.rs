@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use boot_config::{Ending, Launch};
-use guest_image::File;
+use guest_image::{Digest, File};
 use memory::address::Hpa;
 use memory::frame::GuestId;
 use memory::guest::{GuestFlushed, GuestMemory};
@@ -18,13 +18,17 @@ use crate::virt::{self, StartState, VcpuFlushed, VcpuPass, VcpuTally};
 /// Most values that are reported for one guest: a guest that reports without end must not fill the log.
 const MOST_VALUES: u64 = 1000;
 
-/// Writing a guest's image and launch area into its memory.
+/// Writing a guest's image and launch area into its memory, and measuring them there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loading {
     /// TSC ticks that it took.
     pub ticks: u64,
     /// Bytes written.
     pub bytes: u64,
+    /// TSC ticks that measuring it took.
+    pub measure_ticks: u64,
+    /// Bytes of the pages measured.
+    pub measured_bytes: u64,
 }
 
 /// A guest's name and number, as they stand in front of its lines.
@@ -120,6 +124,8 @@ pub struct Guest {
 struct State {
     /// `None` before it is launched and once it is being taken down.
     memory: Option<GuestMemory>,
+    /// `None` before it is launched.
+    measurement: Option<Digest>,
     /// `None` once all are retired.
     vcpus: Option<VcpuTally>,
     /// Those that are.
@@ -158,6 +164,7 @@ impl Guest {
                 Rank::Guest,
                 State {
                     memory: None,
+                    measurement: None,
                     vcpus: Some(vcpus),
                     retired: 0,
                     output: GuestText::default(),
@@ -170,9 +177,17 @@ impl Guest {
         (guest, first)
     }
 
-    /// Gives it its memory, before it runs.
-    pub fn give(&self, memory: GuestMemory) {
-        self.state.with(|state| state.memory = Some(memory));
+    /// Gives it its memory and what that was measured as, before it runs.
+    pub fn give(&self, memory: GuestMemory, measurement: Digest) {
+        self.state.with(|state| {
+            state.memory = Some(memory);
+            state.measurement = Some(measurement);
+        });
+    }
+
+    /// What its launch was measured as; `None` before that.
+    pub fn measurement(&self) -> Option<Digest> {
+        self.state.with(|state| state.measurement)
     }
 
     /// Its name and number.

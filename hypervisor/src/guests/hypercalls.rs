@@ -112,7 +112,11 @@ fn start_vcpu<B: Backend>(
     let pass = guest.admit().map_err(|NoVcpu| HypercallError::NoMoreVcpus)?;
     let made = guest.second_stage().and_then(|second_stage| {
         let place = Place::new().ok()?;
-        Some((place, world.backend.new_vcpu(&start, second_stage).ok()?))
+        let measurement = guest.measurement()?;
+        let vcpu = world
+            .backend
+            .new_vcpu(&start, measurement.as_bytes(), second_stage);
+        Some((place, vcpu.ok()?))
     });
     let Some((place, vcpu)) = made else {
         guest.dismiss(pass);

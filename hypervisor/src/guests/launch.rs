@@ -2,8 +2,10 @@
 
 use core::fmt;
 
-use guest_image::{Image, ImageError, Launch, LaunchError as AreaError};
-use memory::address::{Gpa, Level};
+use guest_image::{
+    Digest, Flags, Image, ImageError, Launch, LaunchError as AreaError, Measuring, OutOfOrder, PageKind,
+};
+use memory::address::{Gpa, Level, PAGE_SIZE};
 use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, SecondStageKind};
 use memory::window::Windows;
@@ -33,6 +35,8 @@ pub enum Refusal {
     Vcpu(OutOfFrames),
     /// Its image does not fit its memory although it was checked.
     Load(NotGuestMemory),
+    /// Its pages were measured in a wrong order.
+    Measure(OutOfOrder),
 }
 
 impl fmt::Display for Refusal {
@@ -44,6 +48,7 @@ impl fmt::Display for Refusal {
             Self::Record(error) => error.fmt(f),
             Self::Vcpu(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
+            Self::Measure(error) => error.fmt(f),
         }
     }
 }
@@ -60,7 +65,7 @@ impl Refusal {
     }
 }
 
-/// Launches a guest: private memory, image, launch area, vCPU.
+/// Launches a guest: private memory, image, launch area, measurement, vCPU.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -96,14 +101,16 @@ pub fn launch<B: Backend>(
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|loading| {
-            let vcpu = backend.new_vcpu(&start, memory.second_stage());
-            Ok((loading, vcpu.map_err(Refusal::Vcpu)?))
+            let flags = Flags::of(&order.launch);
+            let (measurement, loading) = measure(&memory, windows, &image, &area, &flags, loading)?;
+            let vcpu = backend.new_vcpu(&start, measurement.as_bytes(), memory.second_stage());
+            Ok((loading, measurement, vcpu.map_err(Refusal::Vcpu)?))
         });
     match made {
-        Ok((loading, vcpu)) => {
+        Ok((loading, measurement, vcpu)) => {
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
-            guest.give(memory);
+            guest.give(memory, measurement);
             Ok(Newborn {
                 place,
                 vcpu_place,
@@ -156,7 +163,39 @@ fn load(
     Ok(Loading {
         ticks: timer::tsc() - start,
         bytes: written,
+        ..Loading::default()
     })
+}
+
+/// Measures what has been loaded: reads it back out of the guest's memory page by page, so that what counts is what lies there. This is
+/// done once, for as many pages as the file fills and the launch area has; reading the result later costs nothing.
+fn measure(
+    guest: &GuestMemory,
+    windows: &mut Windows,
+    image: &Image<'_>,
+    area: &Launch,
+    flags: &Flags,
+    loading: Loading,
+) -> Result<(Digest, Loading), Refusal> {
+    let start = timer::tsc();
+    let mut measuring = Measuring::new();
+    let mut page = [0; PAGE_SIZE as usize];
+    // The launch area lies below every image.
+    let areas = area.pages().map(|at| (PageKind::LaunchArea, at));
+    let images = image.loaded_pages().map(|at| (PageKind::Image, at));
+    for (kind, at) in areas.chain(images) {
+        with_memory(|memory| guest.read(&Hardware, &memory.frames, windows, at, &mut page))
+            .map_err(Refusal::Load)?;
+        measuring.page(kind, at, &page).map_err(Refusal::Measure)?;
+    }
+    let pages = measuring.pages();
+    let digest = measuring.finish(&area.start_state(), flags);
+    let loading = Loading {
+        measure_ticks: timer::tsc() - start,
+        measured_bytes: pages * PAGE_SIZE,
+        ..loading
+    };
+    Ok((digest, loading))
 }
 
 /// Writes into a guest's memory, through windows, in pieces, so that the lock is never held for more than 2 MiB of work.

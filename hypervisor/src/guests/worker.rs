@@ -146,9 +146,12 @@ impl<B: Backend> Worker<B> {
             Ok(newborn) => {
                 let (guest, loading) = (newborn.vcpu.guest.clone(), newborn.loading);
                 self.world.report.with(|report| {
-                    report
-                        .reporter
-                        .launched(&guest.label(), guest.launch.memory, loading);
+                    report.reporter.launched(
+                        &guest.label(),
+                        guest.launch.memory,
+                        guest.measurement(),
+                        loading,
+                    );
                 });
                 let alive = self.world.launched(number, newborn);
                 self.world
@@ -163,6 +166,7 @@ impl<B: Backend> Worker<B> {
                         name: due.order.file.name(),
                         instance: due.instance,
                         memory_bytes: due.order.launch.memory,
+                        measurement: None,
                         ending: Ending::Refused,
                         expected: due.order.launch.expect,
                         detail: Some(&refusal),
@@ -282,6 +286,7 @@ impl<B: Backend> Worker<B> {
                 name: guest.file.name(),
                 instance: guest.instance,
                 memory_bytes: guest.launch.memory,
+                measurement: guest.measurement(),
                 ending: end.ending,
                 expected: guest.launch.expect,
                 detail: end

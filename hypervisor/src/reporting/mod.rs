@@ -8,6 +8,7 @@ pub mod json;
 use core::fmt;
 
 use boot_config::{Ending, Expected, Phase};
+use guest_image::Digest;
 use heapless::{String, Vec};
 use memory::address::Level;
 use report::{Counters, Event, Leaves, PhaseColumn, PhaseHeader, Picture, Summary};
@@ -48,6 +49,8 @@ pub struct GuestResult<'a> {
     pub instance: u32,
     /// Its memory.
     pub memory_bytes: u64,
+    /// What its launch was measured as; `None` when it was refused.
+    pub measurement: Option<Digest>,
     /// How it ended.
     pub ending: Ending,
     /// How it was expected to.
@@ -160,11 +163,22 @@ impl<'a> Reporter<'a> {
     }
 
     /// A guest was launched.
-    pub fn launched(&mut self, who: &dyn fmt::Display, bytes: u64, loading: Loading) {
+    pub fn launched(
+        &mut self,
+        who: &dyn fmt::Display,
+        bytes: u64,
+        measurement: Option<Digest>,
+        loading: Loading,
+    ) {
         self.loading.ticks += loading.ticks;
         self.loading.bytes += loading.bytes;
+        self.loading.measure_ticks += loading.measure_ticks;
+        self.loading.measured_bytes += loading.measured_bytes;
         if !self.config.quiet {
             println!("launched {who} with {} MiB", bytes >> 20);
+            if let Some(measurement) = measurement {
+                println!("  measured as {measurement}");
+            }
         }
     }
 
@@ -200,6 +214,10 @@ impl<'a> Reporter<'a> {
         let mut ending = String::<32>::new();
         let mut expected = String::<32>::new();
         let mut detail = String::<256>::new();
+        let mut measurement = String::<{ 2 * Digest::BYTES }>::new();
+        if let Some(digest) = result.measurement {
+            let _ = fmt::write(&mut measurement, format_args!("{digest}"));
+        }
         let _ = fmt::write(&mut ending, format_args!("{}", result.ending));
         let _ = fmt::write(&mut expected, format_args!("{}", result.expected));
         if let Some(text) = result.detail {
@@ -209,6 +227,7 @@ impl<'a> Reporter<'a> {
             name: result.name,
             instance: result.instance,
             memory_mib: result.memory_bytes >> 20,
+            measurement: &measurement,
             ending: &ending,
             expected: &expected,
             held,
@@ -368,6 +387,8 @@ fn counters(window_invlpgs: u64, ticks_to_first_guest: u64, loading: Loading) ->
         ticks_restore: costs.restore,
         ticks_load: loading.ticks,
         bytes_loaded: loading.bytes,
+        ticks_measure: loading.measure_ticks,
+        bytes_measured: loading.measured_bytes,
         ticks_to_first_guest,
     }
 }

@@ -47,6 +47,9 @@ pub struct StartState {
     pub gdt_limit: u16,
 }
 
+/// The launch measurement that CPUID shows a guest.
+pub type Measurement = [u8; guest_abi::cpuid::MEASUREMENT_BYTES];
+
 /// A guest's memory, as far as its vCPU needs the host's help with it.
 pub trait GuestAccess {
     /// The eight bytes at an 8-aligned guest-physical address, for the bytes of an intercepted instruction; `None` where the guest has
@@ -165,7 +168,12 @@ pub trait Backend: Sized + Sync + 'static {
     ///
     /// # Errors
     /// [`OutOfFrames`].
-    fn new_vcpu(&self, start: &StartState, second_stage: Hpa) -> Result<Self::Vcpu, OutOfFrames>;
+    fn new_vcpu(
+        &self,
+        start: &StartState,
+        measurement: &Measurement,
+        second_stage: Hpa,
+    ) -> Result<Self::Vcpu, OutOfFrames>;
 }
 
 /// A guest's CPU, which at the moment runs nowhere.

@@ -59,6 +59,8 @@ pub fn offered(host: &impl CpuIdReader, xcr0_allowed: u64) -> u64 {
         cr4: 0,
         xcr0: 0,
         xcr0_allowed,
+        // No feature depends on it.
+        measurement: [0; guest_abi::cpuid::MEASUREMENT_BYTES],
     };
     let leaf_1 = answer(host, &view, 1, 0);
     let leaf_7 = answer(host, &view, 7, 0);

@@ -497,6 +497,36 @@ pub fn value(report: &Report, guest: &str, name: &str, right: fn(u64) -> bool) -
     })
 }
 
+/// So many instances of a guest have read from CPUID what the report says of them, and no two of them the same.
+pub fn measured(report: &Report, guest: &str, instances: usize) -> Held {
+    let mut seen = BTreeSet::new();
+    for ended in report.guests().filter(|ended| ended.name == guest) {
+        let read: String = report
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::ReportValue(value)
+                    if value.instance == ended.instance && value.name.starts_with("digest") =>
+                {
+                    Some(format!("{:016x}", value.value))
+                }
+                _ => None,
+            })
+            .collect();
+        let said = &ended.measurement;
+        must(said.len() == 96 && read == *said, || {
+            format!(
+                "{guest}#{} read `{read}`, the report says `{said}`",
+                ended.instance
+            )
+        })?;
+        seen.insert(said);
+    }
+    must(seen.len() == instances, || {
+        format!("{} different measurements of `{guest}`: {seen:?}", seen.len())
+    })
+}
+
 /// All instances of a guest together have reported at least so much under a name.
 pub fn total(report: &Report, guest: &str, name: &str, least: u64) -> Held {
     let sum = values(report, guest, name).fold(0, u64::saturating_add);

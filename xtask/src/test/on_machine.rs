@@ -15,7 +15,7 @@ use crate::preflight::Host;
 use crate::test::row::{Archive, Outside, Row};
 use crate::test::{Verdict, checks, outside};
 use crate::verdict::Outcome;
-use crate::{guests, nested, symbolise, workspace};
+use crate::{guests, measure, nested, symbolise, workspace};
 
 /// How many of the last lines of the serial log are shown after a failure.
 const TAIL: usize = 12;
@@ -124,7 +124,14 @@ fn attempt(
     // As large as the machine, and of no use without it.
     let _ = fs::remove_file(&ram);
     let record = record?;
-    let judged = judge(row, kind, &record).and_then(|()| match row.outside {
+    let judged = judge(row, kind, &record).and_then(|()| {
+        if record.outcome == Outcome::Pass && matches!(row.archive, Archive::Bundled) {
+            measure::agrees(&record.report, &images.guests)
+        } else {
+            Ok(())
+        }
+    });
+    let judged = judged.and_then(|()| match row.outside {
         Outside::NotLookedAt => Ok(()),
         Outside::Holds => look.conclude(&record.report),
         Outside::Finds(what) => outside::found(what, look.conclude(&record.report)),

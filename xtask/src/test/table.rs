@@ -81,6 +81,14 @@ fn together() -> Vec<Row> {
             )
         },
         Row {
+            check: |record| checks::measured(&record.report, "measured", 3),
+            ..Row::passing(
+                "measurement",
+                "guest, report and `cargo xtask measure` agree on what was launched; no two launches are alike",
+                "{measured} guest=measured,memory=6M,vcpus=2 guest=measured,memory=4M,vcpus=3",
+            )
+        },
+        Row {
             // What it prints from its shared page, and nothing of a private one.
             says: &["this is shared with the host"],
             check: checks::shared_and_back,

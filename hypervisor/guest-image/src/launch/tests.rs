@@ -88,6 +88,11 @@ fn check_identity(memory_bytes: u64) {
     assert_eq!(memory.translate(cr3, covered), None);
     assert_eq!(memory.translate(cr3, 1 << 39), None);
     assert_eq!(memory.translate(cr3, 0xffff_8000_0000_0000), None);
+    let announced: Vec<u64> = launch.pages().map(|page| page.get() / 4096).collect();
+    assert!(
+        announced.iter().eq(memory.0.keys()),
+        "pages written and pages announced"
+    );
     // The range that the guest is told to leave alone holds all tables, and no table lies outside of it.
     let tables = launch.info().page_tables_start..launch.info().page_tables_end;
     assert!(tables.end <= PAGE_TABLES_END && tables.contains(&cr3));

@@ -178,6 +178,7 @@ fn answer_cpuid(vcpu: &mut SvmVcpu, memory: &mut dyn GuestAccess) -> Result<(), 
         cr4: vcpu.vmcb().save.cr4,
         xcr0: vcpu.vectors.loaded_xcr0(),
         xcr0_allowed: vcpu.vectors.xcr0_allowed(),
+        measurement: vcpu.measurement,
     };
     let leaf = vcpu.registers.get(RAX) as u32;
     let subleaf = vcpu.registers.get(RCX) as u32;

@@ -19,7 +19,7 @@ mod vcpu;
 mod vmcb;
 
 use super::vector_state::VectorUnit;
-use super::{Backend, Capabilities, EnableError, OutOfFrames, StartState, Unsupported};
+use super::{Backend, Capabilities, EnableError, Measurement, OutOfFrames, StartState, Unsupported};
 use crate::frames::Frames;
 use memory::address::Hpa;
 use memory::guest::SecondStageKind;
@@ -92,8 +92,13 @@ impl Backend for Svm {
         })
     }
 
-    fn new_vcpu(&self, start: &StartState, second_stage: Hpa) -> Result<SvmVcpu, OutOfFrames> {
-        SvmVcpu::new(self, start, second_stage)
+    fn new_vcpu(
+        &self,
+        start: &StartState,
+        measurement: &Measurement,
+        second_stage: Hpa,
+    ) -> Result<SvmVcpu, OutOfFrames> {
+        SvmVcpu::new(self, start, measurement, second_stage)
     }
 }
 

@@ -12,8 +12,8 @@ use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
 use crate::virt::{
-    EntryHooks, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState, Vcpu, VcpuFlushed,
-    VcpuPass,
+    EntryHooks, Exit, GuestAccess, GuestModeHooks, Loaded, Measurement, OutOfFrames, StartState, Vcpu,
+    VcpuFlushed, VcpuPass,
 };
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
@@ -46,6 +46,7 @@ pub struct SvmVcpu {
     pub(super) msrs: VirtualMsrs,
     /// The bits of CR4 that the guest has.
     pub(super) cr4_offered: u64,
+    pub(super) measurement: Measurement,
     lease: Option<Lease>,
     exits: u64,
 }
@@ -57,7 +58,12 @@ pub struct LoadedSvm<'a> {
 }
 
 impl SvmVcpu {
-    pub(super) fn new(svm: &Svm, start: &StartState, second_stage: Hpa) -> Result<Self, OutOfFrames> {
+    pub(super) fn new(
+        svm: &Svm,
+        start: &StartState,
+        measurement: &Measurement,
+        second_stage: Hpa,
+    ) -> Result<Self, OutOfFrames> {
         let mut registers = GuestRegisters::default();
         registers.set(RDI, start.rdi);
         let vectors = VectorState::new(svm.vectors)?;
@@ -69,6 +75,7 @@ impl SvmVcpu {
             vectors,
             debug: DebugRegisters::default(),
             msrs: VirtualMsrs::long_mode(CpuIdReaderNative),
+            measurement: *measurement,
             lease: None,
             exits: 0,
         };

@@ -191,6 +191,7 @@ fn answer_cpuid(loaded: &mut LoadedVmx<'_>) {
         cr4: guest_control(loaded).cr4,
         xcr0: loaded.vcpu.vectors.loaded_xcr0(),
         xcr0_allowed: loaded.vcpu.vectors.xcr0_allowed(),
+        measurement: loaded.vcpu.measurement,
     };
     let registers = &mut loaded.vcpu.registers;
     let (leaf, subleaf) = (registers.get(RAX) as u32, registers.get(RCX) as u32);

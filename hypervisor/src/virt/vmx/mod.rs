@@ -30,7 +30,7 @@ mod vcpu;
 mod vmcs;
 
 use super::vector_state::VectorUnit;
-use super::{Backend, Capabilities, EnableError, OutOfFrames, StartState, Unsupported};
+use super::{Backend, Capabilities, EnableError, Measurement, OutOfFrames, StartState, Unsupported};
 use crate::cpu::registers::{rdmsr, read_cr0, read_cr4, write_cr0, write_cr4, wrmsr};
 use crate::frames::Frames;
 use memory::address::Hpa;
@@ -125,8 +125,13 @@ impl Backend for Vmx {
         })
     }
 
-    fn new_vcpu(&self, start: &StartState, second_stage: Hpa) -> Result<VmxVcpu, OutOfFrames> {
-        VmxVcpu::new(self, start, second_stage)
+    fn new_vcpu(
+        &self,
+        start: &StartState,
+        measurement: &Measurement,
+        second_stage: Hpa,
+    ) -> Result<VmxVcpu, OutOfFrames> {
+        VmxVcpu::new(self, start, measurement, second_stage)
     }
 }
 

@@ -11,8 +11,8 @@ use crate::virt::guest_registers::{GuestRegisters, RAX, RDI, RSP};
 use crate::virt::host_events::{deliver_machine_check, deliver_nmi, handle_pending_interrupt};
 use crate::virt::vector_state::VectorState;
 use crate::virt::{
-    Cause, Ending, EntryHooks, Exit, GuestAccess, GuestModeHooks, Loaded, OutOfFrames, StartState,
-    Unexpected, Vcpu, VcpuFlushed, VcpuPass,
+    Cause, Ending, EntryHooks, Exit, GuestAccess, GuestModeHooks, Loaded, Measurement, OutOfFrames,
+    StartState, Unexpected, Vcpu, VcpuFlushed, VcpuPass,
 };
 use memory::address::{Gva, Hpa};
 use raw_cpuid::CpuIdReaderNative;
@@ -37,6 +37,7 @@ pub struct VmxVcpu {
     debug: DebugRegisters,
     swapped: Swapped,
     pub(super) msrs: VirtualMsrs,
+    pub(super) measurement: Measurement,
     /// CR8, which the guest has no use for: no interrupt is ever given to it.
     pub(super) cr8: u64,
     lease: Option<Lease>,
@@ -55,7 +56,12 @@ pub struct LoadedVmx<'a> {
 }
 
 impl VmxVcpu {
-    pub(super) fn new(vmx: &Vmx, start: &StartState, second_stage: Hpa) -> Result<Self, OutOfFrames> {
+    pub(super) fn new(
+        vmx: &Vmx,
+        start: &StartState,
+        measurement: &Measurement,
+        second_stage: Hpa,
+    ) -> Result<Self, OutOfFrames> {
         let capabilities = *vmx.found.capabilities();
         let mut registers = GuestRegisters::default();
         registers.set(RDI, start.rdi);
@@ -70,6 +76,7 @@ impl VmxVcpu {
             debug: DebugRegisters::default(),
             swapped: Swapped::INITIAL,
             msrs: VirtualMsrs::long_mode(CpuIdReaderNative),
+            measurement: *measurement,
             cr8: 0,
             lease: None,
             flushed_on: None,

@@ -10,7 +10,10 @@ mod features;
 mod xsave;
 
 use guest_abi::ABI_VERSION;
-use guest_abi::cpuid::{LEAF_ABI, LEAF_ALIASES, LEAF_MAX, LEAF_SIGNATURE, SIGNATURE_REGISTERS};
+use guest_abi::cpuid::{
+    LEAF_ABI, LEAF_ALIASES, LEAF_MAX, LEAF_MEASUREMENT, LEAF_MEASUREMENT_LAST, LEAF_SIGNATURE,
+    MEASUREMENT_BYTES, SIGNATURE_REGISTERS, measurement_leaf,
+};
 use raw_cpuid::{CpuIdReader, CpuIdResult};
 
 pub use xsave::area_size;
@@ -36,6 +39,8 @@ pub struct GuestView {
     pub xcr0: u64,
     /// The largest XCR0 the guest may load ([`crate::xcr0::allowed`]); 0 hides XSAVE and all that needs it.
     pub xcr0_allowed: u64,
+    /// What its launch was measured as.
+    pub measurement: [u8; MEASUREMENT_BYTES],
 }
 
 const ZERO: CpuIdResult = CpuIdResult {
@@ -78,6 +83,8 @@ pub fn answer(host: &impl CpuIdReader, view: &GuestView, leaf: u32, subleaf: u32
             eax: u32::from(guest_address_bits(host)) - 1,
             ..ZERO
         },
+        LEAF_MEASUREMENT..=LEAF_MEASUREMENT_LAST => measurement_leaf(&view.measurement, leaf)
+            .map_or(ZERO, |[eax, ebx, ecx, edx]| CpuIdResult { eax, ebx, ecx, edx }),
         0 => CpuIdResult {
             eax: last_basic,
             ..host.cpuid1(0)

@@ -46,11 +46,23 @@ fn host_mask(host: &impl CpuIdReader) -> u64 {
     xcr0::allowed(u64::from(leaf.edx) << 32 | u64::from(leaf.eax))
 }
 
+/// No byte is like another.
+const MEASURED: [u8; MEASUREMENT_BYTES] = {
+    let mut bytes = [0; MEASUREMENT_BYTES];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = at as u8 + 1;
+        at += 1;
+    }
+    bytes
+};
+
 fn view(host: &impl CpuIdReader) -> GuestView {
     GuestView {
         cr4: 0,
         xcr0: xcr0::X87,
         xcr0_allowed: host_mask(host),
+        measurement: MEASURED,
     }
 }
 
@@ -62,7 +74,18 @@ const EVERYTHING: GuestView = GuestView {
     cr4: u64::MAX,
     xcr0: xcr0::KNOWN,
     xcr0_allowed: xcr0::KNOWN,
+    measurement: MEASURED,
 };
+
+#[test]
+fn a_guest_reads_what_it_was_measured_as() {
+    let read = guest_abi::cpuid::measurement(|leaf| {
+        let answer = bits(leaf, 0, &EVERYTHING);
+        [answer.eax, answer.ebx, answer.ecx, answer.edx]
+    });
+    assert_eq!(read, MEASURED);
+    assert_eq!(bits(LEAF_MAX + 1, 0, &EVERYTHING), ZERO);
+}
 
 #[test]
 fn a_cpu_that_claims_everything_shows_nothing_dangerous() {
@@ -99,7 +122,7 @@ fn a_cpu_that_claims_everything_shows_nothing_dangerous() {
     }
     assert_eq!(bits(0xd, 1, &EVERYTHING).eax & 1 << 3, 0, "XSAVES");
     // PMU, SGX, PT, SVM, memory encryption.
-    for leaf in [0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x4000_0003, u32::MAX] {
+    for leaf in [0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x4000_0006, u32::MAX] {
         assert_eq!(bits(leaf, 0, &EVERYTHING), ZERO, "leaf {leaf:#x}");
     }
 }
@@ -141,7 +164,7 @@ fn the_shared_bit_is_the_highest_that_a_guest_has() {
 fn lacuna_signs() {
     let host = recorded(XEON);
     let signature = answer(&host, &view(&host), 0x4000_0000, 0);
-    assert_eq!(signature.eax, 0x4000_0002);
+    assert_eq!(signature.eax, 0x4000_0005);
     let text: Vec<u8> = [signature.ebx, signature.ecx, signature.edx]
         .iter()
         .flat_map(|part| part.to_le_bytes())
@@ -265,6 +288,7 @@ fn the_size_of_the_area_follows_xcr0() {
                 cr4: 0,
                 xcr0,
                 xcr0_allowed: allowed,
+                measurement: MEASURED,
             },
             0xd,
             0,
@@ -289,7 +313,7 @@ proptest! {
             _ => CpuIdResult { eax: words[0], ebx: words[1], ecx: words[2], edx: words[3] },
         };
         let allowed = xcr0::allowed(mask);
-        let view = GuestView { cr4, xcr0: xcr0 & allowed, xcr0_allowed: allowed };
+        let view = GuestView { cr4, xcr0: xcr0 & allowed, xcr0_allowed: allowed, measurement: MEASURED };
         let shown = answer(&host, &view, leaf, subleaf);
         let own_ecx = match leaf {
             1 => features::HYPERVISOR | features::OSXSAVE,

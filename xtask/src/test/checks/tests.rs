@@ -51,6 +51,7 @@ fn guest(instance: u32, ending: &str, held: bool) -> Event<String> {
         name: "hello".into(),
         instance,
         memory_mib: 4,
+        measurement: String::new(),
         ending: ending.into(),
         expected: "exit:0".into(),
         held,
@@ -237,6 +238,7 @@ fn kicks_are_counted() {
             name: name.into(),
             instance: 9,
             memory_mib: 4,
+            measurement: String::new(),
             ending: "time-limit".into(),
             expected: "time-limit".into(),
             held: true,
@@ -451,6 +453,38 @@ fn a_thousand_is_a_thousand() {
     assert!(run(999, 2000, 2000).is_err());
     assert!(run(1000, 1999, 2000).is_err());
     assert!(run(1000, 2000, 8000).is_err());
+}
+
+#[test]
+fn a_guest_reads_its_own_measurement() {
+    let run = |said: [u64; 2], read: [u64; 2]| {
+        let mut events = Vec::new();
+        for (instance, (said, read)) in (1..).zip(said.into_iter().zip(read)) {
+            let Event::Guest(mut ended) = guest(instance, "exit:0", true) else {
+                panic!("not a guest")
+            };
+            ended.measurement = format!("{said:016x}").repeat(6);
+            events.push(Event::Guest(ended));
+            events.extend((0..6).map(|part| {
+                Event::ReportValue(ReportValue {
+                    guest: "hello".into(),
+                    instance,
+                    name: format!("digest{part}"),
+                    value: read,
+                })
+            }));
+        }
+        let report = Report {
+            events,
+            unknown: Vec::new(),
+        };
+        measured(&report, "hello", 2)
+    };
+    assert_eq!(run([1, u64::MAX], [1, u64::MAX]), Ok(()));
+    let error = run([1, 2], [1, 3]).unwrap_err();
+    assert!(error.starts_with("hello#2 read"), "{error}");
+    let error = run([5, 5], [5, 5]).unwrap_err();
+    assert!(error.starts_with("1 different"), "{error}");
 }
 
 #[test]
