@@ -52,37 +52,6 @@ pub struct HideError {
     pub cause: HideCause,
 }
 
-/// A gigablock with a table, while entries of it are being cleared.
-struct Open<'a, M: Machine> {
-    number: u64,
-    /// Its third-level entry.
-    slot: Slot<'a, M>,
-    /// Its level-2 table.
-    table: Pfn,
-    /// Entries cleared so far.
-    cleared: i16,
-}
-
-impl<M: Machine> Open<'_, M> {
-    /// Notes what was cleared, and parks the table if nothing is left in it.
-    fn close(self, frames: &mut FrameTable<'_>, stats: &mut Stats) {
-        let first = Pfn::new(self.number << GIGABLOCK_ORDER);
-        let Some(index) = frames.gigablock_of(first) else {
-            unreachable_shape(first)
-        };
-        frames.add_holes(index, self.cleared);
-        if frames.gigablock(index).holes() == 512 {
-            // The table stays this gigablock's: a CPU that still walks it finds 512 absent entries, and only a restore here
-            // fills them again.
-            frames.set_parked(index, Some(self.table));
-            self.slot.clear();
-            stats.direct_map_writes += 1;
-            stats.tables_parked += 1;
-        }
-        frames.add_canonical(self.table, -i32::from(self.cleared));
-    }
-}
-
 impl DirectMap {
     /// Takes the extents out of the direct map. They are hidden when the batch is flushed.
     ///
@@ -101,38 +70,18 @@ impl DirectMap {
         };
         // From here on nothing can fail: each extent was seen to be mapped, each leaf that will be split has a table in the reserve.
         let mut batch = FlushBatch::new();
-        let mut open: Option<Open<'_, M>> = None;
         let unmapped = extents.unmapped(frames, |frames, pfn, order| {
             trace(machine, Action::Hide, pfn, order);
             if order == GIGABLOCK_ORDER && self.hide_gigablock(machine, frames, stats, pfn) {
                 return;
             }
-            let gigablock = match open.take() {
-                Some(same) if same.number == pfn.gigablock_number() => open.insert(same),
-                other => {
-                    other.into_iter().for_each(|done| done.close(frames, stats));
-                    open.insert(self.open(machine, frames, stats, &mut reserve, pfn))
-                }
-            };
+            let (slot, table) = self.open(machine, frames, stats, &mut reserve, pfn);
             if order < REGION_ORDER {
-                hide_piece(
-                    machine,
-                    frames,
-                    stats,
-                    &mut reserve,
-                    gigablock.table,
-                    (pfn, order),
-                );
-                return;
+                hide_piece(machine, frames, stats, &mut reserve, table, (pfn, order));
+            } else {
+                hide_regions(machine, frames, stats, &slot, table, (pfn, order));
             }
-            for region in regions(pfn, order) {
-                second_level(machine, gigablock.table, region).clear();
-                gigablock.cleared += 1;
-            }
-            stats.direct_map_writes += 1 << (order - REGION_ORDER);
-            stats.regions_hidden += 1 << (order - REGION_ORDER);
         });
-        open.into_iter().for_each(|done| done.close(frames, stats));
         batch.push_extents(frames, unmapped);
         // Left over when extents of one gigablock or block were not next to each other on the list; never linked, so free at once.
         while let Some(table) = reserve.pop(frames) {
@@ -216,7 +165,7 @@ impl DirectMap {
             .map_err(HideCause::OutOfMemory)
     }
 
-    /// Finds the table of the gigablock around `pfn`, splitting its 1G leaf if it has one.
+    /// Finds the third-level entry of the gigablock around `pfn`, and the table it leads to, splitting its 1G leaf if it has one.
     fn open<'a, M: Machine>(
         &self,
         machine: &'a M,
@@ -224,7 +173,7 @@ impl DirectMap {
         stats: &mut Stats,
         reserve: &mut TableList,
         pfn: Pfn,
-    ) -> Open<'a, M> {
+    ) -> (Slot<'a, M>, Pfn) {
         let Some(slot) = self.third_level(machine, pfn) else {
             unreachable_shape(pfn)
         };
@@ -244,12 +193,7 @@ impl DirectMap {
             }
             Decoded::Absent => unreachable_shape(pfn),
         };
-        Open {
-            number: pfn.gigablock_number(),
-            slot,
-            table,
-            cleared: 0,
-        }
+        (slot, table)
     }
 }
 
@@ -277,6 +221,38 @@ fn is_in_small_leaves<M: Machine>(machine: &M, table: Pfn, piece: (Pfn, u8)) -> 
             Some(page) => Err(HideCause::NotALeaf(page)),
             None => Ok(true),
         },
+    }
+}
+
+/// Clears the second-level entries of whole regions, and parks the table if nothing is left in it. `slot` is the third-level entry, `table` the
+/// table that it leads to.
+fn hide_regions<M: Machine>(
+    machine: &M,
+    frames: &mut FrameTable<'_>,
+    stats: &mut Stats,
+    slot: &Slot<'_, M>,
+    table: Pfn,
+    extent: (Pfn, u8),
+) {
+    let (pfn, order) = extent;
+    let Some(index) = frames.gigablock_of(pfn) else {
+        unreachable_shape(pfn)
+    };
+    for region in regions(pfn, order) {
+        second_level(machine, table, region).clear();
+    }
+    let count = 1_i16 << (order - REGION_ORDER);
+    stats.direct_map_writes += count as u64;
+    stats.regions_hidden += count as u64;
+    frames.add_canonical(table, -i32::from(count));
+    frames.add_holes(index, count);
+    if frames.gigablock(index).holes() == 512 {
+        // The table stays this gigablock's: a CPU that still walks it finds 512 absent entries, and only a restore here fills them
+        // again.
+        frames.set_parked(index, Some(table));
+        slot.clear();
+        stats.direct_map_writes += 1;
+        stats.tables_parked += 1;
     }
 }
 
