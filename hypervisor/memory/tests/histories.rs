@@ -13,12 +13,13 @@ use proptest::sample::select;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Histories that each test tries: enough to find each of the breaks that docs/testing.md lists, in less than a minute for all.
+/// Histories that each test tries: enough to find each of the breaks that docs/testing.md lists, in less than a minute for all. A failure is
+/// shrunk in at most 2000 steps, or in as many as proptest's own variable says.
 fn cases() -> ProptestConfig {
-    let cases = std::env::var("LACUNA_HISTORIES").map_or(Ok(400), |text| text.parse());
+    let number = |name, usual| std::env::var(name).map_or(Ok(usual), |text| text.parse());
     ProptestConfig {
-        cases: cases.unwrap(),
-        max_shrink_iters: 2000,
+        cases: number("LACUNA_HISTORIES", 400).unwrap(),
+        max_shrink_iters: number("PROPTEST_MAX_SHRINK_ITERS", 2000).unwrap(),
         failure_persistence: None,
         ..ProptestConfig::default()
     }

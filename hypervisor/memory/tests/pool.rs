@@ -56,7 +56,8 @@ impl<'m> Bench<'m> {
 
     /// All rules of the design hold.
     fn check(&self) {
-        let broken = self.machine.check(&self.memory.frames);
+        let mut broken = self.machine.check(&self.memory.frames);
+        broken.extend(self.machine.check_counters(&self.memory.stats()));
         assert!(broken.is_empty(), "{}", broken[0]);
     }
 

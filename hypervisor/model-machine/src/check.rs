@@ -36,6 +36,8 @@ pub enum Rule {
     DirectMapShape,
     /// The frame records agree with themselves.
     Records,
+    /// The counters say what was done.
+    Counters,
 }
 
 /// A rule that was broken.

@@ -180,6 +180,7 @@ impl ModelCpu<'_> {
         if whole {
             self.machine.ram().clear_region(first.pfn());
             let mut state = self.machine.state();
+            state.tally.zeroed(Level::L2.bytes());
             state.tags.set_region(first.pfn(), Writer::Zeroed);
             state.overwritten(self.machine.ram(), first.pfn(), Level::L2.frames());
         }
@@ -220,6 +221,10 @@ impl Machine for ModelCpu<'_> {
             match self.translate(at, true) {
                 Ok(hpa) => {
                     self.machine.ram().clear(hpa.pfn());
+                    // What the host zeroes in the direct map is its own.
+                    if is_window(at) {
+                        self.machine.state().tally.zeroed(PAGE_SIZE);
+                    }
                     self.note_bytes(hpa.pfn(), Writer::Zeroed);
                 }
                 Err(fault) => panic!("the host faulted at a window: {fault:?}"),

@@ -5,7 +5,7 @@
 //!
 //! [`ram`] is the memory, [`cpu`] one CPU's caches, [`tags`] who wrote each frame last, [`guests`] the second stages, `places` where each
 //! table stands, `state` all of these. [`machine`] and [`hardware`] put them behind `memory`'s traits; [`board`] boots the way the
-//! hypervisor does. Each store is judged when it happens (`watch`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
+//! hypervisor does. Each store is judged when it happens (`watch`) and counted (`tally`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
 //! ([`snapshot`]). [`world`] drives it: operations on several guests and CPUs, the state judged after each.
 //!
 //! The walker is that of `audit`, which is written from the manuals and shares nothing with `memory`.
@@ -30,6 +30,7 @@ mod reach;
 pub mod snapshot;
 mod state;
 pub mod tags;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod watch;

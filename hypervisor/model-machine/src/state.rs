@@ -14,6 +14,7 @@ use crate::places::{Place, Places, Space};
 use crate::ram::Ram;
 use crate::reach::{LINEAR, Node, Reached, Walker, host_format};
 use crate::tags::Tags;
+use crate::tally::Tally;
 
 /// The addresses of the windows, without sign.
 pub(crate) const WINDOWS: (u64, u64) = {
@@ -42,6 +43,7 @@ pub(crate) struct State {
     pub(crate) interrupted: Vec<usize>,
     pub(crate) violations: Vec<Violation>,
     pub(crate) stores: u64,
+    pub(crate) tally: Tally,
 }
 
 impl State {

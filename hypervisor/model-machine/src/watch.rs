@@ -32,11 +32,13 @@ impl State {
             return;
         }
         for place in self.places.of(at.pfn()) {
+            let linear = place.base + ((word(at) as u64) << (12 + 9 * (place.level - 1)));
+            self.tally(ram, at.pfn(), place, linear, (old, new));
             self.stored_at(ram, cpu, at, place, (old, new));
         }
     }
 
-    fn walker_at<'a>(&'a self, ram: &'a Ram, space: Space) -> Option<Walker<'a>> {
+    pub(crate) fn walker_at<'a>(&'a self, ram: &'a Ram, space: Space) -> Option<Walker<'a>> {
         match space {
             Space::Shared | Space::Window(_) => Some(self.host(ram)),
             Space::Guest(number) => {

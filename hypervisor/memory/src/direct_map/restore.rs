@@ -169,3 +169,35 @@ pub(crate) fn merge<M: Machine>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use crate::frame::extent::Carved;
+    use crate::host::HostMemory;
+
+    /// Hides memory, waits for the flush, and counts it as zeroed.
+    fn hidden(memory: &mut HostMemory<'_>, machine: &Fake, extents: ExtentList<Carved>) -> ExtentList<Clean> {
+        let posted = memory.hide(machine, extents).unwrap();
+        let receipt = posted.wait(machine);
+        let mut dirty = memory.complete(machine, receipt);
+        let mut clean = ExtentList::new();
+        while let Some(extent) = dirty.pop(&memory.frames) {
+            clean.push(&mut memory.frames, extent.scrubbed());
+        }
+        clean
+    }
+
+    /// The table that its entry stands in is gone: the region must not come back inside a leaf of 1G.
+    #[test]
+    #[should_panic(expected = "changed behind the frame records")]
+    fn a_region_does_not_come_back_where_a_gigablock_is_missing() {
+        let (machine, mut memory, _) = Fake::boot();
+        let carved = memory.frames.carve(1).unwrap();
+        let mut clean = hidden(&mut memory, machine, carved);
+        let (pfn, _) = clean.extents(&memory.frames).next().unwrap();
+        memory.direct_map.third_level(machine, pfn).unwrap().clear();
+        memory.restore_all(machine, &mut clean);
+    }
+}

@@ -224,7 +224,17 @@ impl<'m> World<'m> {
         let now = self.snapshot();
         // Nobody else writes entries here, so a table whose count is full merges.
         let blocked = self.memory.stats().merges_blocked.total();
-        let difference = self.boot.trace(&now);
+        let difference = self.boot.trace(&now).or_else(|| {
+            let (said, seen) = (self.memory.stats().bytes_scrubbed, self.machine.zeroed());
+            (said != seen).then(|| format!("{seen} bytes were zeroed, {said} are counted"))
+        });
+        let difference = difference.or_else(|| {
+            let (taken, given) = (
+                self.memory.stats().pool_allocations,
+                self.memory.stats().pool_frees,
+            );
+            (taken != given).then(|| format!("{taken} extents of the pool were taken, {given} given back"))
+        });
         if let Some(difference) =
             difference.or((blocked > 0).then(|| format!("{blocked} merges were tried in vain")))
         {
@@ -241,7 +251,9 @@ impl<'m> World<'m> {
     /// # Errors
     /// The rules that were broken.
     pub fn judge(&self) -> Result<(), Vec<Violation>> {
-        judged(self.machine.check(&self.memory.frames))
+        let mut found = self.machine.check(&self.memory.frames);
+        found.extend(self.machine.check_counters(&self.memory.stats()));
+        judged(found)
     }
 
     fn unchanged(&self, before: &Snapshot, after: &str) -> Result<(), Vec<Violation>> {
