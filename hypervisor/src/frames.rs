@@ -7,6 +7,7 @@ use memory::HostMemory;
 use memory::address::{Hpa, PAGE_SIZE, Pfn};
 use memory::frame::{HostFrames, OutOfMemory};
 use memory::layout::DIRECT_MAP_BASE;
+use memory::region::SHRINK_STEP;
 
 use crate::hardware::Hardware;
 use crate::lock::{MaskedLock, Rank};
@@ -36,6 +37,8 @@ pub fn with_memory<R>(work: impl FnOnce(&mut HostMemory<'static>) -> R) -> R {
 pub fn settle() {
     /// A choice: about a second.
     const POLLS: u32 = 1 << 24;
+    // In steps, so that nobody waits long for the lock.
+    while with_memory(|memory| memory.shrink(&Hardware, SHRINK_STEP)) > 0 {}
     let flushed = with_memory(|memory| memory.drain(&Hardware)).wait(&Hardware);
     with_memory(|memory| flushed.release(memory, &Hardware));
     for _ in 0..POLLS {

@@ -6,7 +6,7 @@ use memory::HostMemory;
 use memory::address::{Gfn, Gpa, Hpa, Level, Pfn};
 use memory::frame::extent::{Clean, Extent};
 use memory::frame::{FrameState, GuestId, HostFrames};
-use memory::guest::{GuestFlushed, GuestMemory, LaunchError, SecondStageKind};
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError, NotGuestMemory, SecondStageKind};
 use memory::layout::direct;
 use memory::region::{Magazine, PrivateError, Watermarks};
 use memory::stats::Stats;
@@ -88,6 +88,8 @@ impl<'m> Bench<'m> {
         assert_eq!(self.memory.frames.free_frames(), self.boot.1);
         assert_eq!(self.memory.frames.holes(), (0, 0));
         assert_eq!(self.memory.frames.pool_free_frames(), 0);
+        // Nobody else writes entries here, so each merge was tried when its time had come.
+        assert_eq!(self.memory.stats().merges_blocked.total(), 0);
     }
 
     fn launch(&mut self, number: u16, bytes: u64) -> GuestMemory {
@@ -134,6 +136,16 @@ impl<'m> Bench<'m> {
         self.memory.set_watermarks(Watermarks::default());
         assert_eq!(self.memory.frames.free_regions(), 0);
         rest
+    }
+
+    /// Takes all that is free, and sets the watermarks aside.
+    fn take_all_of_the_host(&mut self) -> Vec<HostFrames> {
+        self.memory.set_watermarks(Watermarks::default());
+        let mut held = Vec::new();
+        for order in [REGION, 0] {
+            held.extend(std::iter::from_fn(|| self.memory.frames.allocate(order).ok()));
+        }
+        held
     }
 
     fn stats(&self) -> Stats {
@@ -207,6 +219,256 @@ fn what_is_handed_out_is_zero_whoever_used_it_before() {
     bench.assert_as_at_boot();
 }
 
+/// What an owner writes it reads back, wherever in an extent of whatever size; nothing beside it changes, and nothing is written past the end.
+#[test]
+fn an_owner_reads_what_it_wrote_and_nothing_past_the_end() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    for order in [0, 3, REGION, REGION + 1] {
+        let clean = bench.allocate(order).unwrap();
+        let bytes = clean.frames() * 4096;
+        let (cpu, windows) = (bench.cpu, &mut bench.windows[0]);
+        let mut back = vec![1; 64];
+        clean.read(&cpu, windows, bytes - 64, &mut back).unwrap();
+        assert_eq!(back, [0; 64]);
+        let refused = clean.read(&cpu, windows, bytes - 63, &mut back).unwrap_err();
+        assert_eq!((refused.offset, refused.bytes), (bytes - 63, 64));
+        let mut used = clean.used();
+        // The second lies across the end of a window where there are two.
+        for offset in [
+            5,
+            (bytes / 2).saturating_sub(3000).max(8),
+            bytes - 10_000_u64.min(bytes / 2),
+        ] {
+            let data: Vec<u8> = (0..10_000_u64.min(bytes / 2))
+                .map(|byte| (byte % 251) as u8 + 1)
+                .collect();
+            used.write(&cpu, windows, offset, &data).unwrap();
+            let mut back = vec![0; data.len()];
+            used.read(&cpu, windows, offset, &mut back).unwrap();
+            assert_eq!(back, data, "order {order}, {offset}");
+            // As an observer of the RAM sees it.
+            let (first, last) = (offset.next_multiple_of(8), (offset + data.len() as u64 - 8) & !7);
+            for at in [first, last] {
+                let within = (at - offset) as usize;
+                let word: [u8; 8] = data[within..][..8].try_into().unwrap();
+                let hpa = Hpa::new(used.pfn().hpa().get() + at);
+                assert_eq!(bench.machine.ram().load(hpa), u64::from_le_bytes(word));
+            }
+        }
+        let mut first = [7; 5];
+        used.read(&cpu, windows, 0, &mut first).unwrap();
+        assert_eq!(first, [0; 5]);
+        for (offset, length) in [(bytes - 1, 2), (bytes, 1), (u64::MAX, 2)] {
+            let mut data = vec![9; length];
+            let refused = used.write(&cpu, windows, offset, &data).unwrap_err();
+            assert!(
+                refused.to_string().contains(&format!("byte {offset} ")),
+                "{refused}"
+            );
+            assert_eq!(used.read(&cpu, windows, offset, &mut data), Err(refused));
+            assert_eq!(data, vec![9; length]);
+        }
+        used.write(&cpu, windows, bytes, &[]).unwrap();
+        bench.memory.free_private(&cpu, windows, used);
+        bench.check();
+    }
+    bench.assert_as_at_boot();
+}
+
+#[test]
+fn a_magazine_holds_what_it_has_room_for_and_loses_nothing() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let (cpu, windows) = (bench.cpu, &mut bench.windows[0]);
+    let memory = &mut bench.memory;
+    const BATCH: usize = Magazine::BATCH;
+    let mut magazine = Magazine::new();
+    let mut held = Vec::new();
+    assert!(magazine.is_empty());
+    for _ in 0..3 {
+        magazine.refill(memory, &cpu, windows).unwrap();
+        assert_eq!((magazine.len(), magazine.is_empty()), (BATCH, false));
+        held.extend(std::iter::from_fn(|| magazine.take()));
+    }
+    assert_eq!((held.len(), magazine.len()), (3 * BATCH, 0));
+    let mut put = |magazine: &mut Magazine, count: usize| {
+        for extent in held.drain(..count) {
+            let pfn = extent.pfn();
+            bench.machine.used_by_guest(pfn, 1);
+            magazine.put(extent.used()).unwrap();
+        }
+    };
+    put(&mut magazine, 1);
+    assert_eq!((magazine.len(), magazine.is_empty()), (1, false));
+    put(&mut magazine, BATCH - 1);
+    magazine.settle(&cpu, windows);
+    put(&mut magazine, BATCH);
+    magazine.settle(&cpu, windows);
+    // Two batches are ready, so the next stay used.
+    put(&mut magazine, BATCH);
+    magazine.settle(&cpu, windows);
+    assert_eq!(magazine.len(), 3 * BATCH);
+    let taken: Vec<_> = (0..BATCH / 2).map(|_| magazine.take().unwrap()).collect();
+    magazine.settle(&cpu, windows);
+    assert_eq!(magazine.len(), 5 * BATCH / 2);
+    for extent in &taken {
+        assert_eq!(bench.machine.writer(extent.pfn()), model_machine::Writer::Zeroed);
+    }
+    // Half a batch is used: there is room for as many, and no more.
+    for (index, extent) in taken.into_iter().enumerate() {
+        bench.machine.used_by_guest(extent.pfn(), 1);
+        magazine.put(extent.used()).unwrap();
+        assert_eq!(magazine.len(), 5 * BATCH / 2 + 1 + index);
+    }
+    let more = memory.allocate_private(&cpu, windows, 0).unwrap();
+    let more = magazine.put(more.used()).unwrap_err();
+    memory.free_private(&cpu, windows, more);
+    magazine.drain(memory, &cpu, windows);
+    assert!(magazine.is_empty());
+    assert_eq!(memory.stats().bytes_scrubbed, bench.machine.zeroed());
+    assert_eq!(memory.stats().pool_allocations, memory.stats().pool_frees);
+    bench.assert_as_at_boot();
+}
+
+#[test]
+fn a_magazine_takes_what_is_there_and_says_when_there_is_nothing() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let first = bench.allocate(0).unwrap();
+    let host = bench.take_all_of_the_host();
+    let mut held = vec![first];
+    while bench.memory.frames.pool_free_frames() > 5 {
+        held.push(bench.memory.take_private(0).unwrap());
+    }
+    let mut magazine = Magazine::new();
+    let (memory, cpu) = (&mut bench.memory, &bench.cpu);
+    magazine.refill(memory, cpu, &mut bench.windows[0]).unwrap();
+    assert_eq!(magazine.len(), 5);
+    held.extend(std::iter::from_fn(|| magazine.take()));
+    let refused = magazine.refill(memory, cpu, &mut bench.windows[0]);
+    assert!(matches!(refused, Err(PrivateError::OutOfMemory(_))));
+    assert!(magazine.is_empty() && magazine.take().is_none());
+    host.into_iter().for_each(|frame| memory.frames.free(frame));
+    magazine.refill(memory, cpu, &mut bench.windows[0]).unwrap();
+    magazine.trim(memory, cpu, &mut bench.windows[0], 10);
+    assert_eq!(magazine.len(), 10);
+    magazine.drain(memory, cpu, &mut bench.windows[0]);
+    held.into_iter().for_each(|extent| bench.free(extent));
+    bench.assert_as_at_boot();
+}
+
+#[test]
+fn shrinking_gives_as_many_regions_as_were_asked_for() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(9);
+    let extents =
+        [REGION, REGION, REGION, REGION + 1, REGION + 2].map(|order| bench.allocate(order).unwrap());
+    extents.into_iter().for_each(|extent| bench.free(extent));
+    assert_eq!(bench.memory.pool().cached_regions(), 9);
+    for (asked, left) in [(0, 9), (1, 8), (3, 5), (4, 1), (4, 0)] {
+        let before = bench.memory.pool().cached_regions();
+        assert_eq!(bench.memory.shrink(&bench.cpu, asked), before - left);
+        bench.check();
+        assert_eq!(bench.memory.pool().cached_regions(), left);
+    }
+    assert_eq!(bench.stats().regions_shrunk, 9);
+    bench.assert_as_at_boot();
+}
+
+/// One entry hides a gigablock in the cache, so one brings it back; to cut it up takes a table, and where there is none it stays whole.
+#[test]
+fn a_cached_gigablock_is_cut_up_only_if_it_must_and_can() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(512);
+    for without_memory in [false, true] {
+        let whole = bench.allocate(GIGABLOCK).unwrap();
+        bench.free(whole);
+        let writes = bench.stats().direct_map_writes;
+        let host = if without_memory {
+            bench.take_all_of_the_host()
+        } else {
+            Vec::new()
+        };
+        if without_memory {
+            assert!(matches!(
+                bench.allocate(REGION),
+                Err(PrivateError::OutOfMemory(_))
+            ));
+            assert_eq!(bench.memory.pool().cached_regions(), 512);
+        }
+        let asked = if without_memory { 1 } else { 512 };
+        assert_eq!(bench.memory.shrink(&bench.cpu, asked), 512);
+        assert_eq!(bench.stats().direct_map_writes, writes + 1);
+        bench.check();
+        host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    }
+    bench.assert_as_at_boot();
+}
+
+/// What a refused launch had taken from the cache is there again, and counted as never taken.
+#[test]
+fn a_refused_launch_puts_back_what_was_cached() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(5);
+    let extents = [REGION + 1, REGION + 1, REGION].map(|order| bench.allocate(order).unwrap());
+    extents.into_iter().for_each(|extent| bench.free(extent));
+    let region = bench.allocate(REGION).unwrap();
+    let (cached, hits) = (bench.memory.pool().cached_regions(), bench.stats().cache_hits);
+    assert!(cached >= 3 && hits > 0, "{cached}, {hits}");
+    let host = bench.take_all_of_the_host();
+    let (memory, cpu) = (&mut bench.memory, &bench.cpu);
+    let refused = memory.launch(cpu, SecondStageKind::Nested, GuestId::new(1).unwrap(), 40 * MIB);
+    assert!(matches!(refused, Err(LaunchError::OutOfMemory(_))));
+    assert_eq!(memory.pool().cached_regions(), cached);
+    assert_eq!(
+        (memory.stats().cache_hits, memory.stats().regions_shrunk),
+        (hits, 0)
+    );
+    host.into_iter().for_each(|frame| memory.frames.free(frame));
+    bench.free(region);
+    bench.assert_as_at_boot();
+}
+
+#[test]
+fn a_high_watermark_below_the_low_one_counts_as_the_low_one() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    // A 256th of 3 GiB, and twice that.
+    let usual = Watermarks {
+        low: 3 << 10,
+        high: 6 << 10,
+    };
+    assert_eq!(bench.memory.pool().watermarks(), usual);
+    for (low, high, then) in [(5, 9, 9), (9, 5, 9), (7, 7, 7)] {
+        bench.memory.set_watermarks(Watermarks { low, high });
+        assert_eq!(bench.memory.pool().watermarks(), Watermarks { low, high: then });
+    }
+    assert_eq!(Watermarks::for_frames(0), Watermarks { low: 256, high: 512 });
+}
+
+/// Gigablock 0 is not all RAM, so the boot gave it no leaf of 1G; gigablock 1 has one.
+#[test]
+fn regions_without_a_1g_leaf_can_be_set_aside() {
+    let mut board = Board::new(&[(0, 96 * MIB), (GIB, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let free = bench.memory.frames.free_regions();
+    let aside = bench.memory.frames.carve_without_1g_leaf();
+    let extents: Vec<(Pfn, u8)> = aside.extents(&bench.memory.frames).collect();
+    assert!(!extents.is_empty() && extents.iter().all(|(pfn, _)| pfn.gigablock_number() == 0));
+    assert_eq!(bench.memory.frames.free_regions() + aside.frames() / 512, free);
+    // What is left has one.
+    let extent = bench.allocate(REGION).unwrap();
+    assert_eq!(extent.pfn().gigablock_number(), 1);
+    assert!(bench.memory.frames.carve_without_1g_leaf().is_empty());
+    bench.free(extent);
+    bench.memory.frames.uncarve(aside);
+    bench.assert_as_at_boot();
+}
+
 #[test]
 fn a_gigablock_is_hidden_by_one_entry_and_mapped_by_one_leaf() {
     for number in [1, 2] {
@@ -244,6 +506,27 @@ fn a_gigablock_is_hidden_by_one_entry_and_mapped_by_one_leaf() {
         assert_eq!(bench.stats().direct_map_writes, 2);
         bench.assert_as_at_boot();
     }
+}
+
+/// A 1G leaf stands at a multiple of 1 GiB of guest addresses, so the gigablock comes first, though a cached region was there before it.
+#[test]
+fn a_gigablock_comes_first_whatever_else_a_guest_gets() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    bench.memory.allow_large_guest_leaves(true);
+    bench.memory.set_cache(1);
+    let region = bench.allocate(REGION).unwrap();
+    bench.free(region);
+    let guest = bench.launch(2, GIB + 2 * MIB);
+    assert_eq!(
+        (bench.stats().cache_hits, bench.stats().gigablocks_hidden),
+        (1, 1)
+    );
+    let entry = |table: u64| bench.machine.ram().load(Hpa::new(table));
+    let third = entry(guest.second_stage().get()) & 0x000f_ffff_ffff_f000;
+    assert_eq!(entry(third) & 0x81, 0x81);
+    bench.teardown(guest);
+    bench.assert_as_at_boot();
 }
 
 #[test]
@@ -292,6 +575,30 @@ fn the_host_reads_and_writes_a_guest_through_leaves_of_every_size() {
             .unwrap();
         assert_eq!(back, data, "at {at:#x}");
     }
+    // Past the end nothing is read and nothing written, not even what still lies inside.
+    let (memory, windows) = (&bench.memory, &mut bench.windows[0]);
+    for (start, bytes) in [(GIB + 14 * MIB - 4, 5), (GIB + 14 * MIB, 1), (u64::MAX, 2)] {
+        let mut data = vec![7; bytes];
+        let start = Gpa::new(start);
+        let bytes = bytes as u64;
+        let refused = NotGuestMemory { start, bytes };
+        assert_eq!(
+            guest.write(&bench.cpu, &memory.frames, windows, start, &data),
+            Err(refused)
+        );
+        data.fill(9);
+        assert_eq!(
+            guest.read(&bench.cpu, &memory.frames, windows, start, &mut data),
+            Err(refused)
+        );
+        assert!(data.iter().all(|byte| *byte == 9));
+    }
+    let mut last = [1; 4];
+    let end = Gpa::new(GIB + 14 * MIB - 4);
+    guest
+        .read(&bench.cpu, &memory.frames, windows, end, &mut last)
+        .unwrap();
+    assert_eq!(last, [0; 4]);
     bench.check();
     bench.teardown(guest);
     held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
@@ -340,6 +647,122 @@ fn small_requests_share_what_one_flush_has_hidden_in_pieces() {
         bench.free(extent);
     }
     odd.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+/// Two that need a frame at the same time hide a run each; both frames come from the first run.
+fn with_a_run_that_nobody_uses(bench: &mut Bench<'_>) -> [Extent<Clean>; 2] {
+    let (memory, cpu) = (&mut bench.memory, &bench.cpu);
+    let growing = [memory.grow(cpu, 0).unwrap(), memory.grow(cpu, 0).unwrap()];
+    let taken = growing.map(|growing| growing.wait(cpu).finish(memory, cpu, &mut bench.windows[0]));
+    assert_eq!(taken[0].pfn().region_number(), taken[1].pfn().region_number());
+    bench.check();
+    assert_eq!(
+        (bench.stats().level2_splits, bench.stats().pages_hidden),
+        (2, 512)
+    );
+    taken
+}
+
+#[test]
+fn the_shrinker_gives_back_what_was_hidden_in_pieces_and_is_not_used() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let host = bench.fragment(200);
+    let taken = with_a_run_that_nobody_uses(&mut bench);
+    let free = bench.memory.frames.free_frames();
+    assert_eq!(bench.memory.shrink(&bench.cpu, 0), 0);
+    // Its leaf is whole again; in the other block two frames are in use.
+    assert_eq!(bench.memory.shrink(&bench.cpu, 8), 1);
+    bench.check();
+    assert_eq!(bench.memory.frames.free_frames(), free + 256);
+    assert_eq!(
+        (bench.stats().level2_collapses, bench.stats().regions_shrunk),
+        (1, 1)
+    );
+    assert_eq!(bench.memory.shrink(&bench.cpu, 8), 0);
+    taken.into_iter().for_each(|extent| bench.free(extent));
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+/// Half of a block is hidden, then the other half: all of it piece by piece, so it comes back piece by piece.
+#[test]
+fn a_block_that_was_hidden_in_two_halves_comes_back() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let (mut host, mut extents) = (bench.fragment(256), Vec::new());
+    extents.push(bench.allocate(0).unwrap());
+    let block = extents[0].pfn().region_number();
+    host.extend(std::iter::from_fn(|| bench.memory.frames.allocate(8).ok()));
+    for frame in host.extract_if(.., |frame| frame.pfn().region_number() == block) {
+        bench.memory.frames.free(frame);
+    }
+    extents.push(bench.allocate(8).unwrap());
+    assert_eq!(extents[1].pfn().region_number(), block);
+    assert_eq!(
+        (bench.stats().pages_hidden, bench.stats().level2_splits),
+        (512, 1)
+    );
+    extents.into_iter().for_each(|extent| bench.free(extent));
+    assert_eq!(
+        (bench.stats().pages_restored, bench.stats().level2_collapses),
+        (512, 1)
+    );
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+#[test]
+fn the_host_gets_the_pieces_that_nobody_uses_before_it_is_refused() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut host = bench.fragment(200);
+    let taken = with_a_run_that_nobody_uses(&mut bench);
+    host.extend(std::iter::from_fn(|| bench.memory.frames.allocate(8).ok()));
+    let last = bench.memory.allocate(&bench.cpu, 8);
+    host.push(last.expect("a run of 256 frames is hidden, and nobody uses it"));
+    bench.check();
+    assert!(bench.memory.allocate(&bench.cpu, 8).is_err());
+    taken.into_iter().for_each(|extent| bench.free(extent));
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+/// Low memory, and nothing cached: pieces lift it, too.
+#[test]
+fn low_memory_brings_back_the_pieces_that_nobody_uses() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut host = bench.fragment(200);
+    let taken = with_a_run_that_nobody_uses(&mut bench);
+    let free = bench.memory.frames.free_frames();
+    bench.memory.set_watermarks(Watermarks {
+        low: free + 1,
+        high: free + 2,
+    });
+    // There is no whole region, but who wants one looks at the marks.
+    assert!(bench.allocate(REGION).is_err());
+    assert_eq!(bench.memory.frames.free_frames(), free + 256);
+    bench.memory.set_watermarks(Watermarks::default());
+    taken.into_iter().for_each(|extent| bench.free(extent));
+    host.drain(..).for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+/// However large the cache is: a gigablock's worth at a time, until the host has what it wants.
+#[test]
+fn the_host_is_given_no_more_of_the_cache_than_it_needs() {
+    let mut board = Board::new(&[(0, 4 * GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(3 * 512);
+    let held = [GIGABLOCK; 3].map(|order| bench.allocate(order).unwrap());
+    held.into_iter().for_each(|extent| bench.free(extent));
+    let mut host = bench.take_all_of_the_host();
+    host.push(bench.memory.allocate(&bench.cpu, 3).unwrap());
+    bench.check();
+    assert_eq!(bench.memory.pool().cached_regions(), 2 * 512);
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
     bench.assert_as_at_boot();
 }
 
@@ -654,6 +1077,72 @@ fn quarantined_memory_stays_out_of_use() {
     }
 }
 
+#[test]
+fn quarantined_pieces_are_counted_like_regions() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let regions = bench.memory.frames.carve(2).unwrap();
+    let _held = bench.fragment(200);
+    bench.memory.frames.uncarve(regions);
+    let guest = bench.launch(1, 8 * MIB);
+    assert_eq!(bench.stats().pages_hidden, 1024);
+    assert_eq!(guest.quarantine(&mut bench.memory, &bench.cpu), 8 * MIB);
+    assert_eq!(bench.stats().frames_quarantined, 2048);
+    let quarantined: u64 = (0..)
+        .zip(bench.memory.view().quarantined)
+        .map(|(order, count)| count << order)
+        .sum();
+    assert_eq!(quarantined, 2048);
+}
+
+/// Two and a half gigablocks: a step scrubs a region or fills one table, so that nobody holds a lock for longer.
+#[test]
+fn a_launch_maps_one_table_at_a_step() {
+    let mut board = Board::new(&[(0, 4 * GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let (memory, cpu) = (&mut bench.memory, &bench.cpu);
+    let id = GuestId::new(1).unwrap();
+    let hiding = memory
+        .launch(cpu, SecondStageKind::Nested, id, 2 * GIB + 512 * MIB)
+        .unwrap();
+    let mut launching = hiding.wait(cpu);
+    let mut steps = 0;
+    while launching.step(memory, cpu, &mut bench.windows[0]) {
+        steps += 1;
+    }
+    // The batch, the regions, the tables.
+    assert_eq!(steps, 1 + 1280 + 3);
+    let guest = launching.finish(memory, cpu, &mut bench.windows[0]);
+    bench.teardown(guest);
+    bench.assert_as_at_boot();
+}
+
+/// The low watermark is what the host keeps beside the whole regions that a guest takes.
+#[test]
+fn a_guest_of_regions_and_pieces_leaves_the_host_its_watermark() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let regions = bench.memory.frames.carve(3).unwrap();
+    let held = bench.fragment(200);
+    bench.memory.frames.uncarve(regions);
+    let outside = bench.memory.frames.free_frames() - 3 * 512;
+    let id = GuestId::new(1).unwrap();
+    let (memory, cpu) = (&mut bench.memory, &bench.cpu);
+    for (spare, granted) in [(1023, false), (1024, true)] {
+        let low = outside - spare;
+        memory.set_watermarks(Watermarks { low, high: low });
+        let launch = memory.launch(cpu, SecondStageKind::Nested, id, 10 * MIB);
+        assert_eq!(launch.is_ok(), granted, "{spare}");
+        if let Ok(hiding) = launch {
+            let guest = hiding.wait(cpu).finish(memory, cpu, &mut bench.windows[0]);
+            bench.teardown(guest);
+            break;
+        }
+    }
+    held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
 /// The worst that is known for the bound: all broken gigablocks have room, and then whole GiBs are asked for until more is hidden than ever.
 #[test]
 fn whole_gigablocks_are_taken_only_where_as_many_leaves_are_lost_anyway() {
@@ -801,13 +1290,31 @@ fn the_view_counts_what_there_is() {
     assert_eq!((view.hidden[7], view.hidden[11], view.cached_regions), (1, 1, 4));
     // 512 frames less 128: one run of 256 and one of 128.
     assert_eq!((view.pool_free[8], view.pool_free[7]), (1, 1));
-    assert_eq!(view.shared_regions, [1, 0, 0, 0, 0]);
+    assert_eq!((view.shared_regions, view.torn_blocks), ([1, 0, 0, 0, 0], 0));
     assert_eq!((view.holes, view.broken_gigablocks), (512 + 4 + 4 + 1, 2));
     let all: u64 = view.kinds().into_iter().map(|(_, counts)| sum(counts)).sum();
     // What is in use since boot is in no row.
     assert_eq!(all, bench.boot.1);
     bench.teardown(guest);
+    let more = bench.allocate(8).unwrap();
+    assert_eq!(bench.memory.view().shared_regions, [0, 0, 1, 0, 0]);
+    bench.free(more);
     bench.free(small);
     bench.assert_as_at_boot();
     assert_eq!(bench.memory.view(), empty);
+}
+
+#[test]
+fn the_view_counts_blocks_of_which_pieces_are_hidden() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let host = bench.fragment(200);
+    let extent = bench.allocate(3).unwrap();
+    let view = bench.memory.view();
+    assert_eq!((view.shared_regions, view.torn_blocks), ([0; 5], 1));
+    assert_eq!(view.hidden[3], 1);
+    bench.free(extent);
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+    assert_eq!(bench.memory.view().torn_blocks, 0);
 }

@@ -21,6 +21,20 @@ pub(crate) enum EmptyBlock {
     Pieces(ExtentList<Clean>),
 }
 
+impl EmptyBlock {
+    /// Its memory.
+    pub(crate) fn into_list(self, frames: &mut FrameTable<'_>) -> ExtentList<Clean> {
+        match self {
+            Self::Region(region) => {
+                let mut list = ExtentList::new();
+                list.push(frames, region);
+                list
+            }
+            Self::Pieces(pieces) => pieces,
+        }
+    }
+}
+
 impl FrameTable<'_> {
     /// Free hidden frames in blocks that are partly used.
     pub fn pool_free_frames(&self) -> u64 {
@@ -52,6 +66,7 @@ impl FrameTable<'_> {
             runs.release(&mut PoolUnits(words), 0, TOP_ORDER)
         });
         self.pool_free_frames += 512;
+        self.pool_unused_blocks += 1;
         match self.pool_take_from(index, order) {
             Some(extent) => extent,
             None => panic!("broken invariant: a whole block has no run of order {order}"),
@@ -68,15 +83,19 @@ impl FrameTable<'_> {
             runs.release(&mut PoolUnits(words), unit, order)
         });
         self.pool_free_frames += piece.frames();
+        // The piece was hidden and not free, so before there was something in use.
+        self.pool_unused_blocks += u32::from(is_unused(self.block(index)));
     }
 
     fn pool_take_from(&mut self, index: BlockIndex, order: u8) -> Option<Extent<Clean>> {
+        let unused = is_unused(self.block(index));
         let unit = self.change_runs(RunKind::Pool, index, |words, runs| {
             let unit = runs.allocate(&mut PoolUnits(words), order)?;
             words[usize::from(unit)] = FrameWord::new(FrameState::Hidden { order });
             Some(unit)
         })?;
         self.pool_free_frames -= 1 << order;
+        self.pool_unused_blocks -= u32::from(unused);
         Some(Extent::found(self.block_pfn(index).add(u64::from(unit)), order))
     }
 
@@ -87,20 +106,25 @@ impl FrameTable<'_> {
         self.pool_empty(index)
     }
 
-    /// Takes the hidden memory of a block of which nothing was used: what was hidden together with what somebody asked for, and stayed over.
+    /// Takes the hidden memory of a block of which nothing is used: what was hidden together with what somebody asked for, and stayed over.
     pub(crate) fn pool_unused(&mut self) -> Option<EmptyBlock> {
-        let unused = |block: &Block| block.pool_runs.free_units() == block.hidden_frames;
-        let index = self.find_listed(RunKind::Pool, unused)?;
-        self.pool_empty(index)
+        if self.pool_unused_blocks == 0 {
+            return None;
+        }
+        match self.find_listed(RunKind::Pool, is_unused) {
+            Some(index) => self.pool_empty(index),
+            None => panic!("broken invariant: blocks with unused pieces are counted, and there are none"),
+        }
     }
 
     /// Takes a block's hidden memory if all of it is free.
     fn pool_empty(&mut self, index: BlockIndex) -> Option<EmptyBlock> {
         let block = self.block(index);
-        let free = block.pool_runs.free_units();
-        if free < block.hidden_frames {
+        if !is_unused(block) {
             return None;
         }
+        let free = block.pool_runs.free_units();
+        self.pool_unused_blocks -= 1;
         self.unlist_block(RunKind::Pool, index);
         self.pool_free_frames -= u64::from(free);
         let block = self.block_mut(index);
@@ -130,6 +154,15 @@ impl FrameTable<'_> {
     pub(crate) fn add_hidden_frames(&mut self, pfn: Pfn, change: i16) {
         let index = self.known_block(pfn);
         let block = self.block_mut(index);
+        let before = is_unused(block);
         block.hidden_frames = block.hidden_frames.saturating_add_signed(change);
+        let after = is_unused(block);
+        self.pool_unused_blocks += u32::from(after);
+        self.pool_unused_blocks -= u32::from(before);
     }
+}
+
+/// Whether a block has hidden frames and all of them are free.
+fn is_unused(block: &Block) -> bool {
+    block.hidden_frames > 0 && block.pool_runs.free_units() == block.hidden_frames
 }

@@ -166,6 +166,8 @@ pub struct FrameTable<'m> {
     pub(super) free_blocks: u64,
     /// Free hidden frames of pooled and mixed blocks.
     pub(super) pool_free_frames: u64,
+    /// Blocks with hidden frames of which none is used: pieces that stayed over.
+    pub(super) pool_unused_blocks: u32,
     /// Regions out of the direct map.
     holes: u64,
     /// Gigablocks that had a 1G leaf at boot and have holes.
@@ -258,6 +260,7 @@ impl<'m> FrameTable<'m> {
             free_frames: 0,
             free_blocks: 0,
             pool_free_frames: 0,
+            pool_unused_blocks: 0,
             holes: 0,
             broken_leaves: 0,
             frames: map.frames(),
@@ -493,8 +496,8 @@ impl<'m> FrameTable<'m> {
         let whole_at_boot = gigablock.whole_at_boot();
         self.holes = self.holes.saturating_add_signed(i64::from(change));
         if whole_at_boot {
-            self.broken_leaves += u64::from(before == 0 && after > 0);
-            self.broken_leaves -= u64::from(before > 0 && after == 0);
+            self.broken_leaves += u64::from(after > 0);
+            self.broken_leaves -= u64::from(before > 0);
         }
         self.reshelve(index);
     }

@@ -146,14 +146,13 @@ impl HostMemory<'_> {
                 carved.push(&mut self.frames, extent);
                 self.hide(machine, carved).map_err(PrivateError::Hide)?
             }
-            Err(error) if order >= REGION_ORDER => return Err(PrivateError::OutOfMemory(error)),
             Err(_) => self.hide_pieces(machine, order)?,
         });
         Ok(growing)
     }
 
-    /// No whole region is free: hides the largest runs that there are, at least one of them of the order asked for. Where that leaves no
-    /// frames for the tables of its splits, only what was asked for.
+    /// No free run of whole regions is long enough: hides the largest smaller runs that there are, at least one of them of the order asked for.
+    /// Where that leaves no frames for the tables of its splits, only what was asked for.
     fn hide_pieces<M: Machine>(&mut self, machine: &M, order: u8) -> Result<Posted, PrivateError> {
         let least = 1 << order;
         let out_of_memory = self.frames.out_of_memory(least);
@@ -174,7 +173,7 @@ impl HostMemory<'_> {
             .carve_pieces(many)
             .map_err(PrivateError::OutOfMemory)?;
         match self.hide(machine, pieces) {
-            Err(HideCause::OutOfMemory(_)) if many > least => {
+            Err(HideCause::OutOfMemory(_)) => {
                 let piece = self
                     .frames
                     .carve_pieces(least)

@@ -22,4 +22,4 @@ pub use pool::Pool;
 pub use restored::{Flushed, Restored};
 pub use scrubber::Freeing;
 pub(crate) use scrubber::Scrubber;
-pub use shrinker::Watermarks;
+pub use shrinker::{SHRINK_STEP, Watermarks};

@@ -5,7 +5,6 @@ use crate::direct_map::HideCause;
 use crate::frame::FrameTable;
 use crate::frame::extent::{Carved, Clean, Extent};
 use crate::frame::extent_list::ExtentList;
-use crate::frame::pool::EmptyBlock;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::tlb::{FlushBatch, Posted};
@@ -83,8 +82,7 @@ impl HostMemory<'_> {
         } else {
             match self.frames.pool_put(extent) {
                 None => return,
-                Some(EmptyBlock::Region(region)) => list.push(&mut self.frames, region),
-                Some(EmptyBlock::Pieces(pieces)) => list = pieces,
+                Some(empty) => list = empty.into_list(&mut self.frames),
             }
         }
         self.keep(&mut list);

@@ -2,12 +2,14 @@
 
 use crate::address::{PAGE_SIZE, REGION_ORDER};
 use crate::frame::allocator::{HostFrames, OutOfMemory};
-use crate::frame::extent_list::ExtentList;
-use crate::frame::pool::EmptyBlock;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 
 use super::Restored;
+
+/// Regions that are given back at a time where others wait for memory. Taking and restoring a region takes some hundred instructions
+/// (docs/performance.md), so this takes less time than zeroing one.
+pub const SHRINK_STEP: u64 = 512;
 
 /// Free host memory, in frames, at which the shrinker starts and stops. The gap between them keeps a guest that comes and goes from
 /// hiding and restoring the same regions each time: what is given back is only what lifts free memory to `high`.
@@ -38,7 +40,7 @@ impl HostMemory<'_> {
     }
 
     /// Takes `1 << order` frames of ordinary memory. When that breaks up a free region, and free memory is low, cached regions are given
-    /// back first; also when there would be no memory otherwise.
+    /// back first; also when there would be no memory otherwise, as many as it takes.
     ///
     /// # Errors
     /// When no free run is large enough even then, or `order` exceeds [`crate::frame::allocator::MAX_ORDER`].
@@ -49,49 +51,49 @@ impl HostMemory<'_> {
             return Ok(frames);
         }
         self.relieve(machine);
-        match self.frames.allocate(order) {
-            Err(_) if !self.pool.cached.is_empty() => {
-                self.shrink(machine, u64::MAX);
-                self.frames.allocate(order)
+        loop {
+            match self.frames.allocate(order) {
+                Err(_) if self.shrink(machine, SHRINK_STEP) > 0 => {}
+                result => return result,
             }
-            result => result,
         }
     }
 
-    /// Gives up to `regions` cached regions back to the host: restored, merged, free. More only where a whole gigablock cannot be cut up for
-    /// want of a table. Returns how many.
+    /// Gives up to `regions` regions back to the host: restored, merged, free. First cached ones; then blocks of which pieces are hidden that
+    /// nobody uses, each as one, since its leaf is whole again. More only where a whole gigablock cannot be cut up for want of a table.
+    /// Returns how many.
     pub fn shrink<M: Machine>(&mut self, machine: &M, regions: u64) -> u64 {
         let mut list = self.uncache(machine, regions, true);
-        let given = list.frames() / 512;
-        self.stats.regions_shrunk += given;
+        let mut given = list.frames() / 512;
         self.restore_all(machine, &mut list);
+        while given < regions
+            && let Some(unused) = self.frames.pool_unused()
+        {
+            let mut list = unused.into_list(&mut self.frames);
+            self.restore_all(machine, &mut list);
+            given += 1;
+        }
+        self.stats.regions_shrunk += given;
         given
     }
 
-    /// Empties the cache, gives back what was hidden in pieces and is not used, and asks for the flush that others left for later.
+    /// Gives everything back that nobody uses, and asks for the flush that others left for later. Where there may be much of it, and others
+    /// wait for memory, [`HostMemory::shrink`] comes first, in steps.
     pub fn drain<M: Machine>(&mut self, machine: &M) -> Restored {
         self.shrink(machine, u64::MAX);
-        while let Some(unused) = self.frames.pool_unused() {
-            let mut list = match unused {
-                EmptyBlock::Pieces(pieces) => pieces,
-                EmptyBlock::Region(region) => {
-                    let mut list = ExtentList::new();
-                    list.push(&mut self.frames, region);
-                    list
-                }
-            };
-            self.restore_all(machine, &mut list);
-        }
         let batch = self.flusher.take_deferred();
         Restored::new(self.post(machine, batch))
     }
 
-    /// Lifts free memory from below the low watermark to the high one, as far as the cache goes.
+    /// Lifts free memory from below the low watermark to the high one, as far as what nobody uses goes.
     pub(crate) fn relieve<M: Machine>(&mut self, machine: &M) {
         let marks = self.pool.watermarks;
-        let free = self.frames.free_frames();
-        if free < marks.low && !self.pool.cached.is_empty() {
-            self.shrink(machine, (marks.high - free).div_ceil(512));
+        if self.frames.free_frames() >= marks.low {
+            return;
         }
+        // Once as a rule; a block of pieces is less than a region.
+        while let missing @ 1.. = marks.high.saturating_sub(self.frames.free_frames())
+            && self.shrink(machine, missing.div_ceil(512)) > 0
+        {}
     }
 }
