@@ -38,6 +38,38 @@ fn ram_decides_the_size_of_the_records_not_the_highest_address() {
 }
 
 #[test]
+fn where_there_is_no_ram_no_frame_is_anything() {
+    let map = map(&[(0, GIB), (4 * GIB, GIB), (64 << 40, GIB)]);
+    let mut storage = storage(&map);
+    let frames = FrameTable::new(&map, &[], &mut storage).unwrap();
+    let state = |at: u64| frames.state(Hpa::new(at).pfn());
+    for ram in [0, GIB - 1, 4 * GIB, 5 * GIB - 1, 64 << 40, (64 << 40) + GIB - 1] {
+        assert!(matches!(state(ram), FrameState::Free { .. }), "{ram:#x}");
+    }
+    for none in [
+        GIB,
+        4 * GIB - 1,
+        5 * GIB,
+        (64 << 40) - 1,
+        (64 << 40) + GIB,
+        (96 << 40) - 1,
+    ] {
+        assert_eq!(state(none), FrameState::Absent, "{none:#x}");
+    }
+}
+
+#[test]
+fn the_records_of_many_gigablocks_have_room_for_their_lists() {
+    let map = map(&[(0, 300 * GIB)]);
+    let mut storage = storage(&map);
+    let mut frames = FrameTable::new(&map, &[], &mut storage).unwrap();
+    assert_eq!(frames.free_regions(), 300 * 512);
+    let highest = frames.allocate(18).unwrap();
+    assert_eq!(highest.pfn(), Hpa::new(299 * GIB).pfn());
+    frames.free(highest);
+}
+
+#[test]
 fn small_machines_pay_little_too() {
     let words = RecordsLayout::new(&map(&[(0, 640 << 10), (MIB, 127 * MIB)])).storage_words();
     assert!(
@@ -72,7 +104,8 @@ fn storage_that_is_too_small_is_refused() {
     let map = map(&[(0, 64 * MIB)]);
     let mut storage = storage(&map);
     let short = storage.len() - 1;
-    assert!(FrameTable::new(&map, &[], &mut storage[..short]).is_err());
+    let refused = FrameTable::new(&map, &[], &mut storage[..short]).err().unwrap();
+    assert!(refused.to_string().contains("smaller than their layout says"));
 }
 
 #[test]

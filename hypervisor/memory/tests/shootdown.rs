@@ -94,10 +94,12 @@ fn a_lone_cpu_flushes_and_waits_for_nobody() {
     let all = Shootdown::new(&lines);
     let cpu = started(&all, 0);
     let fake = Fake::prompt();
+    assert!(!cpu.owes_flush());
     let request = cpu.request();
     let generation = request.generation();
-    assert!(!all.all_flushed(generation));
+    assert!(!all.all_flushed(generation) && cpu.owes_flush());
     let acknowledged = cpu.wait(&fake, request);
+    assert!(!cpu.owes_flush());
     assert_eq!(acknowledged.generation, generation);
     assert_eq!(counts(acknowledged), (0, 0, 0));
     assert_eq!(fake.flushes.get(), 1);

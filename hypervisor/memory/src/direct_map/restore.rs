@@ -176,6 +176,7 @@ mod tests {
     use crate::fake::Fake;
     use crate::frame::extent::Carved;
     use crate::host::HostMemory;
+    use std::vec::Vec;
 
     /// Hides memory, waits for the flush, and counts it as zeroed.
     fn hidden(memory: &mut HostMemory<'_>, machine: &Fake, extents: ExtentList<Carved>) -> ExtentList<Clean> {
@@ -187,6 +188,30 @@ mod tests {
             clean.push(&mut memory.frames, extent.scrubbed());
         }
         clean
+    }
+
+    /// A merge is noted with all of what it merges, wherever in it the last piece lay.
+    #[test]
+    fn a_merge_is_noted_with_its_whole_extent() {
+        let (machine, mut memory, _) = Fake::boot();
+        // A block that is partly free, and not the first of its gigablock.
+        while memory.frames.allocate(0).unwrap().pfn().region_number() == 0 {}
+        let pieces = memory.frames.carve_pieces(1).unwrap();
+        let (page, _) = pieces.extents(&memory.frames).next().unwrap();
+        let block = Pfn::new(page.region_number() << REGION_ORDER);
+        assert!(page != block && block != Pfn::new(0));
+        let mut clean = hidden(&mut memory, machine, pieces);
+        machine.noted.borrow_mut().clear();
+        memory.restore_all(machine, &mut clean);
+        let noted = machine.noted.take();
+        let merges = noted.iter().filter(|event| event.action == Action::Merge);
+        let merges: Vec<(u64, u64)> = merges.map(|event| (event.address, event.bytes)).collect();
+        let mut expected = std::vec![(block.hpa().get(), 2 << 20)];
+        // Miri's machine has no leaf of 1G.
+        if memory.stats.level3_collapses > 0 {
+            expected.push((0, 1 << 30));
+        }
+        assert_eq!(merges, expected);
     }
 
     /// The table that its entry stands in is gone: the region must not come back inside a leaf of 1G.

@@ -305,10 +305,8 @@ impl HostMemory<'_> {
         taken: &mut Taken,
     ) -> Result<(), OutOfMemory> {
         taken.tables = self.frames.reserve_tables(machine, taken.shape.tables(kind))?;
-        if taken.shape.patched > 0 {
-            let pieces = self.frames.carve_pieces(taken.shape.patched * 512)?;
-            taken.carved.append(&mut self.frames, pieces);
-        }
+        let pieces = self.frames.carve_pieces(taken.shape.patched * 512)?;
+        taken.carved.append(&mut self.frames, pieces);
         Ok(())
     }
 }

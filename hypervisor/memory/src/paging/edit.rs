@@ -221,7 +221,7 @@ impl<'a, M: Machine> Slot<'a, M> {
         let mut accessed_dirty = 0;
         for (i, entry) in (0..).zip(entries) {
             let entry = entry.load(Ordering::Acquire);
-            let differs = (entry ^ (first | (i * below.bytes()))) & !F::ACCESSED_DIRTY;
+            let differs = (entry ^ (first + i * below.bytes())) & !F::ACCESSED_DIRTY;
             if differs != 0 {
                 return Err(match F::decode(below, entry) {
                     Decoded::Absent => MergeBlocked::Hole,

@@ -79,11 +79,6 @@ impl Attributes {
     pub const DEVICE: Self = Self(Self::DATA.0 | Self::WRITE_THROUGH | Self::CACHE_DISABLE);
     /// A guest's RAM in nested tables: everything, as user, since nested walks are user accesses (APM vol. 2, 15.25.5).
     pub const GUEST_RAM: Self = Self(Self::PRESENT | Self::WRITABLE | Self::USER);
-
-    /// Whether stores are allowed.
-    pub const fn is_writable(self) -> bool {
-        self.0 & Self::WRITABLE != 0
-    }
 }
 
 /// Tables of 64-bit mode with four levels: the host's own, and nested tables (NPT), which use the same layout (APM vol. 2, 15.25.3).

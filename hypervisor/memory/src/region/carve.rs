@@ -126,3 +126,31 @@ impl FrameTable<'_> {
         (lost_then <= hidden_then + 1).then_some(gigablock)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::Fake;
+
+    /// Frames of whole regions are no pieces: what is asked for beyond the others is refused, and nothing was taken.
+    #[test]
+    fn pieces_come_from_blocks_that_are_partly_used_or_not_at_all() {
+        let (_, mut memory, _) = Fake::boot();
+        let frames = &mut memory.frames;
+        let (free, regions) = (frames.free_frames(), frames.free_regions());
+        let outside = free - regions * 512;
+        assert!(outside > 0 && regions > 1);
+        for more in [1, 512, 1024] {
+            let refused = frames.carve_pieces(outside + more).unwrap_err();
+            assert_eq!(refused.wanted, (outside + more) * 4096);
+            assert_eq!(frames.free_frames(), free);
+        }
+        let pieces = frames.carve_pieces(outside).unwrap();
+        assert_eq!(pieces.frames(), outside);
+        assert_eq!(
+            (frames.free_frames(), frames.free_regions()),
+            (regions * 512, regions)
+        );
+        frames.uncarve(pieces);
+        assert_eq!((frames.free_frames(), frames.free_regions()), (free, regions));
+    }
+}

@@ -41,3 +41,25 @@ impl Flushed {
         memory.costs.restore += waited + machine.now().wrapping_sub(start);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, TICK};
+    use crate::tlb::FlushBatch;
+
+    #[test]
+    fn the_wait_and_the_release_are_added_up() {
+        let (machine, mut memory, _) = Fake::boot();
+        let table = memory.frames.allocate_table(|_| {}).unwrap();
+        let mut batch = FlushBatch::new();
+        batch.push_table(&mut memory.frames, table);
+        let flushed = Restored::new(memory.post(machine, batch)).wait(machine);
+        let waited = flushed.receipt.ticks();
+        assert!(waited > 0);
+        memory.costs.restore = 5;
+        flushed.release(&mut memory, machine);
+        // The flush is noted, which takes a look at the clock, and so does the end.
+        assert_eq!(memory.costs.restore, 5 + waited + 2 * TICK);
+    }
+}

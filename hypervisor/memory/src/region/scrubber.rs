@@ -83,11 +83,6 @@ impl Scrubber {
         }
     }
 
-    /// Whether everything is zeroed.
-    pub(crate) fn is_done(&self) -> bool {
-        self.current.is_none() && self.dirty.is_empty()
-    }
-
     /// Zeroes one region, or smaller extents of as much in all, through one window. False when nothing was left to do.
     pub(crate) fn step<M: Machine>(
         &mut self,
@@ -141,6 +136,25 @@ impl Scrubber {
         drop(window);
         while let Some(extent) = shown.pop(&memory.frames) {
             self.clean.push(&mut memory.frames, extent.scrubbed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::{Fake, TICK};
+
+    #[test]
+    fn the_time_of_each_step_is_added_up() {
+        let (machine, mut memory, mut windows) = Fake::boot();
+        memory.costs.scrub = 5;
+        for round in 1..=2 {
+            // Not cached, so it is hidden anew.
+            let clean = memory.allocate_private(machine, &mut windows, 0).unwrap();
+            let before = memory.costs.scrub;
+            memory.free_private(machine, &mut windows, clean.used());
+            assert_eq!(memory.costs.scrub, before + TICK, "round {round}");
+            assert_eq!(memory.costs.scrub, 5 + round * 2 * TICK);
         }
     }
 }

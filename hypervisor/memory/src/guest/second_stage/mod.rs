@@ -277,18 +277,17 @@ fn map<F: Format, M: Machine>(
     while done < extent.frames() {
         let gfn = Gfn::new(start.get() + done);
         let (table, level) = lowest_table::<F, M>(machine, (root, Level::L4), gfn).ok_or(NotMapped)?;
-        // All that this table translates.
-        while done < extent.frames() {
-            let at = as_index(Gfn::new(start.get() + done).gpa());
-            let slot = Slot::of(machine, table, at.index(level as u8), level);
+        // From its entry on, all that this table translates.
+        for index in as_index(gfn.gpa()).index(level as u8)..ENTRIES {
+            if done == extent.frames() {
+                break;
+            }
+            let slot = Slot::of(machine, table, index, level);
             if !slot.fill::<F>(extent.pfn().add(done), attributes) {
                 return Err(NotMapped);
             }
             done += level.frames();
             leaves += 1;
-            if (start.get() + done).is_multiple_of(level.frames() * ENTRIES as u64) {
-                break;
-            }
         }
     }
     Ok(leaves)
