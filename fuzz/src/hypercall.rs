@@ -3,7 +3,7 @@
 //! The input is RAX and the six argument registers.
 #![no_main]
 
-use guest_abi::{Arguments, Hypercall, PRINT_SHARED_MAX};
+use guest_abi::{Arguments, Hypercall, PRINT_SHARED_MAX, Text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|registers: [u64; 7]| {
@@ -22,7 +22,11 @@ fuzz_target!(|registers: [u64; 7]| {
             assert_eq!(Hypercall::decode(rax, &arguments), Ok(call));
             match call {
                 Hypercall::Report { name, .. } => assert!(!name.as_str().is_empty()),
-                Hypercall::Print(text) => assert_eq!(text.as_bytes().len() as u64, rdi),
+                Hypercall::Print(text) => {
+                    assert_eq!(text.as_bytes().len() as u64, rdi);
+                    // What lies beyond the length is not part of it.
+                    assert_eq!(Text::split_from(text.as_bytes()).0, text);
+                }
                 Hypercall::Exit(code) => assert_eq!(code, rdi),
                 Hypercall::Yield => {}
                 Hypercall::Share(pages) | Hypercall::Unshare(pages) | Hypercall::Accept(pages) => {

@@ -16,7 +16,7 @@ fn op(bytes: &[u8]) -> Op {
     let (cpu, guest) = (bytes[1].into(), bytes[2].into());
     let (much, more) = (bytes[3], bytes[4]);
     let at = u64::from(much) << 17 | u64::from(more) << 3;
-    match bytes[0] % 18 {
+    match bytes[0] % 34 {
         0 | 1 => Op::Launch {
             cpu,
             regions: u64::from(much % 24) + 1,
@@ -59,7 +59,7 @@ fn op(bytes: &[u8]) -> Op {
         14 => Op::Leave { cpu },
         15 => Op::Nmi { cpu },
         // 2 MiB of one guest in pages, mostly; the rest of it by the region.
-        _ => Op::Change {
+        16 | 17 => Op::Change {
             cpu,
             guest,
             change: match much % 3 {
@@ -74,6 +74,46 @@ fn op(bytes: &[u8]) -> Op {
             },
             pages: u64::from(more >> 3).pow(2) + 1,
             steps: usize::from(much >> 2),
+        },
+        18 => Op::Sleep { cpu },
+        19 => Op::Announce { cpu },
+        20 => Op::Grow {
+            cpu,
+            order: much % 19,
+        },
+        21 => Op::AdvanceGrowth {
+            cpu,
+            which: guest,
+            steps: usize::from(much) + 1,
+        },
+        22 | 23 => Op::TakePrivate {
+            cpu,
+            order: much % 12,
+        },
+        24 => Op::UsePrivate { which: much.into() },
+        25 | 26 => Op::FreePrivate {
+            cpu,
+            which: much.into(),
+        },
+        27 => Op::TakeFrame { cpu },
+        28 => Op::PutFrame {
+            cpu,
+            which: much.into(),
+        },
+        29 => Op::TrimMagazine {
+            cpu,
+            keep: usize::from(much % 64),
+        },
+        30 => Op::SetCache {
+            regions: u64::from(much % 24),
+        },
+        31 => Op::Shrink {
+            cpu,
+            regions: u64::from(much % 8),
+        },
+        32 => Op::Drain { cpu },
+        _ => Op::LargeLeaves {
+            allowed: much % 2 == 1,
         },
     }
 }
