@@ -27,14 +27,14 @@
 //! entry as `presence.rs` of the hypervisor draws it: a CPU that is not in guest mode yet sees its request and leaves again.
 //!
 //! **Why a flag is enough, for table frames too.** A CPU outside the guest may keep its translations, and its copies of entries of its tables, but
-//! it neither uses nor walks them. Intel says so (SDM vol. 3C, 30.4.2): while EPT is not in use no guest-physical and no combined mapping is created
+//! it neither uses nor walks them. Intel says so (SDM vol. 3C, 29.4.2): while EPT is not in use no guest-physical and no combined mapping is created
 //! or used, and while it is in use only those of the current EPTP. AMD tags translations with the ASID that they were made under and uses them
 //! under no other (APM vol. 2, 15.16), and translates by nested tables only in a guest that VMRUN started with them (15.25); it has no sentence about
 //! speculation as plain as Intel's. So after the wait a table frame may be freed as a page may be reused. The host's own tables are different: a CPU walks
 //! those in any mode, and a flag does not free them.
 //!
 //! What an entry that must flush has to drop is everything that comes from the guest's second stage: on SVM all of the vCPU's ASID by
-//! TLB_CONTROL; on VMX all of the EPTP by INVEPT. INVVPID does not do: guest-physical mappings have no VPID (SDM vol. 3C, 30.4.3.1).
+//! TLB_CONTROL; on VMX all of the EPTP by INVEPT. INVVPID does not do: guest-physical mappings have no VPID (SDM vol. 3C, 29.4.3.1).
 
 use core::fmt;
 
