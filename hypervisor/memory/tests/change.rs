@@ -7,7 +7,6 @@ use memory::address::{Gpa, Hpa, Level, PAGE_SIZE, Pfn};
 use memory::frame::{FrameState, GuestId};
 use memory::guest::{
     Alias, Change, ChangeError, GuestFlushed, GuestMemory, NotShared, PageState, Progress, SecondStageKind,
-    TranslationsFlushed,
 };
 use memory::layout::direct;
 use memory::region::Watermarks;
@@ -68,8 +67,7 @@ impl Bench {
         let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
         let progress = guest.go_on(memory, &cpu, &mut windows[0]);
         if progress == Progress::Flush {
-            self.machine.translations_flushed(id(1));
-            guest.flushed(memory, TranslationsFlushed::new(id(1)));
+            guest.flushed(memory, self.machine.translations_flushed(id(1)));
         }
         assert_eq!(self.machine.check(&self.booted.memory.frames), []);
         progress
@@ -661,7 +659,7 @@ fn the_shared_bit_follows_the_address_width() {
             loop {
                 match guest.go_on(memory, &cpu, &mut windows[0]) {
                     Progress::More => {}
-                    Progress::Flush => guest.flushed(memory, TranslationsFlushed::new(id(1))),
+                    Progress::Flush => guest.flushed(memory, bench.machine.translations_flushed(id(1))),
                     Progress::Done(result) => break assert_eq!(result, Ok(())),
                 }
             }
@@ -680,5 +678,6 @@ fn the_shared_bit_follows_the_address_width() {
 fn another_guest_s_flush_is_no_proof() {
     let mut bench = Bench::new(128 * MIB);
     let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
-    guest.flushed(&mut bench.booted.memory, TranslationsFlushed::new(id(2)));
+    let receipt = bench.machine.translations_flushed(id(2));
+    guest.flushed(&mut bench.booted.memory, receipt);
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use memory::address::{ENTRIES, Hpa, Hva, Level, PAGE_SIZE, Pfn};
 use memory::layout::WINDOW_BASE;
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
-use memory::tlb::shootdown::{Cpu as Member, CpuIndex, Outstanding, Processor};
+use memory::tlb::shootdown::{Cpu as Member, CpuIndex, Kicker, Outstanding, Processor, StillInside};
 
 use crate::cpu::{Fault, Stage};
 use crate::machine::ModelMachine;
@@ -287,6 +287,16 @@ impl Processor for ModelCpu<'_> {
         };
         let other = self.machine.cpu(other);
         other.cpu().answer(&other);
+    }
+}
+
+impl Kicker for ModelCpu<'_> {
+    fn kick(&self, cpu: CpuIndex) {
+        panic!("{cpu} is kicked, but no CPU of the model is inside a guest by that protocol")
+    }
+
+    fn pause_outside(&self, inside: &StillInside) {
+        panic!("that would never come: {inside}")
     }
 }
 

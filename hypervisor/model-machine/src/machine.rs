@@ -4,8 +4,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use memory::address::{Gpa, Hpa, Level, Pfn};
 use memory::frame::GuestId;
+use memory::machine::Machine;
 use memory::memory_map::FrameRange;
-use memory::tlb::shootdown::{Cpu as Member, CpuIndex, CpuLine, Shootdown};
+use memory::tlb::shootdown::{Cpu as Member, CpuIndex, CpuLine, GuestReceipt, GuestTlb, Shootdown};
 
 use crate::check::Violation;
 use crate::cpu::Cpu;
@@ -155,8 +156,8 @@ impl ModelMachine {
             .retain(|_, (_, number)| *number != guest.get());
     }
 
-    /// Every CPU has dropped the translations of a guest that lives on.
-    pub fn translations_flushed(&self, guest: GuestId) {
+    /// Every CPU has dropped the translations of a guest that lives on: the receipt of a shootdown that found no CPU inside.
+    pub fn translations_flushed(&self, guest: GuestId) -> GuestReceipt<()> {
         let mut state = self.state();
         let now = state.journal.now();
         for tree in &mut state.guests {
@@ -168,6 +169,9 @@ impl ModelMachine {
             .reached_by_guests
             .retain(|_, (_, number)| *number != guest.get());
         state.place_guest(&self.ram, guest.get());
+        drop(state);
+        let cpu = self.cpu(0);
+        GuestTlb::new(guest).post(()).wait(cpu.cpu(), &cpu)
     }
 
     /// A guest's tables are no longer anybody's.

@@ -5,7 +5,7 @@
 
 use guest_abi::{HypercallError, Pages};
 use memory::address::Gpa;
-use memory::guest::{Change, ChangeError, Progress, TranslationsFlushed};
+use memory::guest::{Change, ChangeError, Progress};
 use memory::machine::Machine;
 use memory::window::Windows;
 
@@ -38,8 +38,9 @@ pub fn go_on(
         match step {
             Progress::More => {}
             Progress::Flush => {
-                let flushed = flush(guest);
-                guest.with_memory(|guest| with_memory(|memory| guest.flushed(memory, flushed)));
+                // Those that run one of its vCPUs are kicked, and waited for. The vCPU that asked is here, and flushes when it goes on.
+                let receipt = guest.tlb.post(()).wait(Hardware.cpu(), &Hardware);
+                guest.with_memory(|guest| with_memory(|memory| guest.flushed(memory, receipt)));
             }
             Progress::Done(result) => return Some(result.map_err(code)),
         }
@@ -49,13 +50,6 @@ pub fn go_on(
             return None;
         }
     }
-}
-
-/// Sees to it that no CPU uses a translation of the guest's from before: those that run one of its vCPUs are kicked, and waited for. The vCPU
-/// that asked is here, and flushes when it goes on.
-fn flush(guest: &Guest) -> TranslationsFlushed {
-    let receipt = guest.tlb.post(()).wait(Hardware.cpu(), &Hardware);
-    with_memory(|memory| memory.guest_flushed(receipt))
 }
 
 const fn code(error: ChangeError) -> HypercallError {

@@ -18,7 +18,6 @@ use core::fmt;
 
 use crate::address::{Gfn, Gpa, Level, PAGE_SIZE};
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::state::GuestId;
 use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
@@ -82,30 +81,6 @@ impl fmt::Display for ChangeError {
 }
 
 impl core::error::Error for ChangeError {}
-
-/// The word of the virtualization code that no CPU uses a translation of a guest's from before this moment: its vCPUs are out of guest
-/// mode, and each flushes the guest's tag before it runs again.
-#[derive(Debug)]
-#[must_use]
-pub struct TranslationsFlushed {
-    guest: GuestId,
-}
-
-impl TranslationsFlushed {
-    /// Says so for one guest. Only the code that owns the guest's tag can know; a wrong word breaks rules 3 and 6 of the design.
-    pub fn new(guest: GuestId) -> Self {
-        Self { guest }
-    }
-}
-
-impl HostMemory<'_> {
-    /// The same from the shootdown of the guest's translations, and counts whom that reached.
-    pub fn guest_flushed(&mut self, receipt: GuestReceipt<()>) -> TranslationsFlushed {
-        let flushed = TranslationsFlushed::new(receipt.guest());
-        receipt.open(&mut self.stats);
-        flushed
-    }
-}
 
 /// How far a change is.
 #[derive(Debug, PartialEq, Eq)]
@@ -203,15 +178,14 @@ impl GuestMemory {
         progress
     }
 
-    /// The guest's translations were flushed, as [`Progress::Flush`] asked.
+    /// The guest's translations were flushed, as [`Progress::Flush`] asked: only the shootdown of them makes a receipt.
     ///
     /// # Panics
-    /// When the proof is another guest's.
-    pub fn flushed(&mut self, memory: &mut HostMemory<'_>, flushed: TranslationsFlushed) {
-        assert!(
-            flushed.guest == self.id,
-            "broken invariant: the wrong guest was flushed"
-        );
+    /// When it is another guest's.
+    pub fn flushed(&mut self, memory: &mut HostMemory<'_>, receipt: GuestReceipt<()>) {
+        let guest = receipt.guest();
+        receipt.open(&mut memory.stats);
+        assert!(guest == self.id, "broken invariant: the wrong guest was flushed");
         memory.stats.guest_flushes += 1;
         self.tables.flushed(&mut memory.frames);
         if let Some(changing) = &mut self.changing

@@ -12,7 +12,7 @@ mod shared;
 mod teardown;
 
 pub use crate::region::{Flushed, Restored};
-pub use change::{Change, ChangeError, Progress, TranslationsFlushed};
+pub use change::{Change, ChangeError, Progress};
 pub use launch::{Hiding, LaunchError, Launching};
 pub(crate) use second_stage::MOST_GUEST_BITS;
 pub use second_stage::{PageState, SecondStageKind};

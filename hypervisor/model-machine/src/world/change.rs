@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use memory::address::{Gpa, PAGE_SIZE};
-use memory::guest::{Change, ChangeError, PageState, Progress, TranslationsFlushed};
+use memory::guest::{Change, ChangeError, PageState, Progress};
 
 use super::{Guest, Stage, World, judged};
 use crate::check::{Rule, Violation};
@@ -163,8 +163,8 @@ impl World<'_> {
         match memory.go_on(&mut self.memory, &cpu, windows) {
             Progress::More => {}
             Progress::Flush => {
-                self.machine.translations_flushed(*id);
-                memory.flushed(&mut self.memory, TranslationsFlushed::new(*id));
+                let receipt = self.machine.translations_flushed(*id);
+                memory.flushed(&mut self.memory, receipt);
             }
             Progress::Done(result) => {
                 known.in_flight = None;
