@@ -16,16 +16,15 @@ fn op(bytes: &[u8]) -> Op {
     let (cpu, guest) = (bytes[1].into(), bytes[2].into());
     let (much, more) = (bytes[3], bytes[4]);
     let at = u64::from(much) << 17 | u64::from(more) << 3;
+    let regions = u64::from(much % 24) + 1;
+    let kind = match more % 3 {
+        0 => SecondStageKind::Nested,
+        1 => SecondStageKind::Extended,
+        _ => SecondStageKind::ExtendedSplit,
+    };
     match bytes[0] % 34 {
-        0 | 1 => Op::Launch {
-            cpu,
-            regions: u64::from(much % 24) + 1,
-            kind: match more % 3 {
-                0 => SecondStageKind::Nested,
-                1 => SecondStageKind::Extended,
-                _ => SecondStageKind::ExtendedSplit,
-            },
-        },
+        0 => Op::Launch { cpu, regions, kind },
+        1 => Op::Prepare { regions, kind },
         2 | 3 => Op::Advance {
             cpu,
             guest,

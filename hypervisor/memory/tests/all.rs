@@ -11,4 +11,5 @@ mod lifecycle;
 mod metadata;
 mod no_memory;
 mod pool;
+mod prepare;
 mod shootdown;

@@ -43,7 +43,8 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
         prop_oneof![4 => select(vec![1, 2, 510, 511, 512, 513, 1024]), 1 => 0..1600_u64],
     );
     let op = prop_oneof![
-        4 => (cpu.clone(), regions.clone(), kind).prop_map(|(cpu, regions, kind)| Op::Launch { cpu, regions, kind }),
+        2 => (cpu.clone(), regions.clone(), kind.clone()).prop_map(|(cpu, regions, kind)| Op::Launch { cpu, regions, kind }),
+        3 => (regions.clone(), kind).prop_map(|(regions, kind)| Op::Prepare { regions, kind }),
         8 => (cpu.clone(), guest.clone(), 1..12_usize).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
         4 => (cpu.clone(), guest.clone(), Just(1000)).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
         4 => (cpu.clone(), guest.clone()).prop_map(|(cpu, guest)| Op::Die { cpu, guest }),

@@ -5,10 +5,17 @@ use memory::guest::{Change, SecondStageKind};
 /// Something that is done to the machine. Numbers choose among what there is, by remainder; where there is nothing to choose, nothing is done.
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
-    /// Starts to launch a guest.
+    /// Takes a guest's memory out of the direct map, or refuses it; nothing else comes in between.
     Launch {
         /// On which CPU.
         cpu: usize,
+        /// Its size.
+        regions: u64,
+        /// The layout of its tables.
+        kind: SecondStageKind,
+    },
+    /// Begins to take a guest's memory; other things may come between any two steps, which are those of [`Op::Advance`].
+    Prepare {
         /// Its size.
         regions: u64,
         /// The layout of its tables.

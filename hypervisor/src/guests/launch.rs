@@ -7,7 +7,9 @@ use guest_image::{
 };
 use memory::address::{Gpa, Level, PAGE_SIZE};
 use memory::frame::{GuestId, OutOfMemory};
-use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, SecondStageKind};
+use memory::guest::{
+    GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, Prepared, SecondStageKind,
+};
 use memory::window::Windows;
 
 use super::guest::{Guest, Loading};
@@ -137,7 +139,14 @@ pub fn private_memory(
     id: GuestId,
     bytes: u64,
 ) -> Result<GuestMemory, MemoryError> {
-    let hiding = with_memory(|memory| memory.launch(&Hardware, kind, id, bytes))?;
+    let mut preparing = with_memory(|memory| memory.prepare(kind, id, bytes))?;
+    let hiding = loop {
+        match with_memory(|memory| preparing.step(memory, &Hardware)) {
+            Prepared::More(rest) => preparing = rest,
+            Prepared::Hidden(hiding) => break hiding,
+            Prepared::Refused(error) => return Err(error),
+        }
+    };
     let mut launching = hiding.wait(&Hardware);
     while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
     Ok(with_memory(|memory| launching.finish(memory, &Hardware, windows)))

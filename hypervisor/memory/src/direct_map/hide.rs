@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::address::{GIGABLOCK_ORDER, PAGE_SIZE, Pfn, REGION_ORDER};
+use crate::address::{ENTRIES, GIGABLOCK_ORDER, PAGE_SIZE, Pfn, REGION_ORDER};
 use crate::frame::allocator::OutOfMemory;
 use crate::frame::extent::Carved;
 use crate::frame::extent_list::ExtentList;
@@ -11,10 +11,11 @@ use crate::frame::table_frame::TableList;
 use crate::layout::direct;
 use crate::machine::{Machine, TableAt, WindowSpan};
 use crate::paging::edit::Slot;
-use crate::paging::format::{Attributes, Decoded, LongMode};
+use crate::paging::format::{Decoded, LongMode};
 use crate::stats::Stats;
 use crate::tlb::FlushBatch;
 
+use super::check::{Checked, Lock, take_some};
 use super::{Action, DirectMap, first_level, second_level, trace, unreachable_shape};
 
 /// Why memory was not hidden.
@@ -53,7 +54,7 @@ pub struct HideError {
 }
 
 impl DirectMap {
-    /// Takes the extents out of the direct map. They are hidden when the batch is flushed.
+    /// Takes the extents out of the direct map, all in one piece. They are hidden when the batch is flushed.
     ///
     /// # Errors
     /// When a table frame is missing or an extent is not mapped as it should be; then nothing was changed and the extents come back.
@@ -62,32 +63,57 @@ impl DirectMap {
         machine: &M,
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
-        extents: ExtentList<Carved>,
+        mut extents: ExtentList<Carved>,
     ) -> Result<FlushBatch, HideError> {
-        let mut reserve = match self.reserve_tables(machine, frames, &extents) {
-            Ok(reserve) => reserve,
-            Err(cause) => return Err(HideError { extents, cause }),
-        };
-        // From here on nothing can fail: each extent was seen to be mapped, each leaf that will be split has a table in the reserve.
+        let mut checked = Checked::new(Lock::Kept);
+        loop {
+            match self.check_some(machine, frames, &mut extents, &mut checked) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(cause) => {
+                    let (mut all, reserve) = checked.give_up();
+                    all.append(frames, extents);
+                    frames.free_tables(reserve);
+                    return Err(HideError { extents: all, cause });
+                }
+            }
+        }
         let mut batch = FlushBatch::new();
+        while self.hide_some(machine, frames, stats, &mut checked, &mut batch) {}
+        Ok(batch)
+    }
+
+    /// Takes some of the extents out of the direct map and puts them into the batch. This cannot fail: each extent was seen to be
+    /// mapped, each leaf that will be split has a table in the reserve. When all are out, the tables that were not needed are freed. Whether
+    /// anything was left to do.
+    pub(crate) fn hide_some<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        stats: &mut Stats,
+        checked: &mut Checked,
+        batch: &mut FlushBatch,
+    ) -> bool {
+        let (extents, _) = take_some(frames, &mut checked.extents, |_, _| Ok(()));
+        if extents.is_empty() {
+            // Taken for leaves that were split already, or have not come to be. Never linked, so free at once.
+            return frames.free_some_tables(&mut checked.reserve);
+        }
+        let reserve = &mut checked.reserve;
         let unmapped = extents.unmapped(frames, |frames, pfn, order| {
             trace(machine, Action::Hide, pfn, order);
             if order == GIGABLOCK_ORDER && self.hide_gigablock(machine, frames, stats, pfn) {
                 return;
             }
-            let (slot, table) = self.open(machine, frames, stats, &mut reserve, pfn);
+            let (slot, table) = self.open(machine, frames, stats, reserve, pfn);
             if order < REGION_ORDER {
-                hide_piece(machine, frames, stats, &mut reserve, table, (pfn, order));
+                hide_piece(machine, frames, stats, reserve, table, (pfn, order));
             } else {
                 hide_regions(machine, frames, stats, &slot, table, (pfn, order));
             }
         });
         batch.push_extents(frames, unmapped);
-        // Left over when extents of one gigablock or block were not next to each other on the list; never linked, so free at once.
-        while let Some(table) = reserve.pop(frames) {
-            frames.free_table(table);
-        }
-        Ok(batch)
+        true
     }
 
     /// Clears the 1G leaf of a gigablock; false, and nothing changed, when it has a table.
@@ -110,59 +136,6 @@ impl DirectMap {
         stats.gigablocks_hidden += 1;
         stats.regions_hidden += 512;
         true
-    }
-
-    /// Checks every extent and takes a table for each leaf that will be split.
-    fn reserve_tables<M: Machine>(
-        &self,
-        machine: &M,
-        frames: &mut FrameTable<'_>,
-        extents: &ExtentList<Carved>,
-    ) -> Result<TableList, HideCause> {
-        let mut wanted = 0_u64;
-        // The gigablock in turn, and its table if it has one: looked up once for all extents in it.
-        let mut seen: Option<(u64, Option<Pfn>)> = None;
-        let mut block_to_split = None;
-        for (pfn, order) in extents.extents(frames) {
-            let number = pfn.gigablock_number();
-            let table = match seen {
-                Some((same, table)) if same == number => table,
-                _ => {
-                    let slot = self.third_level(machine, pfn).ok_or(HideCause::NotALeaf(pfn))?;
-                    // Restore writes data leaves again: only what is one now may go.
-                    let start = Pfn::new(number << GIGABLOCK_ORDER);
-                    let table = match slot.decode::<LongMode>() {
-                        Decoded::Table(table) => Some(table),
-                        Decoded::Leaf(..) if slot.says::<LongMode>(start, Attributes::DATA) => {
-                            wanted += u64::from(order < GIGABLOCK_ORDER);
-                            None
-                        }
-                        Decoded::Leaf(..) | Decoded::Absent => return Err(HideCause::NotALeaf(pfn)),
-                    };
-                    seen = Some((number, table));
-                    table
-                }
-            };
-            if order < REGION_ORDER {
-                let block = pfn.region_number();
-                let split = match table {
-                    None => true,
-                    Some(table) => !is_in_small_leaves(machine, table, (pfn, order))?,
-                };
-                wanted += u64::from(split && block_to_split != Some(block));
-                block_to_split = Some(block);
-            } else if let Some(table) = table {
-                for region in regions(pfn, order) {
-                    if !second_level(machine, table, region).says::<LongMode>(region, Attributes::DATA) {
-                        return Err(HideCause::NotALeaf(region));
-                    }
-                }
-            }
-        }
-        // A split writes every entry, so these need no zeroing.
-        frames
-            .reserve_frames(wanted, |_| {})
-            .map_err(HideCause::OutOfMemory)
     }
 
     /// Finds the third-level entry of the gigablock around `pfn`, and the table it leads to, splitting its 1G leaf if it has one.
@@ -205,23 +178,6 @@ pub(super) fn regions(pfn: Pfn, order: u8) -> impl Iterator<Item = Pfn> {
 /// The frames of an extent below 2 MiB.
 pub(super) fn pages(pfn: Pfn, order: u8) -> impl Iterator<Item = Pfn> {
     (0..1_u64 << order).map(move |frame| pfn.add(frame))
-}
-
-/// Whether a piece is mapped by small leaves already; false when the 2M leaf around it has to be split.
-fn is_in_small_leaves<M: Machine>(machine: &M, table: Pfn, piece: (Pfn, u8)) -> Result<bool, HideCause> {
-    let (pfn, order) = piece;
-    let slot = second_level(machine, table, pfn);
-    let start = Pfn::new(pfn.region_number() << REGION_ORDER);
-    match slot.decode::<LongMode>() {
-        Decoded::Leaf(..) if slot.says::<LongMode>(start, Attributes::DATA) => Ok(false),
-        Decoded::Leaf(..) | Decoded::Absent => Err(HideCause::NotALeaf(pfn)),
-        Decoded::Table(low) => match pages(pfn, order)
-            .find(|page| !first_level(machine, low, *page).says::<LongMode>(*page, Attributes::DATA))
-        {
-            Some(page) => Err(HideCause::NotALeaf(page)),
-            None => Ok(true),
-        },
-    }
 }
 
 /// Clears the second-level entries of whole regions, and parks the table if nothing is left in it. `slot` is the third-level entry, `table` the
@@ -316,7 +272,11 @@ impl FrameTable<'_> {
     }
 
     /// Takes `count` frames for tables, all or none, each prepared by `prepare`.
-    fn reserve_frames(&mut self, count: u64, prepare: impl Fn(Pfn)) -> Result<TableList, OutOfMemory> {
+    pub(super) fn reserve_frames(
+        &mut self,
+        count: u64,
+        prepare: impl Fn(Pfn),
+    ) -> Result<TableList, OutOfMemory> {
         let mut reserve = TableList::new();
         for _ in 0..count {
             match self.allocate_table(&prepare) {
@@ -328,6 +288,17 @@ impl FrameTable<'_> {
             }
         }
         Ok(reserve)
+    }
+
+    /// Gives back up to 512 tables that were never linked; whether there were any.
+    pub(crate) fn free_some_tables(&mut self, tables: &mut TableList) -> bool {
+        for freed in 0..ENTRIES {
+            match tables.pop(self) {
+                Some(table) => self.free_table(table),
+                None => return freed > 0,
+            }
+        }
+        true
     }
 
     /// Gives back tables that were never linked.

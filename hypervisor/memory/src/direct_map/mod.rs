@@ -3,12 +3,14 @@
 //! A region is hidden by clearing its one second-level entry, a whole gigablock by clearing its one third-level entry. The first hole of
 //! a gigablock that is not hidden whole replaces its 1G leaf by a table of 512 leaves; the last possible hole takes the third-level entry
 //! away too, and the table is parked in the gigablock's record. Only when no whole region was free is a 2M leaf split, and single runs
-//! are hidden by clearing first-level entries. `hide` looks at everything first, takes the tables that splits need, and then cannot
-//! fail. `restore` goes the same way back and needs nothing: each table is there, parked or live, from the first hole to the last.
+//! are hidden by clearing first-level entries. `check` looks at everything first and takes the tables that splits need; then `hide` cannot
+//! fail. Both go in steps. `restore` goes the same way back and needs nothing: each table is there, parked or live, from the first hole to the last.
 
+mod check;
 mod hide;
 mod restore;
 
+pub(crate) use check::{Checked, Lock};
 pub use hide::{HideCause, HideError};
 #[cfg(feature = "test-interface")]
 pub(crate) use restore::merge;

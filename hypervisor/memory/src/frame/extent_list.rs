@@ -112,6 +112,20 @@ impl<S: ExtentState> ExtentList<S> {
         Some(extent)
     }
 
+    /// First frame and order of the first extent.
+    pub(crate) fn peek(&self, frames: &FrameTable<'_>) -> Option<(Pfn, u8)> {
+        self.first().map(|place| frames.at(place))
+    }
+
+    /// Moves the first extent to the end of another list. Lists that are emptied like this keep their order.
+    pub(crate) fn move_first(&mut self, frames: &mut FrameTable<'_>, to: &mut Self) {
+        if let Some(extent) = self.pop(frames) {
+            let mut one = Self::new();
+            one.push(frames, extent);
+            to.append(frames, one);
+        }
+    }
+
     /// Takes the first extent below 2 MiB.
     pub(crate) fn pop_piece(&mut self, frames: &FrameTable<'_>) -> Option<Extent<S>> {
         let regions = self.regions.take();

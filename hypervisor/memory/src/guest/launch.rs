@@ -1,14 +1,13 @@
-//! Giving a new guest its memory: take from the cache, carve, hide, flush, scrub, assign, map.
+//! Giving a new guest its memory, once it is out of the direct map (`prepare`): flush, scrub, assign, map.
 
 use core::fmt;
 
-use crate::address::{ENTRIES, GIGABLOCK_ORDER, Gfn, Level};
+use crate::address::{ENTRIES, Gfn};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::extent::{Carved, Clean};
+use crate::frame::extent::Clean;
 use crate::frame::extent_list::ExtentList;
 use crate::frame::state::GuestId;
-use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::region::Scrubber;
@@ -16,7 +15,7 @@ use crate::tlb::{Posted, Receipt};
 use crate::window::Windows;
 
 use super::GuestMemory;
-use super::second_stage::{MAX_BYTES, MOST_GUEST_BITS, SecondStage, SecondStageKind, Shape};
+use super::second_stage::{MOST_GUEST_BITS, SecondStage, Shape};
 
 /// Why a guest got no memory. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +70,31 @@ pub struct Hiding {
 }
 
 impl Hiding {
+    /// All is hidden, `posted` its flush; `cached` was hidden before.
+    pub(super) fn new(
+        id: GuestId,
+        shape: &Shape,
+        tables: SecondStage,
+        posted: Posted,
+        cached: ExtentList<Clean>,
+    ) -> Self {
+        let guest = GuestMemory {
+            id,
+            bytes: shape.bytes,
+            tables,
+            regions: ExtentList::new(),
+            patched_from: shape.patched_from(),
+            shared: 0,
+            most_shared: u64::MAX,
+            changing: None,
+        };
+        Self {
+            guest,
+            posted,
+            cached,
+        }
+    }
+
     /// Waits for the flush, without the lock of the memory subsystem.
     pub fn wait<M: Machine>(self, machine: &M) -> Launching {
         Launching {
@@ -154,14 +178,6 @@ impl Launching {
     }
 }
 
-/// What a launch takes before it changes a mapping.
-struct Taken {
-    cached: ExtentList<Clean>,
-    carved: ExtentList<Carved>,
-    tables: TableList,
-    shape: Shape,
-}
-
 impl HostMemory<'_> {
     /// Says whether the second stage may map whole gigablocks by 1G leaves: whether all CPUs know them. At first it may not.
     pub fn allow_large_guest_leaves(&mut self, allowed: bool) {
@@ -177,136 +193,5 @@ impl HostMemory<'_> {
         let bits = bits.min(MOST_GUEST_BITS);
         assert!(bits > 30, "broken invariant: a CPU with {bits} bits of address");
         self.shared_bit = bits - 1;
-    }
-
-    /// Takes `bytes` bytes of memory for a guest, takes what the cache does not have out of the direct map, and asks for the one flush that
-    /// hides it; for none if the cache has it all. This is one piece of work: about 200 instructions a region (measured on TCG), so that 2 GiB take less than the zeroing of 2 MiB. When
-    /// there are not enough whole regions, the rest is made of smaller extents, as long as free memory stays above the low watermark.
-    /// `kind` is the layout of the tables that will lead the guest to it.
-    ///
-    /// # Errors
-    /// See [`LaunchError`].
-    pub fn launch<M: Machine>(
-        &mut self,
-        machine: &M,
-        kind: SecondStageKind,
-        id: GuestId,
-        bytes: u64,
-    ) -> Result<Hiding, LaunchError> {
-        if bytes == 0 || !bytes.is_multiple_of(Level::L2.bytes()) {
-            return Err(LaunchError::BadSize(bytes));
-        }
-        let limit = MAX_BYTES.min(1 << self.shared_bit);
-        if bytes > limit {
-            return Err(LaunchError::TooLarge { bytes, limit });
-        }
-        let start = machine.now();
-        // Everything that can fail: regions, second-stage tables, tables for splitting.
-        let taken = self.take_for_guest(machine, kind, bytes)?;
-        let Taken {
-            cached,
-            carved,
-            tables,
-            shape,
-        } = taken;
-        let posted = match self.hide(machine, carved) {
-            Ok(posted) => posted,
-            Err(cause) => {
-                self.put_back(cached);
-                self.frames.free_tables(tables);
-                return Err(LaunchError::Hide(cause));
-            }
-        };
-        // From here on nothing can fail.
-        let hidden = machine.now();
-        self.costs.hide += hidden.wrapping_sub(start);
-        let Some(tables) = SecondStage::new(machine, kind, &mut self.frames, tables, shape) else {
-            panic!("broken invariant: too few second-stage tables were reserved")
-        };
-        let guest = GuestMemory {
-            id,
-            bytes,
-            tables,
-            regions: ExtentList::new(),
-            patched_from: shape.patched_from(),
-            shared: 0,
-            most_shared: u64::MAX,
-            changing: None,
-        };
-        self.costs.map += machine.now().wrapping_sub(hidden);
-        Ok(Hiding {
-            guest,
-            posted,
-            cached,
-        })
-    }
-
-    /// Takes memory and second-stage tables, all or nothing.
-    fn take_for_guest<M: Machine>(
-        &mut self,
-        machine: &M,
-        kind: SecondStageKind,
-        bytes: u64,
-    ) -> Result<Taken, LaunchError> {
-        let wanted = bytes / Level::L2.bytes();
-        let cached = self.take_cached(machine, wanted);
-        let missing = wanted - cached.frames() / 512;
-        let whole = missing.min(self.frames.free_regions());
-        let patched = missing - whole;
-        let spare = self
-            .frames
-            .free_frames()
-            .saturating_sub(whole * 512 + self.pool.low_watermark());
-        if patched * 512 > spare {
-            self.put_back(cached);
-            return Err(LaunchError::OutOfMemory(self.frames.out_of_memory(wanted * 512)));
-        }
-        let carved = match self.frames.carve(whole) {
-            Ok(carved) => carved,
-            Err(error) => {
-                self.put_back(cached);
-                return Err(LaunchError::OutOfMemory(error));
-            }
-        };
-        let is_gigablock = |extent: &(_, u8)| extent.1 == GIGABLOCK_ORDER;
-        let gigablocks = if self.large_guest_leaves && !kind.splits() {
-            cached.extents(&self.frames).filter(is_gigablock).count()
-                + carved.extents(&self.frames).filter(is_gigablock).count()
-        } else {
-            0
-        };
-        let shape = Shape {
-            bytes,
-            gigablocks: gigablocks as u64,
-            patched,
-            shared_bit: self.shared_bit,
-        };
-        let mut taken = Taken {
-            cached,
-            carved,
-            tables: TableList::new(),
-            shape,
-        };
-        match self.take_tables_and_pieces(machine, kind, &mut taken) {
-            Ok(()) => Ok(taken),
-            Err(error) => {
-                self.put_back(taken.cached);
-                self.frames.uncarve(taken.carved);
-                self.frames.free_tables(taken.tables);
-                Err(LaunchError::OutOfMemory(error))
-            }
-        }
-    }
-
-    fn take_tables_and_pieces<M: Machine>(
-        &mut self,
-        machine: &M,
-        kind: SecondStageKind,
-        taken: &mut Taken,
-    ) -> Result<(), OutOfMemory> {
-        taken.tables = self.frames.reserve_tables(machine, taken.shape.tables(kind))?;
-        let pieces = self.frames.carve_pieces(taken.shape.patched * 512)?;
-        taken.carved.append(&mut self.frames, pieces);
-        Ok(())
     }
 }

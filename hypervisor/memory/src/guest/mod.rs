@@ -1,12 +1,13 @@
 //! A guest's memory, from launch to teardown.
 //!
-//! `launch` takes what the pool has, carves, hides, flushes, scrubs, assigns and maps; everything that can fail comes first.
+//! `prepare` takes what the pool has, carves, and hides, everything that can fail first; `launch` flushes, scrubs, assigns and maps.
 //! `second_stage` has the tables that lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through
 //! windows; it shares pages with the host and takes them back (`change`), and `shared` is how the host reads those. `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
 //! in steps: scrubbing takes one region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
 
 mod change;
 mod launch;
+mod prepare;
 mod second_stage;
 mod shared;
 mod teardown;
@@ -14,6 +15,7 @@ mod teardown;
 pub use crate::region::{Flushed, Restored};
 pub use change::{Change, ChangeError, Progress};
 pub use launch::{Hiding, LaunchError, Launching};
+pub use prepare::{Prepared, Preparing};
 pub(crate) use second_stage::MOST_GUEST_BITS;
 pub use second_stage::{PageState, SecondStageKind};
 pub use shared::{Alias, NotShared, Page};

@@ -14,6 +14,22 @@ use crate::frame::records::{FrameTable, GigablockIndex};
 const GIGABLOCK_REGIONS: u64 = 512;
 const GIGABLOCK_RUN: u8 = GIGABLOCK_ORDER - REGION_ORDER;
 
+/// What a request for regions has so far: whole gigablocks first.
+#[derive(Debug, Default)]
+#[must_use = "carved memory is hidden or given back"]
+pub(crate) struct Carving {
+    pub(crate) extents: ExtentList<Carved>,
+    /// No more gigablocks are taken whole.
+    in_parts: bool,
+}
+
+impl Carving {
+    /// Regions that it has.
+    pub(crate) fn regions(&self) -> u64 {
+        self.extents.frames() / 512
+    }
+}
+
 impl FrameTable<'_> {
     /// Takes `count` regions, all or none, in extents as large as they come.
     ///
@@ -23,30 +39,37 @@ impl FrameTable<'_> {
         if count > self.free_regions() {
             return Err(self.out_of_memory(count.saturating_mul(512)));
         }
-        let mut extents = ExtentList::new();
-        let left = |extents: &ExtentList<Carved>| count - extents.frames() / 512;
-        while left(&extents) >= GIGABLOCK_REGIONS
-            && let Some(gigablock) = self.gigablock_to_take_whole(left(&extents), &extents)
+        let mut carving = Carving::default();
+        while let left @ 1.. = count - carving.regions()
+            && self.carve_some(left, &mut carving)
+        {}
+        Ok(carving.extents)
+    }
+
+    /// Takes some of the `left` regions that a request lacks, as many as one gigablock has. False, and nothing changed, when no region is free.
+    pub(crate) fn carve_some(&mut self, left: u64, carving: &mut Carving) -> bool {
+        let Carving { extents, in_parts } = carving;
+        if !*in_parts
+            && left >= GIGABLOCK_REGIONS
+            && let Some(gigablock) = self.gigablock_to_take_whole(left, extents)
             && let Some(extent) = self.carve_run(gigablock, GIGABLOCK_RUN)
         {
             extents.push(self, extent);
+            return true;
         }
-        while left(&extents) > 0 {
-            let Some(gigablock) = self.cheapest_gigablock() else {
-                break;
-            };
-            // In runs as long as they come: one step of the buddy for many regions, and neighbours stay neighbours.
-            while let left @ 1.. = left(&extents)
-                && let Some(largest) = self.largest_run_in(gigablock)
-            {
-                let run = largest.min(left.ilog2() as u8);
-                let Some(extent) = self.carve_run(gigablock, run) else {
-                    break;
-                };
-                extents.push(self, extent);
-            }
+        *in_parts = true;
+        let Some(gigablock) = self.cheapest_gigablock() else {
+            return false;
+        };
+        // In runs as long as they come: one step of the buddy for many regions, and neighbours stay neighbours.
+        let wanted = extents.frames() / 512 + left;
+        while let left @ 1.. = wanted - extents.frames() / 512
+            && let Some(largest) = self.largest_run_in(gigablock)
+            && let Some(extent) = self.carve_run(gigablock, largest.min(left.ilog2() as u8))
+        {
+            extents.push(self, extent);
         }
-        Ok(extents)
+        extents.frames() / 512 > wanted - left
     }
 
     /// Takes one extent of whole regions.

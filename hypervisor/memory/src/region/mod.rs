@@ -16,6 +16,7 @@ mod scrubber;
 mod shrinker;
 
 pub use access::OutOfExtent;
+pub(crate) use carve::Carving;
 pub use grow::{Growing, Grown, PrivateError};
 pub use magazine::Magazine;
 pub use pool::Pool;

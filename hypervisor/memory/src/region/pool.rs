@@ -1,16 +1,18 @@
 //! Handing out hidden memory, and taking it back.
 
 use crate::address::{GIGABLOCK_ORDER, Pfn};
-use crate::direct_map::HideCause;
+use crate::direct_map::{Checked, HideCause};
 use crate::frame::FrameTable;
 use crate::frame::extent::{Carved, Clean, Extent};
 use crate::frame::extent_list::ExtentList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::tlb::{FlushBatch, Posted};
-use crate::trace::{Action, Traced};
 
 use super::shrinker::Watermarks;
+
+/// Regions, or extents below 2 MiB, that go back in one step of a refusal: a gigablock's worth.
+const AT_ONCE: u64 = 512;
 
 /// What the pool holds beyond what its users hold.
 #[derive(Debug)]
@@ -89,12 +91,28 @@ impl HostMemory<'_> {
         self.restore_all(machine, &mut list);
     }
 
-    /// Puts what was taken from the cache back.
-    pub(crate) fn put_back(&mut self, mut cached: ExtentList<Clean>) {
-        while let Some(extent) = cached.pop(&self.frames) {
+    /// Puts some of what was taken from the cache back; whether there was any.
+    pub(crate) fn put_back_some(&mut self, cached: &mut ExtentList<Clean>) -> bool {
+        let mut regions = 0;
+        while regions < AT_ONCE
+            && let Some(extent) = cached.pop(&self.frames)
+        {
+            regions += extent.frames() / 512;
             self.stats.cache_hits -= extent.frames() / 512;
             self.pool.cached.push(&mut self.frames, extent);
         }
+        regions > 0
+    }
+
+    /// Gives some extents back to the host that were not hidden; whether there were any.
+    pub(crate) fn uncarve_some(&mut self, carved: &mut ExtentList<Carved>) -> bool {
+        for given in 0..AT_ONCE {
+            match carved.pop(&self.frames) {
+                Some(extent) => extent.uncarve(&mut self.frames),
+                None => return given > 0,
+            }
+        }
+        true
     }
 
     /// Moves what the cache has room for from a list to the cache.
@@ -166,17 +184,39 @@ impl HostMemory<'_> {
         taken
     }
 
-    /// Takes memory out of the direct map and asks for its flush.
+    /// Looks whether extents can be hidden, and takes what that needs. See [`DirectMap::check_some`](crate::direct_map::DirectMap).
+    pub(crate) fn check_some<M: Machine>(
+        &mut self,
+        machine: &M,
+        extents: &mut ExtentList<Carved>,
+        checked: &mut Checked,
+    ) -> Result<bool, HideCause> {
+        self.direct_map
+            .check_some(machine, &mut self.frames, extents, checked)
+    }
+
+    /// Takes some of what was checked out of the direct map; whether there was any.
+    pub(crate) fn hide_some<M: Machine>(
+        &mut self,
+        machine: &M,
+        checked: &mut Checked,
+        batch: &mut FlushBatch,
+    ) -> bool {
+        let Self {
+            direct_map,
+            frames,
+            stats,
+            ..
+        } = self;
+        direct_map.hide_some(machine, frames, stats, checked, batch)
+    }
+
+    /// Takes memory out of the direct map, in one piece, and asks for its flush.
     pub(crate) fn hide<M: Machine>(
         &mut self,
         machine: &M,
         extents: ExtentList<Carved>,
     ) -> Result<Posted, HideCause> {
-        if let Some(tracer) = machine.tracer() {
-            for (pfn, order) in extents.extents(&self.frames) {
-                tracer.note(Traced::extent(machine.now(), Action::Carve, pfn, order));
-            }
-        }
         match self
             .direct_map
             .hide(machine, &mut self.frames, &mut self.stats, extents)

@@ -1,7 +1,7 @@
 //! How guests come and go, step by step.
 
 use memory::frame::GuestId;
-use memory::guest::{GuestFlushed, LaunchError, SecondStageKind};
+use memory::guest::{GuestFlushed, LaunchError, Prepared, SecondStageKind};
 
 use super::change::Known;
 use super::{Guest, Stage, World};
@@ -17,28 +17,50 @@ impl World<'_> {
         let cpu = self.cpu(cpu);
         let id = GuestId::new(self.next_id).unwrap();
         let before = self.snapshot();
-        match self.memory.launch(&cpu, kind, id, regions << 21) {
-            Ok(hiding) => {
+        let mut preparing = self.memory.prepare(kind, id, regions << 21).unwrap();
+        let prepared = loop {
+            match preparing.step(&mut self.memory, &cpu) {
+                Prepared::More(rest) => {
+                    preparing = rest;
+                    self.judge()?;
+                }
+                prepared => break prepared,
+            }
+        };
+        match prepared {
+            Prepared::Hidden(hiding) => {
+                self.enrol(id, regions, kind, Stage::Hiding(hiding));
                 self.launched += 1;
-                self.next_id += 1;
-                self.guests.push(Guest {
-                    id,
-                    kind,
-                    bytes: regions << 21,
-                    stage: Stage::Hiding(hiding),
-                    known: Known::default(),
-                });
                 Ok(())
             }
-            Err(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
+            Prepared::Refused(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
                 if self.has_shrunk(&before) {
                     return self.launch(cpu.index(), regions, kind);
                 }
                 self.refused += 1;
                 self.unchanged(&before, "a launch was refused")
             }
-            Err(error) => panic!("{error}"),
+            Prepared::Refused(error) => panic!("{error}"),
+            Prepared::More(_) => unreachable!(),
         }
+    }
+
+    /// Begins a launch, all of whose steps are other operations.
+    pub(super) fn prepare(&mut self, regions: u64, kind: SecondStageKind) {
+        let id = GuestId::new(self.next_id).unwrap();
+        let preparing = self.memory.prepare(kind, id, regions << 21).unwrap();
+        self.enrol(id, regions, kind, Stage::Preparing(preparing));
+    }
+
+    fn enrol(&mut self, id: GuestId, regions: u64, kind: SecondStageKind, stage: Stage) {
+        self.next_id += 1;
+        self.guests.push(Guest {
+            id,
+            kind,
+            bytes: regions << 21,
+            stage,
+            known: Known::default(),
+        });
     }
 
     /// One step in the life of a guest.
@@ -54,6 +76,18 @@ impl World<'_> {
             known,
         } = self.guests.swap_remove(index);
         let next = match stage {
+            Stage::Preparing(preparing) => match preparing.step(memory, &cpu) {
+                Prepared::More(rest) => Some(Stage::Preparing(rest)),
+                Prepared::Hidden(hiding) => {
+                    self.launched += 1;
+                    Some(Stage::Hiding(hiding))
+                }
+                Prepared::Refused(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
+                    self.refused += 1;
+                    None
+                }
+                Prepared::Refused(error) => panic!("{error}"),
+            },
             Stage::Hiding(hiding) => Some(Stage::Launching(hiding.wait(&cpu))),
             Stage::Launching(mut launching) => {
                 if launching.step(memory, &cpu, windows) {

@@ -13,7 +13,9 @@ mod uses;
 use memory::HostMemory;
 use memory::address::Gpa;
 use memory::frame::{GuestId, HostFrames};
-use memory::guest::{Flushed, GuestMemory, Hiding, Launching, Restored, Revoked, SecondStageKind, Teardown};
+use memory::guest::{
+    Flushed, GuestMemory, Hiding, Launching, Preparing, Restored, Revoked, SecondStageKind, Teardown,
+};
 use memory::region::Magazine;
 use memory::window::Windows;
 
@@ -26,6 +28,7 @@ use crate::snapshot::Snapshot;
 
 /// How far a guest is.
 enum Stage {
+    Preparing(Preparing),
     Hiding(Hiding),
     Launching(Launching),
     Alive(GuestMemory),
@@ -108,6 +111,7 @@ impl<'m> World<'m> {
     pub fn apply(&mut self, op: Op) -> Result<(), Vec<Violation>> {
         match op {
             Op::Launch { cpu, regions, kind } => self.launch(cpu, regions, kind)?,
+            Op::Prepare { regions, kind } => self.prepare(regions, kind),
             Op::Advance { cpu, guest, steps } => {
                 for _ in 0..steps {
                     if let Some(guest) = self.choose(guest, |stage| !matches!(stage, Stage::Alive(_))) {

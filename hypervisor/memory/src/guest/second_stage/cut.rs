@@ -49,7 +49,7 @@ impl SecondStage {
             shared: shared_middle,
             next_shared: 0,
             gigabytes: self.gigabytes,
-            small: self.patched || self.divided || self.kind.splits(),
+            small: !self.patched.is_empty() || self.divided || self.kind.splits(),
             spare: self.spare,
             unlinked: self.unlinked,
         }

@@ -86,8 +86,8 @@ pub(super) struct SecondStage {
     root: Pfn,
     /// Entries of the level-3 table that are in use.
     gigabytes: usize,
-    /// Whether some of the memory is mapped by 4K leaves from the start.
-    patched: bool,
+    /// Regions' worth of guest addresses whose tables for 4K leaves are linked: some of those at the end that are mapped so from the start.
+    patched: core::ops::Range<u64>,
     /// For splits.
     spare: TableList,
     /// The bit that tells the shared alias of an address from the private one.
@@ -136,8 +136,8 @@ impl Shape {
 }
 
 impl SecondStage {
-    /// Links the tables for a guest's memory, all entries of the lowest ones absent. `reserve` holds [`Shape::tables`] zeroed frames;
-    /// `None` if it does not.
+    /// Links the tables for a guest's memory, but for those of 4K leaves, which [`SecondStage::link_some`] links; all entries of the lowest
+    /// ones are absent. `reserve` holds [`Shape::tables`] zeroed frames; `None` if it does not.
     pub(super) fn new<M: Machine>(
         machine: &M,
         kind: SecondStageKind,
@@ -150,13 +150,37 @@ impl SecondStage {
             kind,
             root,
             gigabytes: shape.gigabytes().end as usize,
-            patched: shape.patched > 0,
+            patched: shape.patched().start..shape.patched().start,
             spare: reserve,
             shared_bit: shape.shared_bit,
             divided: false,
             splits: 0,
             unlinked: TableList::new(),
         })
+    }
+
+    /// Links tables for 4K leaves at the end of the guest's memory, a table's worth of them. False when there was none left to link.
+    pub(super) fn link_some<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+        shape: &Shape,
+    ) -> bool {
+        let from = self.patched.end;
+        let to = shape.patched().end.min(from + ENTRIES as u64);
+        for region in from..to {
+            let at = as_index(Gfn::new(region * Level::L2.frames()).gpa());
+            let linked = with_format!(self.kind, F => match find::<F, M>(machine, self.root, at, Level::L2) {
+                Found::Slot(slot) => self.spare.pop(frames).map(|table| slot.link::<F>(table.link(frames, 0))),
+                _ => None,
+            });
+            assert!(
+                linked.is_some(),
+                "broken invariant: too few second-stage tables were reserved"
+            );
+        }
+        self.patched.end = to;
+        to > from
     }
 
     pub(super) fn root(&self) -> Pfn {
@@ -249,13 +273,6 @@ fn build<F: Format, M: Machine>(
     for gigabyte in shape.gigabytes() {
         let low = take(frames)?;
         Slot::of(machine, middle, gigabyte as usize, Level::L3).link::<F>(low);
-    }
-    for region in shape.patched() {
-        let at = as_index(Gfn::new(region * Level::L2.frames()).gpa());
-        let Found::Slot(slot) = find::<F, M>(machine, root, at, Level::L2) else {
-            return None;
-        };
-        slot.link::<F>(take(frames)?);
     }
     Some(root)
 }
