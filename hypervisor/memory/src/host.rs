@@ -3,13 +3,11 @@
 use crate::address::{PAGE_SIZE, Pfn};
 use crate::direct_map::DirectMap;
 use crate::frame::FrameTable;
-use crate::frame::extent::Dirty;
-use crate::frame::extent_list::ExtentList;
 use crate::guest::MOST_GUEST_BITS;
 use crate::machine::Machine;
 use crate::region::{Pool, Watermarks};
 use crate::stats::{Costs, Stats};
-use crate::tlb::{FlushBatch, Flusher, Posted, Receipt};
+use crate::tlb::{FlushBatch, Flusher, Opened, Posted, Receipt};
 use crate::trace::{Action, Traced};
 
 /// The frames, the direct map over them, and what waits for a flush.
@@ -71,9 +69,9 @@ impl<'m> HostMemory<'m> {
     }
 
     /// Opens a batch after its flush.
-    pub(crate) fn complete<M: Machine>(&mut self, machine: &M, receipt: Receipt) -> ExtentList<Dirty> {
+    pub(crate) fn complete<M: Machine>(&mut self, machine: &M, receipt: Receipt) -> Opened {
         let flushed = receipt.asked();
-        let hidden = self
+        let opened = self
             .flusher
             .complete(machine.cpu(), &mut self.frames, &mut self.stats, receipt);
         if flushed && let Some(tracer) = machine.tracer() {
@@ -81,9 +79,9 @@ impl<'m> HostMemory<'m> {
                 time: machine.now(),
                 action: Action::Flush,
                 address: 0,
-                bytes: hidden.frames() * PAGE_SIZE,
+                bytes: opened.frames() * PAGE_SIZE,
             });
         }
-        hidden
+        opened
     }
 }

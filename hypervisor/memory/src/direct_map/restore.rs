@@ -182,7 +182,7 @@ mod tests {
     fn hidden(memory: &mut HostMemory<'_>, machine: &Fake, extents: ExtentList<Carved>) -> ExtentList<Clean> {
         let posted = memory.hide(machine, extents).unwrap();
         let receipt = posted.wait(machine);
-        let mut dirty = memory.complete(machine, receipt);
+        let mut dirty = memory.complete(machine, receipt).take(&mut memory.frames);
         let mut clean = ExtentList::new();
         while let Some(extent) = dirty.pop(&memory.frames) {
             clean.push(&mut memory.frames, extent.scrubbed());

@@ -131,7 +131,8 @@ impl Launching {
         if let Some(receipt) = self.receipt.take() {
             let start = machine.now();
             let waited = receipt.ticks();
-            self.scrubber.dirty = memory.complete(machine, receipt);
+            let opened = memory.complete(machine, receipt);
+            self.scrubber.open(&mut memory.frames, opened);
             memory.costs.hide += waited + machine.now().wrapping_sub(start);
             return true;
         }

@@ -91,6 +91,9 @@ impl Revoked {
     }
 }
 
+/// Extents that leave the guest in one step: of a gigablock in regions, all.
+const LEAVING_AT_ONCE: u64 = 512;
+
 /// A teardown on its way, in steps, so that whoever drives it holds no lock for longer than the zeroing of 2 MiB takes.
 #[derive(Debug)]
 #[must_use = "a guest's memory comes back only through its teardown"]
@@ -133,8 +136,8 @@ impl Teardown {
         if self.scrubber.step(memory, machine, windows) {
             return true;
         }
-        if !self.scrubber.clean.is_empty() {
-            self.leave_guest(memory);
+        if self.leave_guest(memory) {
+            return true;
         }
         let HostMemory {
             frames,
@@ -179,9 +182,15 @@ impl Teardown {
         }
     }
 
-    /// Everything is clean: the cache keeps what it has room for, the rest leaves the pool.
-    fn leave_guest(&mut self, memory: &mut HostMemory<'_>) {
-        let mut clean = core::mem::take(&mut self.scrubber.clean);
+    /// Everything is clean: of some extents the cache keeps what it has room for, the rest leaves the pool. False when there was none.
+    fn leave_guest(&mut self, memory: &mut HostMemory<'_>) -> bool {
+        let mut clean = ExtentList::new();
+        for _ in 0..LEAVING_AT_ONCE {
+            self.scrubber.clean.move_first(&mut memory.frames, &mut clean);
+        }
+        if clean.is_empty() {
+            return false;
+        }
         memory.keep(&mut clean);
         while let Some(extent) = clean.pop_piece(&memory.frames) {
             match memory.frames.pool_put(extent) {
@@ -191,6 +200,7 @@ impl Teardown {
             }
         }
         self.given_back.append(&mut memory.frames, clean);
+        true
     }
 
     /// Does what is left, frees the guest's tables, and asks for the one flush after which the host's tables that were merged away
@@ -248,7 +258,8 @@ mod tests {
         let (costs, after) = (memory.costs, machine.now());
         assert_eq!((costs.hide, costs.map), (before.hide, before.map));
         assert!(costs.scrub > before.scrub && costs.restore > 0, "{costs:?}");
-        // Of the revocation, two scrubs, one restore, two steps with nothing to do, the end, the wait, the release, and this look.
-        assert_eq!((after - begin) - (sum(costs) - sum(before)), 10 * TICK);
+        // Of the revocation, two scrubs, one step out of the guest, one restore, two steps with nothing to do, the end, the wait, the release,
+        // and this look.
+        assert_eq!((after - begin) - (sum(costs) - sum(before)), 11 * TICK);
     }
 }

@@ -88,7 +88,8 @@ impl Grown {
     ) -> bool {
         match self.receipt.take() {
             Some(receipt) => {
-                self.scrubber.dirty = memory.complete(machine, receipt);
+                let opened = memory.complete(machine, receipt);
+                self.scrubber.open(&mut memory.frames, opened);
                 true
             }
             None => self.scrubber.step(memory, machine, windows),

@@ -22,6 +22,8 @@ pub struct Pool {
     /// Regions to keep there at most.
     pub(super) keep: u64,
     pub(super) watermarks: Watermarks,
+    /// Free memory was below the low watermark, and has not been lifted to the high one since.
+    pub(super) relieving: bool,
 }
 
 impl Pool {
@@ -31,6 +33,7 @@ impl Pool {
             cached: ExtentList::new(),
             keep: 0,
             watermarks,
+            relieving: false,
         }
     }
 

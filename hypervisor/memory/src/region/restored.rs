@@ -36,8 +36,8 @@ impl Flushed {
     pub fn release<M: Machine>(self, memory: &mut HostMemory<'_>, machine: &M) {
         let start = machine.now();
         let waited = self.receipt.ticks();
-        let hidden = memory.complete(machine, self.receipt);
-        debug_assert!(hidden.is_empty());
+        let opened = memory.complete(machine, self.receipt);
+        debug_assert!(opened.is_empty());
         memory.costs.restore += waited + machine.now().wrapping_sub(start);
     }
 }

@@ -1,16 +1,20 @@
 //! Zeroing hidden memory through windows, 2 MiB a step.
 
 use crate::address::REGION_ORDER;
+use crate::frame::FrameTable;
 use crate::frame::extent::{Clean, Dirty, Extent};
 use crate::frame::extent_list::ExtentList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
+use crate::tlb::Opened;
 use crate::window::Windows;
 
 /// Memory that is to be zeroed, and what of it is.
 #[derive(Debug, Default)]
 #[must_use = "memory in a scrubber that is dropped is lost"]
 pub(crate) struct Scrubber {
+    /// Out of the direct map, and flushed: to become dirty.
+    opened: Opened,
     pub(crate) dirty: ExtentList<Dirty>,
     pub(crate) clean: ExtentList<Clean>,
     /// An extent of more than one region, and how many of its regions are zeroed.
@@ -77,13 +81,19 @@ impl Scrubber {
     /// A scrubber with nothing to do; `clean` was zeroed before.
     pub(crate) fn new(clean: ExtentList<Clean>) -> Self {
         Self {
-            dirty: ExtentList::new(),
             clean,
-            current: None,
+            ..Self::default()
         }
     }
 
-    /// Zeroes one region, or smaller extents of as much in all, through one window. False when nothing was left to do.
+    /// Takes extents from a batch whose flush was acknowledged, the first of them at once.
+    pub(crate) fn open(&mut self, frames: &mut FrameTable<'_>, mut opened: Opened) {
+        self.dirty = opened.take_some(frames);
+        self.opened = opened;
+    }
+
+    /// Zeroes one region, or smaller extents of as much in all, through one window; or takes some more extents from an opened batch. False when nothing
+    /// was left to do.
     pub(crate) fn step<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
@@ -96,7 +106,9 @@ impl Scrubber {
             .take()
             .or_else(|| self.dirty.pop(&memory.frames).map(|extent| (extent, 0)));
         let Some((extent, done)) = next else {
-            return false;
+            let opened = core::mem::take(&mut self.opened);
+            self.open(&mut memory.frames, opened);
+            return !self.dirty.is_empty();
         };
         if extent.is_regions() {
             let pfn = extent.pfn().add(done << REGION_ORDER);

@@ -85,15 +85,26 @@ impl HostMemory<'_> {
         Restored::new(self.post(machine, batch))
     }
 
-    /// Lifts free memory from below the low watermark to the high one, as far as what nobody uses goes.
+    /// Lifts free memory from below the low watermark to the high one, as far as what nobody uses goes; by so much in one call that nobody waits
+    /// long, and further in the next.
     pub(crate) fn relieve<M: Machine>(&mut self, machine: &M) {
         let marks = self.pool.watermarks;
-        if self.frames.free_frames() >= marks.low {
+        self.pool.relieving |= self.frames.free_frames() < marks.low;
+        if !self.pool.relieving {
             return;
         }
-        // Once as a rule; a block of pieces is less than a region.
-        while let missing @ 1.. = marks.high.saturating_sub(self.frames.free_frames())
-            && self.shrink(machine, missing.div_ceil(512)) > 0
-        {}
+        let mut left = SHRINK_STEP;
+        // Twice where there are pieces: a block of them is less than a region.
+        while let missing @ 1.. = marks.high.saturating_sub(self.frames.free_frames()) {
+            let given = self.shrink(machine, missing.div_ceil(512).min(left));
+            left = left.saturating_sub(given);
+            if left == 0 {
+                return;
+            }
+            if given == 0 {
+                break;
+            }
+        }
+        self.pool.relieving = false;
     }
 }

@@ -130,6 +130,40 @@ impl Receipt {
     }
 }
 
+/// Extents whose flush every CPU has acknowledged. Their records are brought up to date as they are taken out, some at a time.
+#[derive(Debug, Default)]
+#[must_use = "memory in an opened batch that is dropped is lost"]
+pub struct Opened(ExtentList<Unmapped>);
+
+impl Opened {
+    /// Extents that are taken out at a time: of a gigablock in regions, all.
+    const AT_ONCE: usize = 512;
+
+    /// Takes some extents out: they are hidden.
+    pub(crate) fn take_some(&mut self, frames: &mut FrameTable<'_>) -> ExtentList<Dirty> {
+        let mut some = ExtentList::new();
+        for _ in 0..Self::AT_ONCE {
+            self.0.move_first(frames, &mut some);
+        }
+        some.acknowledged(frames)
+    }
+
+    /// Takes all extents out: they are hidden.
+    pub fn take(self, frames: &mut FrameTable<'_>) -> ExtentList<Dirty> {
+        self.0.acknowledged(frames)
+    }
+
+    /// Frames that are left.
+    pub(crate) fn frames(&self) -> u64 {
+        self.0.frames()
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Table frames that wait for every CPU to have flushed for one generation.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -211,14 +245,14 @@ impl Flusher {
         frames: &mut FrameTable<'_>,
         stats: &mut Stats,
         mut receipt: Receipt,
-    ) -> ExtentList<Dirty> {
+    ) -> Opened {
         if let Some(acknowledged) = receipt.acknowledged {
             stats.cpus_interrupted += u64::from(acknowledged.interrupted);
             stats.cpus_flagged += u64::from(acknowledged.flagged);
             stats.cpus_spared += u64::from(acknowledged.spared);
         }
         self.release(cpu, frames);
-        receipt.extents.take().acknowledged(frames)
+        Opened(receipt.extents.take())
     }
 
     /// Frees the table frames for which every CPU has flushed meanwhile.
@@ -282,7 +316,7 @@ mod tests {
     fn hiding_and_its_flush_are_noted_and_an_empty_batch_is_not() {
         let (machine, mut memory, batch) = batch();
         let receipt = memory.post(machine, batch).wait(machine);
-        let mut hidden = memory.complete(machine, receipt);
+        let mut hidden = memory.complete(machine, receipt).take(&mut memory.frames);
         let pfn = hidden.pop(&memory.frames).unwrap().pfn();
         let receipt = memory.post(machine, FlushBatch::new()).wait(machine);
         assert!(memory.complete(machine, receipt).is_empty());
