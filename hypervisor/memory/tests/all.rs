@@ -1,15 +1,18 @@
 //! All tests of this folder in one program, for `cargo xtask mutants`: built for each of some two thousand changes, one program takes half the
-//! time that eight take. A plain `cargo test` leaves it out.
+//! time that many take. A plain `cargo test` leaves it out.
 
 mod baseline;
 mod change;
 mod errors;
 mod frames;
+mod gigablocks;
 mod guest_shootdown;
 mod histories;
 mod lifecycle;
+mod magazine;
 mod metadata;
 mod no_memory;
 mod pool;
 mod prepare;
 mod shootdown;
+mod shrinker;

@@ -8,71 +8,12 @@ use std::cell::{Cell, RefCell};
 use memory::frame::GuestId;
 use memory::stats::Stats;
 use memory::tlb::shootdown::{
-    Cpu, CpuIndex, CpuLine, GuestTlb, Inside, Kicker, LastFlush, Mode, Outstanding, Processor, Reached,
-    Shootdown, StillInside,
+    Cpu, CpuIndex, GuestTlb, Inside, LastFlush, Mode, Reached, Shootdown, StillInside,
 };
+use model_machine::Scripted;
+use model_machine::scripted::{lines, started};
 
-/// A CPU that notes whom it kicks; what happens while it waits is given as a function.
-struct Fake<'a> {
-    flushes: Cell<u32>,
-    kicks: RefCell<Vec<u32>>,
-    polls: RefCell<Vec<StillInside>>,
-    meanwhile: &'a dyn Fn(&StillInside),
-}
-
-impl<'a> Fake<'a> {
-    fn new(meanwhile: &'a dyn Fn(&StillInside)) -> Self {
-        Self {
-            flushes: Cell::new(0),
-            kicks: RefCell::default(),
-            polls: RefCell::default(),
-            meanwhile,
-        }
-    }
-
-    /// One that never has to wait.
-    fn prompt() -> Self {
-        Self::new(&|inside| panic!("{inside}"))
-    }
-}
-
-impl Processor for Fake<'_> {
-    fn flush(&self) {
-        self.flushes.set(self.flushes.get() + 1);
-    }
-
-    fn interrupt(&self, cpu: CpuIndex) {
-        panic!("{cpu} was interrupted, not kicked");
-    }
-
-    fn pause(&self, outstanding: &Outstanding) {
-        panic!("{outstanding}");
-    }
-}
-
-impl Kicker for Fake<'_> {
-    fn kick(&self, cpu: CpuIndex) {
-        self.kicks.borrow_mut().push(cpu.get());
-    }
-
-    fn pause_outside(&self, inside: &StillInside) {
-        self.polls.borrow_mut().push(*inside);
-        assert!(inside.polls < 10, "{inside}");
-        (self.meanwhile)(inside);
-    }
-}
-
-fn lines(count: usize) -> Vec<CpuLine> {
-    (0..count).map(|_| CpuLine::new()).collect()
-}
-
-/// A CPU that has joined.
-fn started<'c>(all: &'c Shootdown<'c>, index: u32) -> Cpu<'c> {
-    let cpu = all.cpu(CpuIndex::new(index)).unwrap();
-    assert!(cpu.announce());
-    cpu.join(&Fake::prompt()).unwrap();
-    cpu
-}
+type Fake<'a> = Scripted<'a, StillInside>;
 
 fn guest(number: u16) -> GuestTlb {
     GuestTlb::new(GuestId::new(number).unwrap())
@@ -189,7 +130,7 @@ fn whoever_is_inside_is_kicked_and_others_are_flagged_or_spared() {
     let receipt = changing.post("a frame").wait(me, &fake);
     assert_eq!(receipt.guest(), GuestId::new(1).unwrap());
     assert_eq!(receipt.reached(), reached(1, 3, 2));
-    assert_eq!(*fake.kicks.borrow(), [1]);
+    assert_eq!(*fake.signals.borrow(), [1]);
     let polls = fake.polls.borrow();
     assert_eq!(polls.iter().map(|poll| poll.polls).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!((polls[0].cpu, polls[0].mode), (CpuIndex::new(1), Mode::Guest));
@@ -274,7 +215,7 @@ fn generations_of_two_guests_are_not_mixed_up() {
     let leave = |_: &StillInside| drop(running.take());
     let fake = Fake::new(&leave);
     let receipt = first.post(()).wait(me, &fake);
-    assert_eq!(*fake.kicks.borrow(), [1]);
+    assert_eq!(*fake.signals.borrow(), [1]);
     receipt.open(&mut Stats::default());
 }
 
@@ -316,7 +257,7 @@ fn cpus_past_256_share_a_place() {
     let leave = |_: &StillInside| drop(running.take());
     let fake = Fake::new(&leave);
     guest.post(()).wait(me, &fake).open(&mut Stats::default());
-    assert_eq!(*fake.kicks.borrow(), [257]);
+    assert_eq!(*fake.signals.borrow(), [257]);
 }
 
 #[test]

@@ -5,61 +5,11 @@
 
 use std::cell::{Cell, RefCell};
 
-use memory::tlb::shootdown::{
-    Acknowledged, Cpu, CpuIndex, CpuLine, JoinError, Mode, Outstanding, Processor, Shootdown,
-};
+use memory::tlb::shootdown::{Acknowledged, Cpu, CpuIndex, CpuLine, JoinError, Mode, Outstanding, Shootdown};
+use model_machine::Scripted;
+use model_machine::scripted::{lines, started};
 
-/// A CPU that counts its flushes and notes whom it interrupts; what happens while it waits is given as a function.
-struct Fake<'a> {
-    flushes: Cell<u32>,
-    interrupts: RefCell<Vec<u32>>,
-    polls: RefCell<Vec<Outstanding>>,
-    meanwhile: &'a dyn Fn(&Outstanding),
-}
-
-impl<'a> Fake<'a> {
-    fn new(meanwhile: &'a dyn Fn(&Outstanding)) -> Self {
-        Self {
-            flushes: Cell::new(0),
-            interrupts: RefCell::default(),
-            polls: RefCell::default(),
-            meanwhile,
-        }
-    }
-
-    /// One that never has to wait.
-    fn prompt() -> Self {
-        Self::new(&|outstanding| panic!("{outstanding}"))
-    }
-}
-
-impl Processor for Fake<'_> {
-    fn flush(&self) {
-        self.flushes.set(self.flushes.get() + 1);
-    }
-
-    fn interrupt(&self, cpu: CpuIndex) {
-        self.interrupts.borrow_mut().push(cpu.get());
-    }
-
-    fn pause(&self, outstanding: &Outstanding) {
-        self.polls.borrow_mut().push(*outstanding);
-        assert!(outstanding.polls < 10, "{outstanding}");
-        (self.meanwhile)(outstanding);
-    }
-}
-
-fn lines(count: usize) -> Vec<CpuLine> {
-    (0..count).map(|_| CpuLine::new()).collect()
-}
-
-/// A CPU that has joined.
-fn started<'c>(all: &'c Shootdown<'c>, index: u32) -> Cpu<'c> {
-    let cpu = all.cpu(CpuIndex::new(index)).unwrap();
-    assert!(cpu.announce());
-    cpu.join(&Fake::prompt()).unwrap();
-    cpu
-}
+type Fake<'a> = Scripted<'a, Outstanding>;
 
 fn counts(acknowledged: Acknowledged) -> (u32, u32, u32) {
     let Acknowledged {
@@ -148,7 +98,7 @@ fn a_cpu_in_the_host_is_interrupted_and_others_are_flagged_or_spared() {
     let generation = request.generation();
     let acknowledged = me.wait(&fake, request);
     assert_eq!(counts(acknowledged), (1, 4, 1));
-    assert_eq!(*fake.interrupts.borrow(), [1]);
+    assert_eq!(*fake.signals.borrow(), [1]);
     assert_eq!((fake.flushes.get(), other.flushes.get()), (1, 1));
     let polls = fake.polls.borrow();
     assert_eq!(polls.iter().map(|poll| poll.polls).collect::<Vec<_>>(), [1, 2, 3]);
@@ -196,7 +146,7 @@ fn one_interrupt_is_on_its_way_at_a_time() {
             let acknowledge = |_: &Outstanding| host.answer(&of_host);
             let waiting = Fake::new(&acknowledge);
             assert_eq!(counts(two.wait(&waiting, request)), (0, 1, 1));
-            assert_eq!(*waiting.interrupts.borrow(), [] as [u32; 0]);
+            assert_eq!(*waiting.signals.borrow(), [] as [u32; 0]);
             one.back(&of_two);
         }
     };
@@ -211,7 +161,7 @@ fn one_interrupt_is_on_its_way_at_a_time() {
     let fake = Fake::new(&answer);
     let request = one.request();
     assert_eq!(counts(one.wait(&fake, request)), (1, 1, 0));
-    assert_eq!(*fake.interrupts.borrow(), [2]);
+    assert_eq!(*fake.signals.borrow(), [2]);
 }
 
 /// What a CPU has flushed for is found: no interrupt.

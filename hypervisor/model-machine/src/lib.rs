@@ -6,7 +6,8 @@
 //! [`ram`] is the memory, [`cpu`] one CPU's caches, [`tags`] who wrote each frame last, [`guests`] the second stages, `places` where each
 //! table stands, `state` all of these. [`machine`] and [`hardware`] put them behind `memory`'s traits; [`board`] boots the way the
 //! hypervisor does. Each store is judged when it happens (`watch`) and counted (`tally`); the whole state is judged, rule by rule, after each operation ([`check`]), and compared whole
-//! ([`snapshot`]). [`world`] drives it: operations on several guests and CPUs, the state judged after each.
+//! ([`snapshot`]). [`world`] drives it: operations on several guests and CPUs, the state judged after each. [`mod@bench`] is for tests written by hand, of
+//! one machine; [`scripted`] for those of the shootdown protocol alone, without a machine.
 //!
 //! The walker is that of `audit`, which is written from the manuals and shares nothing with `memory`.
 
@@ -16,6 +17,7 @@
     reason = "this crate is a test: a failed unwrap is a failed test"
 )]
 
+pub mod bench;
 pub mod board;
 pub mod check;
 pub mod cpu;
@@ -27,6 +29,7 @@ pub mod op;
 mod places;
 pub mod ram;
 mod reach;
+pub mod scripted;
 pub mod snapshot;
 mod state;
 pub mod tags;
@@ -36,6 +39,7 @@ mod tests;
 mod watch;
 pub mod world;
 
+pub use bench::Bench;
 pub use board::{Board, Booted};
 pub use check::{Rule, Violation};
 pub use cpu::Fault;
@@ -43,6 +47,7 @@ pub use guests::TableKind;
 pub use hardware::ModelCpu;
 pub use machine::ModelMachine;
 pub use op::Op;
+pub use scripted::Scripted;
 pub use snapshot::Snapshot;
 pub use tags::Writer;
 pub use world::World;

@@ -21,7 +21,7 @@ use crate::{interrupt, workspace};
 const SLOW: [&str; 5] = [
     "histories::",
     "metadata::",
-    "pool::few_gigablocks_are_broken_at_every_peak",
+    "gigablocks::few_gigablocks_are_broken_at_every_peak",
     "pool::any_order_of_requests_leaves_no_trace",
     "no_memory::",
 ];
