@@ -1,21 +1,36 @@
 //! Intel's extended page tables (EPT): entries of the second stage under VMX (Intel SDM vol. 3C, 29.3.2 and tables 29-1 to 29-6; sections
 //! as numbered since 2023, when chapter 25 became the one of the VMCS).
 
+use bitfield::bitfield;
+
 use crate::address::{Level, Pfn};
 
 use super::format::{Decoded, Format};
 
+bitfield! {
+    /// An entry, as far as all kinds of entries agree (Intel SDM vol. 3C, tables 29-1 to 29-6).
+    #[derive(Clone, Copy)]
+    struct Entry(u64);
+    // Read, write, execute. Present is an entry that allows any (29.3.2).
+    access, set_access: 2, 0;
+    // In levels 2 and 3 a leaf, in level 4 reserved. In level 1 it is ignored, and here always clear.
+    large, set_large: 7;
+    frame, set_frame: 51, 12;
+}
+
 /// Bits 51 to 12: an address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Bit 7: in levels 2 and 3 a leaf, in level 4 reserved. In level 1 it is ignored, and here always clear.
+/// Bit 7, as in [`Entry`].
 const LARGE: u64 = 1 << 7;
+/// Every access.
+const ALL: u64 = 0b111;
 
 /// Attributes of an EPT leaf: every bit that is neither address nor page size, so that they survive a split and a merge exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EptAttributes(u64);
 
 impl EptAttributes {
-    const READ: u64 = 1 << 0;
+    const READ: u64 = 1;
     const WRITE: u64 = 1 << 1;
     const EXECUTE: u64 = 1 << 2;
     /// Bits 5 to 3: the memory type; 6 is write-back (SDM vol. 3C, 29.3.7.2).
@@ -27,11 +42,18 @@ impl EptAttributes {
     /// As [`Self::ACCESSED`].
     const DIRTY: u64 = 1 << 9;
 
-    /// A guest's RAM: every access, and write-back whatever the guest asks, or it could write past the caches and defeat the scrub.
-    pub const GUEST_RAM: Self =
-        Self(Self::READ | Self::WRITE | Self::EXECUTE | Self::WRITE_BACK | Self::IGNORE_PAT);
-    /// The same without instruction fetches.
-    pub const GUEST_DATA: Self = Self(Self::GUEST_RAM.0 & !Self::EXECUTE);
+    /// A guest's data: no instruction fetches, and write-back whatever the guest asks, or it could write past the caches and defeat the scrub.
+    pub const GUEST_DATA: Self = Self(Self::READ)
+        .with(Self::WRITE)
+        .with(Self::WRITE_BACK)
+        .with(Self::IGNORE_PAT);
+    /// A guest's RAM: the same with every access.
+    pub const GUEST_RAM: Self = Self::GUEST_DATA.with(Self::EXECUTE);
+
+    /// The same with these bits set.
+    const fn with(self, bits: u64) -> Self {
+        Self(self.0 | bits)
+    }
 }
 
 /// Extended page tables with four levels.
@@ -41,36 +63,43 @@ pub struct Ept;
 impl Format for Ept {
     type Attributes = EptAttributes;
 
-    const ACCESSED_DIRTY: u64 = EptAttributes::ACCESSED | EptAttributes::DIRTY;
+    const ACCESSED_DIRTY: u64 = EptAttributes(EptAttributes::ACCESSED)
+        .with(EptAttributes::DIRTY)
+        .0;
 
     fn leaf(level: Level, pfn: Pfn, attributes: EptAttributes) -> Option<u64> {
-        let size = match level {
-            Level::L1 => 0,
-            Level::L2 | Level::L3 => LARGE,
+        let mut entry = Entry(attributes.0);
+        entry.set_frame(pfn.get());
+        match level {
+            Level::L1 => {}
+            Level::L2 | Level::L3 => entry.set_large(true),
             Level::L4 => return None,
-        };
-        let fits = pfn.is_aligned(level.frames()) && pfn.get() <= ADDRESS >> 12;
-        fits.then_some(pfn.get() << 12 | attributes.0 | size)
+        }
+        let fits = pfn.is_aligned(level.frames()) && entry.frame() == pfn.get();
+        fits.then_some(entry.0)
     }
 
     /// In an entry that points to a table, bits 6 to 3 are reserved: a memory type stands in leaves only (tables 29-1, 29-3 and 29-5).
     fn table(pfn: Pfn) -> u64 {
-        pfn.get() << 12 & ADDRESS | EptAttributes::READ | EptAttributes::WRITE | EptAttributes::EXECUTE
+        let mut entry = Entry(0);
+        entry.set_access(ALL);
+        entry.set_frame(pfn.get());
+        entry.0
     }
 
-    /// Present is an entry that allows any access (SDM vol. 3C, 29.3.2).
-    fn decode(level: Level, entry: u64) -> Decoded<EptAttributes> {
-        if entry & (EptAttributes::READ | EptAttributes::WRITE | EptAttributes::EXECUTE) == 0 {
+    fn decode(level: Level, raw: u64) -> Decoded<EptAttributes> {
+        let entry = Entry(raw);
+        if entry.access() == 0 {
             return Decoded::Absent;
         }
-        let pfn = Pfn::new((entry & ADDRESS) >> 12);
+        let pfn = Pfn::new(entry.frame());
         let leaf = match level {
             Level::L1 => true,
-            Level::L2 | Level::L3 => entry & LARGE != 0,
+            Level::L2 | Level::L3 => entry.large(),
             Level::L4 => false,
         };
         if leaf {
-            let attributes = EptAttributes(entry & !ADDRESS & !LARGE);
+            let attributes = EptAttributes(raw & !ADDRESS & !LARGE);
             Decoded::Leaf(pfn.align_down(level.frames()), attributes)
         } else {
             Decoded::Table(pfn)
@@ -99,6 +128,15 @@ mod tests {
         );
         // Tables 29-1, 29-3, 29-5: nothing but access and the address.
         assert_eq!(Ept::table(Pfn::new(0x1234)), 0x123_4007);
+    }
+
+    #[test]
+    fn attributes_are_those_of_the_manual() {
+        assert_eq!(EptAttributes::GUEST_RAM.0, 0b111_0111);
+        assert_eq!(EptAttributes::GUEST_DATA.0, 0b111_0011);
+        assert_eq!(Ept::ACCESSED_DIRTY, 0x300);
+        // A bit that is set already stays set.
+        assert_eq!(EptAttributes::GUEST_RAM.with(7), EptAttributes::GUEST_RAM);
     }
 
     #[test]

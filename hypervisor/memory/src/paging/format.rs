@@ -48,8 +48,6 @@ bitfield! {
 
 /// Address bits 12 to 51.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const SIZE_OR_PAT: u64 = 1 << 7;
-const LARGE_PAT: u64 = 1 << 12;
 
 /// Attributes of a long-mode leaf: every bit that is neither address nor page size, so that they survive a split and a merge
 /// exactly. The PAT bit stands at bit 7 whatever the level.
@@ -57,7 +55,7 @@ const LARGE_PAT: u64 = 1 << 12;
 pub struct Attributes(u64);
 
 impl Attributes {
-    const PRESENT: u64 = 1 << 0;
+    const PRESENT: u64 = 1;
     const WRITABLE: u64 = 1 << 1;
     const USER: u64 = 1 << 2;
     const WRITE_THROUGH: u64 = 1 << 3;
@@ -68,17 +66,21 @@ impl Attributes {
 
     /// Readable and writable data. Accessed and dirty are set from the start: the hypervisor does not age its own memory, and
     /// hardware then has no reason to write the entries.
-    pub const DATA: Self =
-        Self(Self::PRESENT | Self::WRITABLE | Self::ACCESSED | Self::DIRTY | Self::NO_EXECUTE);
+    pub const DATA: Self = Self::READ_ONLY.with(Self::WRITABLE);
     /// Constants.
-    pub const READ_ONLY: Self = Self(Self::PRESENT | Self::ACCESSED | Self::DIRTY | Self::NO_EXECUTE);
+    pub const READ_ONLY: Self = Self::CODE.with(Self::NO_EXECUTE);
     /// Code.
-    pub const CODE: Self = Self(Self::PRESENT | Self::ACCESSED | Self::DIRTY);
+    pub const CODE: Self = Self(Self::PRESENT).with(Self::ACCESSED).with(Self::DIRTY);
     /// Device registers: PCD and PWT select PAT entry 3, strong uncacheable at reset (SDM vol. 3A, table 11-12; APM
     /// vol. 2, table 7-9).
-    pub const DEVICE: Self = Self(Self::DATA.0 | Self::WRITE_THROUGH | Self::CACHE_DISABLE);
+    pub const DEVICE: Self = Self::DATA.with(Self::WRITE_THROUGH).with(Self::CACHE_DISABLE);
     /// A guest's RAM in nested tables: everything, as user, since nested walks are user accesses (APM vol. 2, 15.25.5).
-    pub const GUEST_RAM: Self = Self(Self::PRESENT | Self::WRITABLE | Self::USER);
+    pub const GUEST_RAM: Self = Self(Self::PRESENT).with(Self::WRITABLE).with(Self::USER);
+
+    /// The same with these bits set.
+    const fn with(self, bits: u64) -> Self {
+        Self(self.0 | bits)
+    }
 }
 
 /// Tables of 64-bit mode with four levels: the host's own, and nested tables (NPT), which use the same layout (APM vol. 2, 15.25.3).
@@ -88,22 +90,21 @@ pub struct LongMode;
 impl Format for LongMode {
     type Attributes = Attributes;
 
-    const ACCESSED_DIRTY: u64 = Attributes::ACCESSED | Attributes::DIRTY;
+    const ACCESSED_DIRTY: u64 = Attributes(Attributes::ACCESSED).with(Attributes::DIRTY).0;
 
     fn leaf(level: Level, pfn: Pfn, attributes: Attributes) -> Option<u64> {
-        let aligned = pfn.is_aligned(level.frames()) && pfn.get() <= ADDRESS >> 12;
-        let pat = attributes.0 & SIZE_OR_PAT != 0;
         let mut entry = Entry(attributes.0);
         entry.set_frame(pfn.get());
+        let fits = pfn.is_aligned(level.frames()) && entry.frame() == pfn.get();
         match level {
             Level::L1 => {}
             Level::L2 | Level::L3 => {
+                entry.set_large_pat(entry.size_or_pat());
                 entry.set_size_or_pat(true);
-                entry.set_large_pat(pat);
             }
             Level::L4 => return None,
         }
-        aligned.then_some(entry.0)
+        fits.then_some(entry.0)
     }
 
     fn table(pfn: Pfn) -> u64 {
@@ -111,7 +112,7 @@ impl Format for LongMode {
         entry.set_present(true);
         entry.set_writable(true);
         entry.set_user(true);
-        entry.set_frame(pfn.get() & (ADDRESS >> 12));
+        entry.set_frame(pfn.get());
         entry.0
     }
 
@@ -123,13 +124,11 @@ impl Format for LongMode {
         match level {
             Level::L1 => Decoded::Leaf(Pfn::new(entry.frame()), Attributes(raw & !ADDRESS)),
             Level::L2 | Level::L3 if entry.size_or_pat() => {
-                let mut bits = raw & !ADDRESS & !SIZE_OR_PAT;
-                if raw & LARGE_PAT != 0 {
-                    bits |= SIZE_OR_PAT;
-                }
+                let mut attributes = Entry(raw & !ADDRESS);
+                attributes.set_size_or_pat(entry.large_pat());
                 Decoded::Leaf(
                     Pfn::new(entry.frame()).align_down(level.frames()),
-                    Attributes(bits),
+                    Attributes(attributes.0),
                 )
             }
             Level::L2 | Level::L3 | Level::L4 => Decoded::Table(Pfn::new(entry.frame())),
@@ -141,6 +140,29 @@ impl Format for LongMode {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const SIZE_OR_PAT: u64 = 1 << 7;
+
+    /// The bits by hand, from the tables of the manual.
+    #[test]
+    fn attributes_are_those_of_the_manual() {
+        const NO_EXECUTE: u64 = 1 << 63;
+        for (attributes, bits) in [
+            (Attributes::DATA, 0x63 | NO_EXECUTE),
+            (Attributes::READ_ONLY, 0x61 | NO_EXECUTE),
+            (Attributes::CODE, 0x61),
+            (Attributes::DEVICE, 0x7b | NO_EXECUTE),
+            (Attributes::GUEST_RAM, 0x7),
+        ] {
+            assert_eq!(attributes.0, bits);
+            // A bit that is set already stays set.
+            assert_eq!(attributes.with(bits), attributes);
+        }
+        assert_eq!(LongMode::ACCESSED_DIRTY, 0x60);
+        assert_eq!(LongMode::table(Pfn::new(0x1234)), 0x123_4007);
+        // What is no frame number does not spill into other bits.
+        assert_eq!(LongMode::table(Pfn::new(1 << 40)), 0x7);
+    }
 
     #[test]
     fn the_pat_bit_moves_with_the_level() {
