@@ -4,6 +4,7 @@
 
 use memory::address::{Gfn, Hpa, Level, Pfn};
 use memory::frame::FrameState;
+use memory::frame::extent::{Clean, Extent};
 use model_machine::bench::{GIGABLOCK, REGION, small_machine};
 use model_machine::{Bench, Board};
 use proptest::prelude::*;
@@ -147,6 +148,48 @@ fn whole_gigablocks_are_taken_only_where_as_many_leaves_are_lost_anyway() {
         bench.teardown(guest);
     }
     bench.assert_as_at_boot();
+}
+
+/// How many gigablocks a guest of so many bytes takes whole where each of `homes` has one extent of this order, and no other is broken.
+fn taken_whole(homes: usize, order: u8, bytes: u64) -> u64 {
+    let mut board = Board::new(&[(0, 16 * GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut kept: Vec<Extent<Clean>> = Vec::new();
+    let mut others = Vec::new();
+    while kept.len() < homes {
+        let extent = bench.allocate(order).unwrap();
+        let home = extent.pfn().gigablock_number();
+        if kept.iter().any(|other| other.pfn().gigablock_number() == home) {
+            others.push(extent);
+        } else {
+            kept.push(extent);
+        }
+    }
+    others.into_iter().for_each(|extent| bench.free(extent));
+    assert_eq!(
+        bench.memory.frames.holes(),
+        ((homes as u64) << (order - REGION), homes as u64)
+    );
+    let before = bench.stats().gigablocks_hidden;
+    let guest = bench.launch(1, bytes);
+    let whole = bench.stats().gigablocks_hidden - before;
+    placement_holds(&bench, &mut 0);
+    bench.teardown(guest);
+    kept.into_iter().for_each(|extent| bench.free(extent));
+    bench.assert_as_at_boot();
+    whole
+}
+
+/// With H hidden at most ceil(H / 1 GiB) + 1 leaves of 1G may be lost, and those are lost already that are broken; what does not come whole
+/// may break one more.
+#[test]
+fn a_request_takes_as_many_gigablocks_whole_as_may_be_lost() {
+    // 11 GiB hidden then, so 12 lost: 8, and 3 of these, and one more.
+    assert_eq!(taken_whole(8, 15, 10 * GIB), 3);
+    // 2 GiB, so 3: the last one takes all the rest, and no other is broken for it.
+    assert_eq!(taken_whole(2, 17, GIB), 1);
+    // Less than 2 GiB, so 3, and as many are broken.
+    assert_eq!(taken_whole(3, 16, GIB), 0);
 }
 
 /// At every new peak of hidden memory at most ceil(H / 1 GiB) + 1 leaves of 1G are lost, and none is while nothing is hidden in it.

@@ -105,18 +105,20 @@ fn a_high_watermark_below_the_low_one_counts_as_the_low_one() {
     assert_eq!(Watermarks::for_frames(0), Watermarks { low: 256, high: 512 });
 }
 
-/// Two that need a frame at the same time hide a run each; both frames come from the first run.
-fn with_a_run_that_nobody_uses(bench: &mut Bench<'_>) -> [Extent<Clean>; 2] {
+/// Several that need a frame at the same time hide a run each; all frames come from the first run, and nobody uses the others.
+fn with_runs_that_nobody_uses<const N: usize>(bench: &mut Bench<'_>) -> Vec<Extent<Clean>> {
     let (memory, cpu) = (&mut bench.memory, &bench.cpu);
-    let growing = [memory.grow(cpu, 0).unwrap(), memory.grow(cpu, 0).unwrap()];
+    let growing = [(); N].map(|()| memory.grow(cpu, 0).unwrap());
     let taken = growing.map(|growing| growing.wait(cpu).finish(memory, cpu, &mut bench.windows[0]));
-    assert_eq!(taken[0].pfn().region_number(), taken[1].pfn().region_number());
+    let block = taken[0].pfn().region_number();
+    assert!(taken.iter().all(|frame| frame.pfn().region_number() == block));
     bench.check();
+    let stats = bench.stats();
     assert_eq!(
-        (bench.stats().level2_splits, bench.stats().pages_hidden),
-        (2, 512)
+        (stats.level2_splits, stats.pages_hidden),
+        (N as u64, 256 * N as u64)
     );
-    taken
+    taken.into()
 }
 
 #[test]
@@ -124,7 +126,7 @@ fn the_shrinker_gives_back_what_was_hidden_in_pieces_and_is_not_used() {
     let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
     let mut bench = Bench::new(&mut board);
     let host = bench.fragment(200);
-    let taken = with_a_run_that_nobody_uses(&mut bench);
+    let taken = with_runs_that_nobody_uses::<2>(&mut bench);
     let free = bench.memory.frames.free_frames();
     assert_eq!(bench.memory.shrink(&bench.cpu, 0), 0);
     // Its leaf is whole again; in the other block two frames are in use.
@@ -146,7 +148,7 @@ fn the_host_gets_the_pieces_that_nobody_uses_before_it_is_refused() {
     let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
     let mut bench = Bench::new(&mut board);
     let mut host = bench.fragment(200);
-    let taken = with_a_run_that_nobody_uses(&mut bench);
+    let taken = with_runs_that_nobody_uses::<2>(&mut bench);
     host.extend(std::iter::from_fn(|| bench.memory.frames.allocate(8).ok()));
     let last = bench.memory.allocate(&bench.cpu, 8);
     host.push(last.expect("a run of 256 frames is hidden, and nobody uses it"));
@@ -163,7 +165,7 @@ fn low_memory_brings_back_the_pieces_that_nobody_uses() {
     let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
     let mut bench = Bench::new(&mut board);
     let mut host = bench.fragment(200);
-    let taken = with_a_run_that_nobody_uses(&mut bench);
+    let taken = with_runs_that_nobody_uses::<2>(&mut bench);
     let free = bench.memory.frames.free_frames();
     bench.memory.set_watermarks(Watermarks {
         low: free + 1,
@@ -175,6 +177,52 @@ fn low_memory_brings_back_the_pieces_that_nobody_uses() {
     bench.memory.set_watermarks(Watermarks::default());
     taken.into_iter().for_each(|extent| bench.free(extent));
     host.drain(..).for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+/// A block of pieces may be less than a region: then it takes several until free memory is at the high mark.
+#[test]
+fn low_memory_brings_back_blocks_until_the_high_mark() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut host = bench.fragment(200);
+    let taken = with_runs_that_nobody_uses::<4>(&mut bench);
+    let free = bench.memory.frames.free_frames();
+    bench.memory.set_watermarks(Watermarks {
+        low: free + 1,
+        high: free + 512,
+    });
+    assert!(bench.allocate(REGION).is_err());
+    assert_eq!(bench.memory.frames.free_frames(), free + 512);
+    bench.memory.set_watermarks(Watermarks::default());
+    taken.into_iter().for_each(|extent| bench.free(extent));
+    host.drain(..).for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
+/// Memory is low, but there are frames outside of whole regions, so no region is broken up, and nobody looks.
+#[test]
+fn frames_that_are_at_hand_cost_no_look_at_the_cache() {
+    let mut board = Board::new(&[(0, GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(4);
+    let extent = bench.allocate(REGION + 2).unwrap();
+    bench.free(extent);
+    let first = bench.memory.frames.allocate(0).unwrap();
+    let free = bench.memory.frames.free_frames();
+    bench.memory.set_watermarks(Watermarks {
+        low: free + 1,
+        high: free + 512,
+    });
+    let held = [0, 3, 5].map(|order| bench.memory.allocate(&bench.cpu, order).unwrap());
+    assert_eq!(bench.memory.pool().cached_regions(), 4);
+    // A whole region is one: whoever takes it looks.
+    let region = bench.memory.allocate(&bench.cpu, REGION).unwrap();
+    assert!(bench.memory.pool().cached_regions() < 4);
+    bench.memory.set_watermarks(Watermarks::default());
+    for frames in held.into_iter().chain([first, region]) {
+        bench.memory.frames.free(frames);
+    }
     bench.assert_as_at_boot();
 }
 
