@@ -57,9 +57,10 @@ impl<'m> HostMemory<'m> {
         self.flusher.waiting()
     }
 
-    /// Frees the table frames that waited for CPUs which have flushed meanwhile.
-    pub fn settle<M: Machine>(&mut self, machine: &M) {
-        self.flusher.release(machine.cpu(), &mut self.frames);
+    /// Frees table frames that waited for CPUs which have flushed meanwhile, at most 512 (what 2 MiB are made of). True when there may be
+    /// more: whoever wants all of them calls again, and lets the lock go in between.
+    pub fn settle<M: Machine>(&mut self, machine: &M) -> bool {
+        self.flusher.release(machine.cpu(), &mut self.frames)
     }
 
     /// Asks for the flush of a batch.

@@ -16,3 +16,4 @@ mod pool;
 mod prepare;
 mod shootdown;
 mod shrinker;
+mod teardown;

@@ -56,6 +56,7 @@ fn teardown(cpu: ModelCpu<'_>, booted: &mut Booted<'_>, guest: GuestMemory) {
     while teardown.step(memory, &cpu, &mut windows[0]) {}
     let restored = teardown.finish(memory, &cpu, &mut windows[0]);
     restored.wait(&cpu).release(memory, &cpu);
+    while memory.settle(&cpu) {}
 }
 
 /// Memory of which every second region is used by the host, so that extents are as small as they get; small ones, too, where nothing else is left.

@@ -97,7 +97,7 @@ impl DirectMap {
         let (extents, _) = take_some(frames, &mut checked.extents, |_, _| Ok(()));
         if extents.is_empty() {
             // Taken for leaves that were split already, or have not come to be. Never linked, so free at once.
-            return frames.free_some_tables(&mut checked.reserve);
+            return frames.free_some_tables(&mut checked.reserve, ENTRIES as u64) > 0;
         }
         let reserve = &mut checked.reserve;
         let unmapped = extents.unmapped(frames, |frames, pfn, order| {
@@ -290,22 +290,21 @@ impl FrameTable<'_> {
         Ok(reserve)
     }
 
-    /// Gives back up to 512 tables that were never linked; whether there were any.
-    pub(crate) fn free_some_tables(&mut self, tables: &mut TableList) -> bool {
-        for freed in 0..ENTRIES {
-            match tables.pop(self) {
-                Some(table) => self.free_table(table),
-                None => return freed > 0,
-            }
-        }
-        true
-    }
-
     /// Gives back tables that were never linked.
     pub(crate) fn free_tables(&mut self, mut tables: TableList) {
-        while let Some(table) = tables.pop(self) {
+        self.free_some_tables(&mut tables, u64::MAX);
+    }
+
+    /// Gives back at most so many tables that no CPU can still walk; how many.
+    pub(crate) fn free_some_tables(&mut self, tables: &mut TableList, most: u64) -> u64 {
+        let mut freed = 0;
+        while freed < most
+            && let Some(table) = tables.pop(self)
+        {
             self.free_table(table);
+            freed += 1;
         }
+        freed
     }
 }
 

@@ -126,6 +126,11 @@ impl<S: ExtentState> ExtentList<S> {
         }
     }
 
+    /// Takes the first extent of whole regions.
+    pub(crate) fn pop_regions(&mut self, frames: &FrameTable<'_>) -> Option<Extent<S>> {
+        self.regions.and_then(|_| self.pop(frames))
+    }
+
     /// Takes the first extent below 2 MiB.
     pub(crate) fn pop_piece(&mut self, frames: &FrameTable<'_>) -> Option<Extent<S>> {
         let regions = self.regions.take();

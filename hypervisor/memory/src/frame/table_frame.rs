@@ -41,14 +41,20 @@ impl TableFrame {
 #[derive(Debug, Default)]
 #[must_use = "table frames on a list that is dropped are lost"]
 pub struct TableList {
+    /// The one on top, and the one at the bottom: so another list goes on top of all in one step.
     first: Option<Pfn>,
+    last: Option<Pfn>,
     len: u64,
 }
 
 impl TableList {
     /// An empty list.
     pub const fn new() -> Self {
-        Self { first: None, len: 0 }
+        Self {
+            first: None,
+            last: None,
+            len: 0,
+        }
     }
 
     /// Frames on the list.
@@ -65,6 +71,7 @@ impl TableList {
     pub fn push(&mut self, frames: &mut FrameTable<'_>, table: TableFrame) {
         frames.set_frame(table.0, FrameState::TableListed { next: self.first });
         self.first = Some(table.0);
+        self.last = self.last.or(self.first);
         self.len += 1;
     }
 
@@ -75,15 +82,22 @@ impl TableList {
             FrameState::TableListed { next } => next,
             _ => None,
         };
+        if self.first.is_none() {
+            self.last = None;
+        }
         self.len -= 1;
         Some(TableFrame(first))
     }
 
-    /// Adds all frames of `other`.
-    pub fn append(&mut self, frames: &mut FrameTable<'_>, mut other: Self) {
-        while let Some(table) = other.pop(frames) {
-            self.push(frames, table);
-        }
+    /// Adds all frames of `other`, however many they are, by one link.
+    pub fn append(&mut self, frames: &mut FrameTable<'_>, other: Self) {
+        let Some(bottom) = other.last else {
+            return;
+        };
+        frames.set_frame(bottom, FrameState::TableListed { next: self.first });
+        self.first = other.first;
+        self.last = self.last.or(other.last);
+        self.len += other.len;
     }
 }
 

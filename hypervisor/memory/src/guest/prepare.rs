@@ -207,8 +207,11 @@ impl Preparing {
         let extents = [&mut self.carving.extents, &mut self.checked.extents];
         extents.into_iter().any(|list| memory.uncarve_some(list))
             || memory.put_back_some(&mut self.cached)
-            || memory.frames.free_some_tables(&mut self.checked.reserve)
-            || memory.frames.free_some_tables(&mut self.tables)
+            || memory
+                .frames
+                .free_some_tables(&mut self.checked.reserve, TABLES_AT_ONCE)
+                > 0
+            || memory.frames.free_some_tables(&mut self.tables, TABLES_AT_ONCE) > 0
     }
 }
 

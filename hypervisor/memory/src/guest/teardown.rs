@@ -1,5 +1,9 @@
 //! Taking a guest's memory back: revoke, flush, scrub, keep or restore, merge, free. Nothing here can fail, allocates, or splits.
 //! [`Revoked`], [`Teardown`], [`Restored`], [`Flushed`](crate::region::Flushed) are the steps; nothing is locked while the flush is waited for.
+//!
+//! However large the guest is, no step of a [`Teardown`] does more than about what zeroing 2 MiB takes: it frees the frames behind 2 MiB of shared
+//! pages, zeroes 2 MiB, puts up to 512 extents into the pool, restores the regions of one gigablock, or frees the tables of one gigabyte. What is
+//! done outside of the steps is the same for every guest, but for the flush, which carries no more tables than are linked in one step.
 
 use crate::address::{Gfn, Level, PAGE_SIZE};
 use crate::frame::extent::{Clean, Extent, Private};
@@ -91,8 +95,8 @@ impl Revoked {
     }
 }
 
-/// Extents that leave the guest in one step: of a gigablock in regions, all.
-const LEAVING_AT_ONCE: u64 = 512;
+/// Extents of regions that one step hands to the pool.
+const LEAVE_AT_ONCE: u64 = Level::L2.frames();
 
 /// A teardown on its way, in steps, so that whoever drives it holds no lock for longer than the zeroing of 2 MiB takes.
 #[derive(Debug)]
@@ -106,8 +110,9 @@ pub struct Teardown {
 }
 
 impl Teardown {
-    /// One step: frees 2 MiB of what was shared, then scrubs a region, or, when all are clean, puts those of one gigablock back into the direct map and frees them. False
-    /// when nothing was left to do.
+    /// One step, bounded as the module says: frees 2 MiB of what was shared, then scrubs a region; when all are clean, hands some of them to the
+    /// pool; then puts those of one gigablock back into the direct map and frees them; then frees some of the guest's tables. False when nothing
+    /// was left to do.
     pub fn step<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
@@ -146,6 +151,7 @@ impl Teardown {
             ..
         } = memory;
         direct_map.restore(machine, frames, stats, &mut self.given_back, &mut self.batch)
+            || self.revoked.tables.free_some(machine, frames)
     }
 
     /// Frees some of the ordinary frames that the guest shared with the host, or was about to: 2 MiB at most. False when there are none.
@@ -182,28 +188,45 @@ impl Teardown {
         }
     }
 
-    /// Everything is clean: of some extents the cache keeps what it has room for, the rest leaves the pool. False when there was none.
+    /// Everything is clean: the cache keeps what it has room for, the rest leaves the pool. Of whole regions 512 extents at once; of smaller ones
+    /// as many as are 2 MiB, and none after one with which a block became empty, as that brings all the block's pieces. False when there
+    /// were none.
     fn leave_guest(&mut self, memory: &mut HostMemory<'_>) -> bool {
-        let mut clean = ExtentList::new();
-        for _ in 0..LEAVING_AT_ONCE {
-            self.scrubber.clean.move_first(&mut memory.frames, &mut clean);
+        let clean = &mut self.scrubber.clean;
+        let mut some = ExtentList::new();
+        for _ in 0..LEAVE_AT_ONCE {
+            let Some(extent) = clean.pop_regions(&memory.frames) else {
+                break;
+            };
+            some.push(&mut memory.frames, extent);
         }
-        if clean.is_empty() {
-            return false;
+        if !some.is_empty() {
+            memory.keep(&mut some);
+            self.given_back.append(&mut memory.frames, some);
+            return true;
         }
-        memory.keep(&mut clean);
-        while let Some(extent) = clean.pop_piece(&memory.frames) {
-            match memory.frames.pool_put(extent) {
-                None => {}
-                Some(EmptyBlock::Region(region)) => clean.push(&mut memory.frames, region),
-                Some(EmptyBlock::Pieces(pieces)) => self.given_back.append(&mut memory.frames, pieces),
-            }
+        let mut left = 0;
+        while left < Level::L2.frames()
+            && let Some(extent) = clean.pop_piece(&memory.frames)
+        {
+            left += extent.frames();
+            let mut empty = match memory.frames.pool_put(extent) {
+                None => continue,
+                Some(EmptyBlock::Region(region)) => {
+                    some.push(&mut memory.frames, region);
+                    memory.keep(&mut some);
+                    some
+                }
+                Some(EmptyBlock::Pieces(pieces)) => pieces,
+            };
+            self.given_back
+                .append(&mut memory.frames, core::mem::take(&mut empty));
+            return true;
         }
-        self.given_back.append(&mut memory.frames, clean);
-        true
+        left > 0
     }
 
-    /// Does what is left, frees the guest's tables, and asks for the one flush after which the host's tables that were merged away
+    /// Does what is left, frees the last two of the guest's tables, and asks for the one flush after which the host's tables that were merged away
     /// are freed.
     pub fn finish<M: Machine>(
         mut self,
@@ -258,8 +281,8 @@ mod tests {
         let (costs, after) = (memory.costs, machine.now());
         assert_eq!((costs.hide, costs.map), (before.hide, before.map));
         assert!(costs.scrub > before.scrub && costs.restore > 0, "{costs:?}");
-        // Of the revocation, two scrubs, one step out of the guest, one restore, two steps with nothing to do, the end, the wait, the release,
-        // and this look.
-        assert_eq!((after - begin) - (sum(costs) - sum(before)), 11 * TICK);
+        // Of the revocation, two scrubs, one time to the pool, one restore, one time tables, two steps with nothing to do, the end, the wait, the
+        // release, and this look.
+        assert_eq!((after - begin) - (sum(costs) - sum(before)), 12 * TICK);
     }
 }

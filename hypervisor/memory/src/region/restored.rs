@@ -32,7 +32,8 @@ pub struct Flushed {
 }
 
 impl Flushed {
-    /// Frees the tables of the host that were merged away, as soon as every CPU has really flushed.
+    /// Frees the tables of the host that were merged away, as soon as every CPU has really flushed: 512 of them now; where there are more
+    /// (one for each gigablock, so after half a TiB), [`HostMemory::settle`] goes on.
     pub fn release<M: Machine>(self, memory: &mut HostMemory<'_>, machine: &M) {
         let start = machine.now();
         let waited = self.receipt.ticks();

@@ -12,6 +12,7 @@
 pub mod atomics;
 pub mod shootdown;
 
+use crate::address::Level;
 use crate::frame::extent::{Dirty, Unmapped};
 use crate::frame::extent_list::ExtentList;
 use crate::frame::records::FrameTable;
@@ -19,6 +20,9 @@ use crate::frame::table_frame::{TableFrame, TableList};
 use crate::machine::Machine;
 use crate::stats::Stats;
 use shootdown::{Acknowledged, Cpu, Generation, Request};
+
+/// Table frames that are freed in one piece of work: what 2 MiB are made of.
+const FREED_AT_ONCE: u64 = Level::L2.frames();
 
 /// Extents on their way through a flush.
 ///
@@ -238,7 +242,7 @@ impl Flusher {
     }
 
     /// Opens a batch whose flush is acknowledged: returns its extents, which are hidden from now on, and frees what table frames it
-    /// can, this batch's or others'.
+    /// can, this batch's or others', at most [`FREED_AT_ONCE`].
     pub fn complete(
         &mut self,
         cpu: Cpu<'_>,
@@ -255,14 +259,17 @@ impl Flusher {
         Opened(receipt.extents.take())
     }
 
-    /// Frees the table frames for which every CPU has flushed meanwhile.
-    pub(crate) fn release(&mut self, cpu: Cpu<'_>, frames: &mut FrameTable<'_>) {
-        while !self.first.tables.is_empty() && cpu.shootdown().all_flushed(self.first.after) {
-            while let Some(table) = self.first.tables.pop(frames) {
-                frames.free_table(table);
+    /// Frees table frames for which every CPU has flushed meanwhile, at most [`FREED_AT_ONCE`]. Whether that many were there, so that there
+    /// may be more.
+    pub(crate) fn release(&mut self, cpu: Cpu<'_>, frames: &mut FrameTable<'_>) -> bool {
+        let mut left = FREED_AT_ONCE;
+        while left > 0 && !self.first.tables.is_empty() && cpu.shootdown().all_flushed(self.first.after) {
+            left -= frames.free_some_tables(&mut self.first.tables, left);
+            if self.first.tables.is_empty() {
+                self.first = core::mem::take(&mut self.second);
             }
-            self.first = core::mem::take(&mut self.second);
         }
+        left == 0
     }
 }
 

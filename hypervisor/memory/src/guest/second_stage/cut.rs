@@ -12,6 +12,9 @@ use crate::paging::format::{Format, LongMode};
 /// Regions in a gigabyte.
 const REGIONS: u64 = Level::L3.frames() / Level::L2.frames();
 
+/// Tables that one step frees at most: those of 4K leaves in a gigabyte, and the one that led to them.
+const MOST_FREED: u64 = REGIONS + 1;
+
 /// Tables that no new walk reaches.
 #[derive(Debug)]
 pub(in crate::guest) struct CutSecondStage {
@@ -23,7 +26,9 @@ pub(in crate::guest) struct CutSecondStage {
     shared: Option<(Pfn, usize)>,
     /// The next region of the shared alias to be freed.
     next_shared: u64,
+    /// GiB of the guest's memory, the last one perhaps in part, and of how many the private alias' tables are freed.
     gigabytes: usize,
+    next_gigabyte: usize,
     /// Some of the private alias is mapped by 4K leaves.
     small: bool,
     /// Tables that were never linked, and tables that no longer are.
@@ -50,6 +55,7 @@ impl SecondStage {
             next_shared: 0,
             gigabytes: self.gigabytes,
             small: !self.patched.is_empty() || self.divided || self.kind.splits(),
+            next_gigabyte: 0,
             spare: self.spare,
             unlinked: self.unlinked,
         }
@@ -93,29 +99,61 @@ impl CutSecondStage {
         with_format!(self.kind, F => table_below::<F, M>(&slot))
     }
 
-    /// Frees the tables. The guest's translations, and with them every CPU's copies of these tables' entries, have been flushed, and the
-    /// shared alias is empty.
-    pub(in crate::guest) fn free<M: Machine>(mut self, machine: &M, frames: &mut FrameTable<'_>) {
-        frames.free_tables(core::mem::take(&mut self.spare));
-        frames.free_tables(core::mem::take(&mut self.unlinked));
+    /// Frees some of the tables that led to 4K and 2M leaves: so many that were never linked or no longer are, or all that serve one gigabyte, or
+    /// those of the shared alias, which is empty; [`MOST_FREED`] at most. False when none were left, but for those that [`Self::free`] takes.
+    ///
+    /// The guest's translations, and with them every CPU's copies of these tables' entries, have been flushed, and nothing is looked up in
+    /// them any more.
+    pub(in crate::guest) fn free_some<M: Machine>(
+        &mut self,
+        machine: &M,
+        frames: &mut FrameTable<'_>,
+    ) -> bool {
+        let freed = frames.free_some_tables(&mut self.spare, MOST_FREED);
+        let freed = freed + frames.free_some_tables(&mut self.unlinked, MOST_FREED - freed);
+        if freed > 0 {
+            return true;
+        }
+        if self.free_shared_tables(machine, frames) {
+            return true;
+        }
+        while self.next_gigabyte < self.gigabytes
+            && let Some(middle) = self.middle
+        {
+            let slot = Slot::of(machine, middle, self.next_gigabyte, Level::L3);
+            self.next_gigabyte += 1;
+            if let Some(low) = with_format!(self.kind, F => table_below::<F, M>(&slot)) {
+                if self.small {
+                    with_format!(self.kind, F => free_small::<F, M>(machine, frames, low));
+                }
+                frames.free_table(TableFrame::unlinked(low));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Frees the tables of levels 2 and 3 of the shared alias: at most one for each gigabyte, and one more. False when that is done, or there
+    /// are none.
+    fn free_shared_tables<M: Machine>(&mut self, machine: &M, frames: &mut FrameTable<'_>) -> bool {
         for gigabyte in 0..self.gigabytes as u64 {
             if let Some(low) = self.shared_low(machine, gigabyte) {
                 frames.free_table(TableFrame::unlinked(low));
             }
         }
-        if let Some((table, _)) = self.shared.filter(|(table, _)| Some(*table) != self.middle) {
+        let Some((table, _)) = self.shared.take() else {
+            return false;
+        };
+        if Some(table) != self.middle {
             frames.free_table(TableFrame::unlinked(table));
         }
+        true
+    }
+
+    /// Frees what [`Self::free_some`] has left: the two tables at the top.
+    pub(in crate::guest) fn free<M: Machine>(mut self, machine: &M, frames: &mut FrameTable<'_>) {
+        while self.free_some(machine, frames) {}
         if let Some(middle) = self.middle {
-            for index in 0..self.gigabytes {
-                let slot = Slot::of(machine, middle, index, Level::L3);
-                if let Some(low) = with_format!(self.kind, F => table_below::<F, M>(&slot)) {
-                    if self.small {
-                        with_format!(self.kind, F => free_small::<F, M>(machine, frames, low));
-                    }
-                    frames.free_table(TableFrame::unlinked(low));
-                }
-            }
             frames.free_table(TableFrame::unlinked(middle));
         }
         frames.free_table(TableFrame::unlinked(self.root));
