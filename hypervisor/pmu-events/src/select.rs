@@ -27,6 +27,11 @@ const ENABLE: u64 = 1 << 22;
 /// AMD: only while not in a guest; needs EFER.SVME (APM vol. 2 13.2.1).
 pub const HOST_ONLY: u64 = 1 << 41;
 
+/// Whether an event register's value lets its counter count.
+pub(crate) const fn is_on(value: u64) -> bool {
+    value & ENABLE != 0
+}
+
 impl Select {
     /// Event and unit mask.
     pub const fn new(event: u16, umask: u8) -> Self {

@@ -3,8 +3,12 @@
 use crate::select::{Select, Vendor};
 
 /// What an event counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
+    /// Cycles of the core.
+    Cycles,
+    /// Instructions retired.
+    Instructions,
     /// Walks for loads that completed, by size of the leaf.
     LoadWalks4K,
     /// The same for 2M (and 4M).
@@ -73,6 +77,54 @@ pub struct Events {
     pub counters: u8,
     /// Where the table comes from.
     pub source: &'static str,
+}
+
+impl Metric {
+    /// A name for tables and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cycles => "cycles",
+            Self::Instructions => "instructions",
+            Self::LoadWalks4K => "load-walks-4k",
+            Self::LoadWalks2M => "load-walks-2m",
+            Self::LoadWalks1G => "load-walks-1g",
+            Self::LoadWalks => "load-walks",
+            Self::StoreWalks => "store-walks",
+            Self::FetchWalks => "fetch-walks",
+            Self::LoadWalkPending => "load-walk-pending",
+            Self::LoadWalkActive => "load-walk-active",
+            Self::LoadSecondHits => "load-second-hits",
+            Self::SecondStagePending => "second-stage-pending",
+            Self::RetiredLoadMisses => "retired-load-misses",
+            Self::RetiredStoreMisses => "retired-store-misses",
+            Self::SecondHits4K => "second-hits-4k",
+            Self::SecondHitsCoalesced => "second-hits-coalesced",
+            Self::SecondHits2M => "second-hits-2m",
+            Self::SecondHits1G => "second-hits-1g",
+            Self::Walks4K => "walks-4k",
+            Self::WalksCoalesced => "walks-coalesced",
+            Self::Walks2M => "walks-2m",
+            Self::Walks1G => "walks-1g",
+            Self::Walks => "walks",
+            Self::Flushes => "flushes",
+        }
+    }
+}
+
+/// What every core of a maker counts, known or not.
+pub const fn common(vendor: Vendor) -> [Event; 2] {
+    match vendor {
+        // Architectural events (SDM vol. 3B, 20.2.1.2, table 20-1).
+        Vendor::Intel => [
+            event(Metric::Cycles, 0x3c, 0),
+            event(Metric::Instructions, 0xc0, 0),
+        ],
+        // Of every family since 0Fh (its "BIOS and Kernel Developer's Guide", later each family's "Processor Programming Reference": PMCx076, PMCx0C0).
+        Vendor::Amd => [
+            event(Metric::Cycles, 0x76, 0),
+            event(Metric::Instructions, 0xc0, 0),
+        ],
+    }
 }
 
 impl Events {

@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::*;
-use crate::select::HOST_ONLY;
+use crate::select::{HOST_ONLY, Select, Vendor};
 
 /// How the mock goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,16 +103,18 @@ impl Counter for Mock {
 struct Misses(World);
 
 impl Work for Misses {
-    const EXPECTED: u64 = 1000;
-
-    fn provoke(&mut self) {
+    fn provoke(&mut self, _: Metric) {
         self.0.happened.set(self.0.happened.get() + 1010);
         self.0.time.set(self.0.time.get() + 100_000);
     }
 
-    fn idle(&mut self) {
+    fn idle(&mut self, _: Metric) {
         self.0.happened.set(self.0.happened.get() + 3);
         self.0.time.set(self.0.time.get() + 100_000);
+    }
+
+    fn expected(&self, _: Metric) -> u64 {
+        1000
     }
 }
 
@@ -121,8 +123,9 @@ fn tried(manner: Manner) -> (Liveness, u64) {
     let mut mock = Mock::new(manner, &world);
     let found = try_event(
         &mut mock,
-        Vendor::Intel,
-        Select::new(0x12, 0x0e),
+        Select::new(0x12, 0x0e).ring_0(Vendor::Intel),
+        48,
+        Metric::LoadWalks,
         &mut Misses(world),
     );
     (found, mock.select)
