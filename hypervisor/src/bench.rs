@@ -9,7 +9,7 @@
 
 use core::fmt;
 
-use boot_config::{Config, Policy};
+use boot_config::{Config, Phase, Policy};
 use memory::HostMemory;
 use memory::address::{Gpa, Level, PAGE_SIZE, REGION_ORDER};
 use memory::frame::{GuestId, OutOfMemory};
@@ -24,6 +24,7 @@ use crate::frames::{Frames, with_memory};
 use crate::guests::launch::{private_memory, take_back, write};
 use crate::hardware::Hardware;
 use crate::lock::while_others_rest;
+use crate::measure::Measurer;
 use crate::println;
 use crate::reporting::json;
 
@@ -86,10 +87,17 @@ pub fn run(
     bytes: u64,
     windows: &mut Windows,
     checks: &Checks,
+    mut measurer: Option<Measurer>,
 ) -> Result<(), BenchError> {
+    let mut measure = |phase| {
+        if let Some(measurer) = &mut measurer {
+            measurer.moment(phase, checks.spans());
+        }
+    };
     let pages = bytes / PAGE_SIZE;
     let Some(id) = GuestId::new(1) else { return Ok(()) };
     with_memory(|memory| prepare(memory, config, pages))?;
+    measure(Phase::Boot);
     let before = read(windows, checks)?;
     let (peak, loaded, after) = match config.policy {
         Policy::Grouped => {
@@ -100,6 +108,7 @@ pub fn run(
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let mut guest = guest.map_err(BenchError::Launch)?;
             let peak = read(windows, checks);
+            measure(Phase::Guests);
             let ticks = load(&mut guest, windows);
             let loaded = read(windows, checks);
             #[cfg(feature = "test-hooks")]
@@ -120,6 +129,7 @@ pub fn run(
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let paged = paged.map_err(BenchError::OutOfMemory)?;
             let peak = read(windows, checks);
+            measure(Phase::Guests);
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
             with_memory(|memory| while_others_rest(|| memory.teardown_paged(&Hardware, paged)));
@@ -128,6 +138,7 @@ pub fn run(
             (peak?, None, read(windows, checks)?)
         }
     };
+    measure(Phase::After);
     report(config.policy, pages, &before, &peak, loaded, &after);
     Ok(())
 }

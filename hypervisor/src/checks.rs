@@ -322,16 +322,17 @@ impl Checks {
             .map_while(Result::ok)
             .map(|region| {
                 let end = Pa::new(region.pa.get() + Level::L2.bytes());
-                let state = match region.state {
-                    RegionState::In1G(_) => BlockState::In1G,
-                    RegionState::Leaf2M(_) => BlockState::Leaf2M,
-                    RegionState::Small4K { leaves, .. } => BlockState::Small4K { leaves },
-                    RegionState::Absent if private.overlap(region.pa, end).is_some() => BlockState::Hole,
-                    RegionState::Absent => BlockState::Missing,
-                };
+                let state = block_of(region.state, private.overlap(region.pa, end).is_some());
                 Span::block(region.pa.get() / Level::L2.bytes(), state)
             });
         Ok(visit(found, &mut spans))
+    }
+
+    /// How each block of the direct map is mapped at the moment. What is not mapped is taken for a hole: nothing is checked here.
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        let host = Tables::new(&self.view, self.host, self.root.hpa().get());
+        let regions = self.record.direct_map().scan(&host).map_while(Result::ok);
+        regions.map(|region| Span::block(region.pa.get() / Level::L2.bytes(), block_of(region.state, true)))
     }
 
     /// Leaves of the direct map at the moment.
@@ -365,6 +366,17 @@ impl Checks {
     /// End of RAM in 2 MiB blocks, rounded up.
     pub fn blocks(&self) -> u64 {
         self.end.hpa().get().div_ceil(Level::L2.bytes())
+    }
+}
+
+/// What a block is; `private`: what is not mapped should not be.
+fn block_of(state: RegionState, private: bool) -> BlockState {
+    match state {
+        RegionState::In1G(_) => BlockState::In1G,
+        RegionState::Leaf2M(_) => BlockState::Leaf2M,
+        RegionState::Small4K { leaves, .. } => BlockState::Small4K { leaves },
+        RegionState::Absent if private => BlockState::Hole,
+        RegionState::Absent => BlockState::Missing,
     }
 }
 

@@ -50,7 +50,12 @@ const ROOT: u64 = 0x000f_ffff_ffff_f000;
 pub fn commit(hook: Hook, guests: &dyn Memories) -> bool {
     println!("test hook: {hook}");
     match hook {
-        Hook::SilentCpu | Hook::NoKick | Hook::Pool | Hook::HostAccess | Hook::Control => return false,
+        Hook::SilentCpu
+        | Hook::NoKick
+        | Hook::Pool
+        | Hook::HostAccess
+        | Hook::Control
+        | Hook::MeasureAnyway => return false,
         // It has to notice by itself.
         Hook::NoInterrupt if stress::is_on() => return false,
         Hook::StaleRead | Hook::NoInterrupt => stale_read::provoke(),

@@ -22,6 +22,7 @@ mod hooks;
 mod lock;
 #[cfg(feature = "test-hooks")]
 mod magazines;
+mod measure;
 mod presence;
 mod reporting;
 mod shared;
@@ -57,6 +58,7 @@ use cpu::timer::{self, Calibration, Clock};
 use cpu::{apic as local_apic, mtrr, pic, registers};
 use frames::FrameBox;
 use guests::{Report, Worker, World, WorldError};
+use measure::Measurer;
 use reporting::{Moment, Reporter};
 use virt::Backend;
 use virt::svm::Svm;
@@ -359,9 +361,17 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
         Ok(checks) => checks,
         Err(error) => refuse!("{error}"),
     };
+    let measurer = match config
+        .measure
+        .then(|| Measurer::new(config, calibration.tsc_hz))
+        .transpose()
+    {
+        Ok(measurer) => measurer,
+        Err(error) => refuse!("measure=tlb: {error}"),
+    };
     if let Some(bytes) = config.bench {
         let mut windows = windows;
-        match bench::run(config, bytes, &mut windows, &checks) {
+        match bench::run(config, bytes, &mut windows, &checks, measurer) {
             Ok(()) => console::finish(ExitCode::Pass, format_args!("")),
             Err(error) => refuse!("the benchmark: {error}"),
         }
@@ -382,7 +392,7 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
         );
     }
     let archive: &'static Archive<'static> = for_good(archive(info, &ram));
-    let reporter = Reporter::new(config, checks.blocks(), ram_mib(&ram));
+    let reporter = Reporter::new(config, checks.blocks(), ram_mib(&ram), measurer);
     let report = Report { checks, reporter };
     let world = World::new(config, archive, backend, calibration, clock, cpus.0, report);
     let world: &'static World<B> = match world {

@@ -85,6 +85,16 @@ fn fits(flags: &cli::Run, kind: Kind) -> Result<()> {
     {
         bail!("nobody could end a pause inside level 1: leave out pause=, or use --machine tcg");
     }
+    if kind.is_nested()
+        && flags
+            .cmdline
+            .split_whitespace()
+            .any(|word| word.starts_with("measure="))
+    {
+        bail!(
+            "level 1 is emulated, which the hypervisor cannot know, so its times would mean nothing: leave out measure="
+        );
+    }
     if kind.is_nested() && flags.boot == Boot::Uefi {
         // tcg-accel-ops.c, tcg_handle_interrupt: `assertion failed: (qemu_mutex_iothread_locked())`, with QEMU 7.2.22.
         bail!(

@@ -41,6 +41,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "`grouped`, `linux-fresh`, `linux-aged` or `scattered`",
     ),
     parameter("cache", "N", "a number of 2 MiB regions from 0 to 524288"),
+    parameter("measure", "WHAT", "`tlb`"),
     parameter(
         "trace",
         "ACTION[+ACTION...]",

@@ -27,8 +27,8 @@ pub use block::{BlockState, Span};
 #[cfg(feature = "read")]
 pub use event::Phase;
 pub use event::{
-    Bench, Check, Counters, Event, Guest, Leaves, Machine, Outcome, Pause, PhaseHeader, ReportValue, SCHEMA,
-    Start, Stress, Trace, Verdict, View,
+    Bench, Check, Counters, Event, Guest, Latency, Leaves, Machine, Outcome, Pause, PhaseHeader, Pmu,
+    PmuCount, PmuEvent, Probe, ReportValue, SCHEMA, Skip, Start, Stress, Trace, Verdict, View,
 };
 pub use gigablock::{Gigablock, Gigablocks};
 pub use guest_text::GuestText;

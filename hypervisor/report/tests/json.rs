@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use report::{
-    Bench, Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Leaves, Machine, Outcome, Pause,
-    PhaseHeader, ReportValue, SCHEMA, Start, Stress, Trace, Verdict, View, WriteError, write_event,
-    write_phase,
+    Bench, Check, Counters, Event, Gigablock, Guest, LINE_BYTES, Latency, Leaves, Machine, Outcome, Pause,
+    PhaseHeader, Pmu, PmuCount, PmuEvent, Probe, ReportValue, SCHEMA, Skip, Start, Stress, Trace, Verdict,
+    View, WriteError, write_event, write_phase,
 };
 use serde_json::Value;
 
@@ -114,6 +114,58 @@ fn samples() -> Vec<Event<&'static str>> {
             cpus: 4,
             operations: 100,
             ..Stress::default()
+        }),
+        Event::Pmu(Pmu {
+            phase: "boot",
+            cpu: 0,
+            core: "Zen 4",
+            interface: "AMD PerfMonV2",
+            counters: 6,
+            width: 48,
+            host_only: true,
+            state: "live",
+            reason: "",
+        }),
+        Event::PmuEvent(PmuEvent {
+            phase: "boot",
+            cpu: 0,
+            metric: "walks",
+            select: 0x42_f045,
+            state: "live",
+            reason: "",
+        }),
+        Event::PmuCount(PmuCount {
+            phase: "guests",
+            cpu: 1,
+            workload: "objects-all",
+            metric: "walks",
+            loads: 65_536,
+            count: 12,
+            entries: "large",
+        }),
+        Event::Probe(Probe {
+            phase: "boot",
+            cpu: 0,
+            few: 5000,
+            many: 5100,
+            entries: "large",
+        }),
+        Event::Latency(Latency {
+            phase: "after",
+            cpu: 0,
+            workload: "objects-64",
+            loads: 256,
+            windows: 2000,
+            p10: 5000,
+            p25: 5100,
+            median: 5200,
+            tsc_khz: 2_400_000,
+            entries: "large",
+        }),
+        Event::Skip(Skip {
+            phase: "boot",
+            what: "latency",
+            reason: "an emulator",
         }),
     ]
 }

@@ -8,7 +8,7 @@ const IDENTITY_PORT: u16 = 0xe9;
 const CONTROL_PORT: u16 = 0x8900;
 
 /// Whether this is Bochs. Elsewhere the control port may belong to some device.
-fn is_here() -> bool {
+pub fn is_here() -> bool {
     // SAFETY: reading the port has no effect.
     unsafe { x86::io::inb(IDENTITY_PORT) == IDENTITY_PORT as u8 }
 }

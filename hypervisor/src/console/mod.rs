@@ -14,6 +14,8 @@ pub mod fatal;
 pub mod pause;
 mod serial;
 
+pub use bochs::is_here as is_bochs;
+
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 

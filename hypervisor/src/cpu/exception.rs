@@ -4,10 +4,10 @@
 //! all general registers as a [`Frame`] and calls `interrupt_dispatch`. When that returns, the interrupted code goes on.
 
 use memory::address::Hva;
-use x86::irq::NONMASKABLE_INTERRUPT_VECTOR;
+use x86::irq::{GENERAL_PROTECTION_FAULT_VECTOR, NONMASKABLE_INTERRUPT_VECTOR};
 
 use super::descriptor::CpuTables;
-use super::fault_report;
+use super::{fault_report, msr};
 use crate::virt::vmx;
 use crate::{console, presence};
 
@@ -166,6 +166,10 @@ fn handle(frame: &mut Frame) {
         NONMASKABLE_INTERRUPT_VECTOR => nmi(frame),
         #[cfg(feature = "test-hooks")]
         0..EXCEPTIONS if crate::hooks::host_access::caught(frame) => {}
+        GENERAL_PROTECTION_FAULT_VECTOR => match msr::fixup(Hva::new(frame.rip)) {
+            Some(rip) => frame.rip = rip.get(),
+            None => fault_report::fatal(frame),
+        },
         0..EXCEPTIONS => fault_report::fatal(frame),
         TIMER_VECTOR => {
             if let Some(cpu) = CpuTables::current() {

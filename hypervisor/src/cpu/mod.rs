@@ -3,6 +3,7 @@
 //! In the order of bring-up:
 //! - `features`: CPUID into a struct.
 //! - `registers`: control registers, MSRs, the interrupt flag; `enable_protections` switches on what CPUID offers.
+//! - `msr`: registers that may not be there, without ending the run.
 //! - `mtrr`: the memory types that the firmware set up.
 //! - `tlb`: every TLB instruction of the project.
 //! - `stack`: a stack's range. `descriptor`: GDT, TSS and IDT in `CpuTables`, one for each CPU.
@@ -17,6 +18,7 @@ pub mod exception;
 pub mod fault_report;
 pub mod features;
 pub mod ipi;
+pub mod msr;
 pub mod mtrr;
 pub mod pic;
 pub mod registers;

@@ -18,6 +18,7 @@ use crate::console::{TextPort, pause};
 use crate::cpu::timer;
 use crate::frames::with_memory;
 use crate::guests::{Counts, Loading};
+use crate::measure::Measurer;
 use crate::{presence, println};
 
 /// A moment that is looked at.
@@ -86,11 +87,17 @@ pub struct Reporter<'a> {
     /// TSC ticks from the hypervisor's start to the first guest's first turn.
     ticks_to_first_guest: Option<u64>,
     loading: Loading,
+    measurer: Option<Measurer>,
 }
 
 impl<'a> Reporter<'a> {
-    /// A report about a machine with RAM up to `blocks` 2 MiB blocks.
-    pub fn new(config: &'a boot_config::Config<'a>, blocks: u64, memory_mib: u64) -> Self {
+    /// A report about a machine with RAM up to `blocks` 2 MiB blocks, that measures with this.
+    pub fn new(
+        config: &'a boot_config::Config<'a>,
+        blocks: u64,
+        memory_mib: u64,
+        measurer: Option<Measurer>,
+    ) -> Self {
         Self {
             config,
             picture: Picture::new(blocks),
@@ -103,6 +110,7 @@ impl<'a> Reporter<'a> {
             first_failure: String::new(),
             ticks_to_first_guest: None,
             loading: Loading::default(),
+            measurer,
         }
     }
 
@@ -138,6 +146,9 @@ impl<'a> Reporter<'a> {
                 let _ = checks.look(guests, |_, spans| json::phase(&header, spans));
             }
             Err(error) => self.check_failed(Subject::DirectMap, &error),
+        }
+        if let Some(measurer) = &mut self.measurer {
+            measurer.moment(moment.phase(), checks.spans());
         }
         let view = with_memory(|memory| memory.view());
         if self.config.view {

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the tests on the host, then the guests on every machine.
 //!
-//! `suites` lists the sets of cargo's own tests, and `host` runs them. `table` lists the tests on a machine, one row each (`row`): a machine, a command line, what is given
+//! `suites` lists the sets of cargo's own tests, and `host` runs them. `table` lists the tests on a machine, one row each (`row`; those of `measure=tlb` are in `measuring`): a machine, a command line, what is given
 //! as archive (`inputs` makes the broken ones) and what is expected. `on_machine` runs a row; `checks` looks at its report, `outside` at
 //! its RAM while the machine is paused; `benchmark` asks what private memory costs, `native` what the memory subsystem does on this host. Every result is a line: ok, FAILED, or SKIP with the reason.
 
@@ -8,6 +8,7 @@ mod benchmark;
 mod checks;
 mod host;
 mod inputs;
+mod measuring;
 mod native;
 mod on_machine;
 mod outside;

@@ -7,6 +7,7 @@ use crate::machine::Kind;
 use crate::medium::Boot;
 use crate::test::checks;
 use crate::test::inputs::{self, HOSTILE};
+use crate::test::measuring;
 use crate::test::row::{Archive, EVERYWHERE, Outside, QEMU, Row};
 
 /// The rows; `guests` are the names of the bundled guests, each of which gets one.
@@ -38,6 +39,7 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     rows.extend(seen_from_outside());
     rows.extend(deliberate_mistakes());
     rows.extend(stress());
+    rows.extend(measuring::rows());
     rows
 }
 
