@@ -29,7 +29,11 @@ fuzz_target!(|registers: [u64; 7]| {
                 }
                 Hypercall::Exit(code) => assert_eq!(code, rdi),
                 Hypercall::Yield => {}
-                Hypercall::Share(pages) | Hypercall::Unshare(pages) | Hypercall::Accept(pages) => {
+                Hypercall::Share(pages)
+                | Hypercall::Unshare(pages)
+                | Hypercall::Accept(pages)
+                | Hypercall::ShareInPlace(pages)
+                | Hypercall::UnshareInPlace(pages) => {
                     assert_eq!((pages.start() | pages.bytes()) % 4096, 0);
                     assert!(pages.start().checked_add(pages.bytes() - 1).is_some());
                 }

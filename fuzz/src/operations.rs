@@ -61,11 +61,7 @@ fn op(bytes: &[u8]) -> Op {
         16 | 17 => Op::Change {
             cpu,
             guest,
-            change: match much % 3 {
-                0 => Change::Share,
-                1 => Change::Unshare,
-                _ => Change::Accept,
-            },
+            change: Change::ALL[usize::from(much) % Change::ALL.len()],
             at: if much < 128 {
                 more.into()
             } else {

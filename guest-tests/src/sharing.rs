@@ -50,13 +50,7 @@ pub fn shown(gpa: u64) -> u64 {
 /// # Errors
 /// Why the hypervisor refuses; nothing was changed then.
 pub fn share(start: u64, bytes: u64) -> Result<(), HypercallError> {
-    let call = Hypercall::Share(Pages::new(start, bytes)?);
-    loop {
-        match make(&call) {
-            Err(HypercallError::OutOfMemory) => hypercall::yield_now(),
-            result => return result,
-        }
-    }
+    make_in_time(&Hypercall::Share(Pages::new(start, bytes)?))
 }
 
 /// Makes shared pages private again; they are pending.
@@ -75,6 +69,22 @@ pub fn accept(start: u64, bytes: u64) -> Result<(), HypercallError> {
     make(&Hypercall::Accept(Pages::new(start, bytes)?))
 }
 
+/// Shares pages with the host in place: what they hold is to be found where [`shown`] says.
+///
+/// # Errors
+/// As for [`share`].
+pub fn share_in_place(start: u64, bytes: u64) -> Result<(), HypercallError> {
+    make_in_time(&Hypercall::ShareInPlace(Pages::new(start, bytes)?))
+}
+
+/// Makes pages private again that are shared in place; they keep what they hold.
+///
+/// # Errors
+/// As for [`share`].
+pub fn unshare_in_place(start: u64, bytes: u64) -> Result<(), HypercallError> {
+    make(&Hypercall::UnshareInPlace(Pages::new(start, bytes)?))
+}
+
 /// Prints what lies in shared pages.
 ///
 /// # Errors
@@ -82,6 +92,16 @@ pub fn accept(start: u64, bytes: u64) -> Result<(), HypercallError> {
 pub fn print(start: u64, bytes: usize) -> Result<(), HypercallError> {
     assert!(bytes <= PRINT_SHARED_MAX, "{bytes} bytes are too many");
     make(&Hypercall::PrintShared { start, bytes })
+}
+
+/// Makes a call that the host may have no memory for at the moment.
+fn make_in_time(call: &Hypercall) -> Result<(), HypercallError> {
+    loop {
+        match make(call) {
+            Err(HypercallError::OutOfMemory) => hypercall::yield_now(),
+            result => return result,
+        }
+    }
 }
 
 fn make(call: &Hypercall) -> Result<(), HypercallError> {

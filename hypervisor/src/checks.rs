@@ -265,18 +265,19 @@ impl Checks {
             let owner = guest.id().get().into();
             // The records only once the tables are known to lie where they may be read.
             let shared_from = 1 << guest.shared_bit();
-            let unreachable = guest.unreachable(&Hardware).map(|(pfn, frames)| {
+            let extent = |(pfn, frames): (Pfn, u64)| {
                 let start = pfn.hpa().get();
                 (Pa::new(start), Pa::new(start + frames * PAGE_SIZE))
-            });
+            };
             let expected = ExpectedGuest {
                 owner,
                 shared_from: Va::new(shared_from),
-                unreachable,
+                unreachable: guest.unreachable(&Hardware).map(extent),
+                in_place: guest.shared_in_place(&Hardware).map(extent),
             };
             match check_second_stage(&tables, &private, expected) {
                 Err(error) => note(Subject::SecondStage, Some(&error)),
-                Ok(_) => match check_records(&tables, owner, |pa| record_of(pa, shared_from)) {
+                Ok(_) => match check_records(&tables, owner, |pa, gpa| record_of(pa, gpa, shared_from)) {
                     Err(error) => note(Subject::SecondStage, Some(&error)),
                     Ok(()) => note(Subject::SecondStage, None),
                 },
@@ -448,9 +449,10 @@ fn hidden_and_nobodys<E>(
 }
 
 /// What the record of a frame says of its owner; what is shared stands at the alias that begins at `shared_from`.
-fn record_of(pa: Pa, shared_from: u64) -> Option<Record> {
+fn record_of(pa: Pa, gpa: Va, shared_from: u64) -> Option<Record> {
     let (owner, gpa) = match with_memory(|memory| memory.frames.state(Hpa::new(pa.get()).pfn())) {
-        FrameState::Private { owner, gfn, .. } => (owner, gfn.gpa().get()),
+        // Of one page, at either alias: which one it must be is a matter of what is shared in place.
+        FrameState::Private { owner, gfn, .. } => (owner, gfn.gpa().get() | gpa.get() & shared_from),
         FrameState::Shared { owner, gfn } => (owner, gfn.gpa().get() | shared_from),
         _ => return None,
     };

@@ -1,13 +1,13 @@
 //! Whether any host address leads to given frames.
 
-use audit::{Pa, PhysicalRead, PrivateExtent, Reach, Tables, Va, Visit, WalkError};
+use audit::{Leaf, Pa, PhysicalRead, PrivateExtent, Reach, Tables, Va, Visit, WalkError};
 use guest_abi::launch_area::MEMORY_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::dump::hex;
 use crate::search::Hit;
 
-/// What a guest's tables map from here on is at its shared alias: no guest has private memory there, and the shared bit is above it on every CPU with
+/// What a guest's tables map from here on is at its shared alias: no guest is that large, and the shared bit is above it on every CPU with
 /// more than 37 address bits.
 pub const SHARED_FROM: Va = Va::new(MEMORY_MAX.next_power_of_two());
 
@@ -54,6 +54,37 @@ impl Frames {
             })
         });
         Ok(Self::sorted(frames.collect::<Result<_, _>>()?))
+    }
+
+    /// What a guest's second stage maps at its shared alias and no leaf of the host's tables shows: it is shared in place, and the guest's as much as
+    /// its private memory.
+    ///
+    /// # Errors
+    /// The tables of the guest are malformed, or those of the host.
+    pub fn in_place<M: PhysicalRead + ?Sized>(
+        tables: &Tables<'_, M>,
+        owner: u64,
+        host: &Tables<'_, M>,
+    ) -> Result<Vec<Self>, WalkError> {
+        let extent = |leaf: Leaf| Self {
+            start: leaf.pa.get(),
+            end: leaf.pa_end().get(),
+            owner,
+        };
+        let mut shared = Vec::new();
+        for leaf in tables.leaves() {
+            shared.extend(Some(leaf?).filter(|leaf| leaf.va >= SHARED_FROM).map(extent));
+        }
+        if shared.is_empty() {
+            return Ok(shared);
+        }
+        let shown: Result<Vec<Self>, WalkError> = host.leaves().map(|leaf| leaf.map(extent)).collect();
+        let shown = Self::sorted(shown?);
+        shared.retain(|frames| {
+            let first = shown.partition_point(|shown| shown.end <= frames.start);
+            shown.get(first).is_none_or(|shown| shown.start >= frames.end)
+        });
+        Ok(Self::sorted(shared))
     }
 
     /// Sorts, joins neighbours of one owner, and cuts overlaps.

@@ -177,7 +177,8 @@ fn a_frame_with_two_owners_or_two_addresses_is_found() {
         let view = ram.view();
         let nested = |root| Tables::new(&view, Format::nested(false, 52), root);
         let extended = Tables::new(&view, Format::extended(false, 52), extended);
-        owners(&[nested(NESTED), nested(other), extended]).unwrap()
+        let host = Tables::new(&view, Format::host(false, 52), CR3);
+        owners(&[nested(NESTED), nested(other), extended], &host).unwrap()
     };
     let region = |number: u64, owner| Frames {
         start: number << 21,
@@ -209,14 +210,28 @@ fn a_frame_with_two_owners_or_two_addresses_is_found() {
     machine.write(0x14_5000, &[30 << 21 | LARGE | 7]);
     assert_eq!(look().wrong, []);
     assert!(!look().frames.contains(&region(30, 2)));
-    for (number, owner) in [(20, 1), (21, 2)] {
-        machine.write(0x14_5000, &[number << 21 | LARGE | 7]);
-        let found = only();
-        assert!(
-            matches!(found, (2, SecondStageViolation::SharedPrivate { pa, owner: whose, .. }) if (pa.get(), whose) == (number << 21, owner)),
-            "{found:?}"
-        );
-    }
+    machine.write(0x14_5000, &[20 << 21 | LARGE | 7]);
+    let found = only();
+    assert!(
+        matches!(found, (2, SecondStageViolation::SharedPrivate { pa, owner: 1, .. }) if pa.get() == 20 << 21),
+        "{found:?}"
+    );
+    machine.write(0x14_5000, &[21 << 21 | LARGE | 7]);
+    let found = only();
+    assert!(
+        matches!(found, (2, SecondStageViolation::NotInPlace { .. })),
+        "{found:?}"
+    );
+    // What the host's tables do not show either is shared in place, and the guest's.
+    machine.write(0x14_5000, &[30 << 21 | LARGE | 7]);
+    machine.write(0x10_2000 + 8 * 30, &[0]);
+    assert_eq!(look().wrong, []);
+    assert!(look().frames.contains(&region(30, 2)));
+    // At both aliases it is wrong.
+    machine.write(0x14_2008, &[30 << 21 | LARGE | 7]);
+    assert!(matches!(only(), (2, SecondStageViolation::NotOnce { .. })));
+    machine.write(0x14_2008, &[0]);
+    machine.write(0x10_2000 + 8 * 30, &[30 << 21 | P_W | LARGE | NX]);
     machine.write(other + 8, &[0]);
     // The third can choose the memory type.
     machine.write(0x15_2000, &[22 << 21 | LARGE | 6 << 3 | 7]);
@@ -227,7 +242,7 @@ fn a_frame_with_two_owners_or_two_addresses_is_found() {
     let view = ram.view();
     let tables = Tables::new(&view, Format::extended(false, 52), extended);
     assert!(matches!(
-        owners(&[tables]),
+        owners(&[tables], &Tables::new(&view, Format::host(false, 52), CR3)),
         Err((1, WalkError::ReservedBits { .. }))
     ));
 }

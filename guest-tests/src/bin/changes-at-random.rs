@@ -1,5 +1,5 @@
-//! Shares, takes back and accepts ranges at random, right and wrong ones, and keeps account: each call is answered as the account says, and
-//! every page holds what was written to it last, at the alias that it has.
+//! Shares, takes back and accepts ranges at random, in place and not, right and wrong ones, and keeps account: each call is answered as the account
+//! says, and every page holds what was written to it last, at the alias that it has.
 //!
 //! Which ranges depends on the run's seed and on the instance.
 #![no_std]
@@ -22,6 +22,7 @@ enum State {
     Accepted,
     Pending,
     Shared,
+    InPlace,
 }
 
 fn run(info: &LaunchInfo) {
@@ -45,20 +46,25 @@ fn run(info: &LaunchInfo) {
         let (start, bytes) = (area.start() + first as u64 * PAGE, range.len() as u64 * PAGE);
         // What fits the first page, more often than not.
         let call = match (word(2) % 4, pages[first].0) {
-            (0, _) => (word(2) >> 8) % 3,
-            (_, State::Accepted) => 0,
+            (0, _) => (word(2) >> 8) % 5,
+            (_, State::Accepted) => 3 * ((word(2) >> 8) % 2),
             (_, State::Shared) => 1,
             (_, State::Pending) => 2 * ((word(2) >> 8) % 2),
+            (_, State::InPlace) => 4,
         };
         let fits = |state: State| match call {
-            0 => state != State::Shared,
+            0 => matches!(state, State::Accepted | State::Pending),
             1 => state == State::Shared,
-            _ => state == State::Pending,
+            2 => state == State::Pending,
+            3 => state == State::Accepted,
+            _ => state == State::InPlace,
         };
         let (result, after) = match call {
             0 => (sharing::share(start, bytes), State::Shared),
             1 => (sharing::unshare(start, bytes), State::Pending),
-            _ => (sharing::accept(start, bytes), State::Accepted),
+            2 => (sharing::accept(start, bytes), State::Accepted),
+            3 => (sharing::share_in_place(start, bytes), State::InPlace),
+            _ => (sharing::unshare_in_place(start, bytes), State::Accepted),
         };
         let allowed = pages[range.clone()].iter().all(|(state, _)| fits(*state));
         let expected = if allowed {
@@ -68,7 +74,10 @@ fn run(info: &LaunchInfo) {
         };
         assert_eq!(result, expected, "call {call} of {count} pages at page {first}");
         if allowed {
-            pages[range.clone()].fill((after, 0));
+            for (state, held) in &mut pages[range.clone()] {
+                *state = after;
+                *held = if call < 3 { 0 } else { *held };
+            }
             done += 1;
         } else {
             refused += 1;
@@ -95,7 +104,7 @@ fn run(info: &LaunchInfo) {
 fn use_page(gpa: u64, (state, held): &mut (State, u64), value: u64) {
     let at = match state {
         State::Accepted => gpa,
-        State::Shared => sharing::shown(gpa),
+        State::Shared | State::InPlace => sharing::shown(gpa),
         // To be touched only by those who want to end.
         State::Pending => return,
     };

@@ -13,10 +13,12 @@ const PAGE: u64 = 4096;
 const REGION: u64 = 2 << 20;
 
 type Call = fn(u64, u64) -> Result<(), HypercallError>;
-const CALLS: [(&str, Call); 3] = [
+const CALLS: [(&str, Call); 5] = [
     ("share", sharing::share),
     ("unshare", sharing::unshare),
     ("accept", sharing::accept),
+    ("share in place", sharing::share_in_place),
+    ("unshare in place", sharing::unshare_in_place),
 ];
 
 fn run(info: &LaunchInfo) {
@@ -48,7 +50,7 @@ fn run(info: &LaunchInfo) {
 /// Convert twice, accept twice, accept what was never given up.
 fn states(at: u64, bytes: u64) {
     let wrong = Err(HypercallError::WrongState);
-    let expect = |step: &str, expected: [Result<(), HypercallError>; 3]| {
+    let expect = |step: &str, expected: [Result<(), HypercallError>; 5]| {
         // Those that are refused first: they must change nothing.
         for ((name, call), expected) in CALLS
             .iter()
@@ -66,16 +68,49 @@ fn states(at: u64, bytes: u64) {
             assert_eq!(call(at, bytes), Ok(()), "{name} when {step}");
         }
     };
-    expect("accepted", [Ok(()), wrong, wrong]);
-    expect("shared", [wrong, Ok(()), wrong]);
+    expect("accepted", [Ok(()), wrong, wrong, Ok(()), wrong]);
+    expect("shared", [wrong, Ok(()), wrong, wrong, wrong]);
     // Pending: to be accepted, or shared again at once.
-    expect("pending", [Ok(()), wrong, Ok(())]);
-    expect("shared again", [wrong, Ok(()), wrong]);
-    assert_eq!(sharing::unshare(at, bytes), wrong, "unshare when pending");
+    expect("pending", [Ok(()), wrong, Ok(()), wrong, wrong]);
+    expect("shared again", [wrong, Ok(()), wrong, wrong, wrong]);
+    for (name, call) in [CALLS[1], CALLS[3], CALLS[4]] {
+        assert_eq!(call(at, bytes), wrong, "{name} when pending");
+    }
     assert_eq!(sharing::accept(at, bytes), Ok(()), "accept when pending");
     assert_eq!(sharing::accept(at, bytes), wrong, "accept twice");
     // SAFETY: reading the guest's own memory has no effect.
     assert_eq!(unsafe { memory::load(at) }, 0, "what was accepted is zero");
+    in_place(at, bytes);
+}
+
+/// There and back, with what the pages hold; twice is refused either way.
+fn in_place(at: u64, bytes: u64) {
+    let wrong = Err(HypercallError::WrongState);
+    let last = at + bytes - 8;
+    // SAFETY: the pages are the guest's own, and free.
+    unsafe { memory::store(last, 0x600d) };
+    assert_eq!(sharing::share_in_place(at, bytes), Ok(()));
+    for (name, call) in &CALLS[..4] {
+        assert_eq!(call(at, bytes), wrong, "{name} when shared in place");
+    }
+    // SAFETY: as above, at the shared alias.
+    unsafe {
+        assert_eq!(
+            memory::load(sharing::shown(last)),
+            0x600d,
+            "lost on the way to the shared alias"
+        );
+        memory::store(sharing::shown(last), 0xbe77e4);
+    }
+    assert_eq!(sharing::unshare_in_place(at, bytes), Ok(()));
+    assert_eq!(
+        sharing::unshare_in_place(at, bytes),
+        wrong,
+        "unshare in place twice"
+    );
+    assert_eq!(sharing::accept(at, bytes), wrong, "accept after being in place");
+    // SAFETY: as above.
+    assert_eq!(unsafe { memory::load(last) }, 0xbe77e4, "lost on the way back");
 }
 
 /// One shared page among private ones, at the end, in the middle, at the start.
@@ -127,7 +162,13 @@ fn not_its_memory(memory_bytes: u64, own: u64) {
         (own, PAGE + 8),
     ];
     for (start, bytes) in ranges {
-        for call in [number::SHARE, number::UNSHARE, number::ACCEPT] {
+        for call in [
+            number::SHARE,
+            number::UNSHARE,
+            number::ACCEPT,
+            number::SHARE_IN_PLACE,
+            number::UNSHARE_IN_PLACE,
+        ] {
             let arguments = Arguments {
                 rdi: start,
                 rsi: bytes,

@@ -12,6 +12,8 @@ main!(run);
 const REGION: u64 = 2 << 20;
 /// First byte and length of what is shared, in an area of 8 MiB: a page, pages across two regions, a region.
 const SHARED: [(u64, u64); 3] = [(PAGE, PAGE), (2 * REGION - PAGE, 2 * PAGE), (3 * REGION, REGION)];
+/// Pages that are shared in place and hold the pattern: no less hidden than before.
+const IN_PLACE: (u64, u64) = (REGION + 3 * PAGE, 2 * PAGE);
 /// The part of it that is taken back and not accepted.
 const PENDING: (u64, u64) = (3 * REGION + 5 * PAGE, 100 * PAGE);
 
@@ -32,8 +34,9 @@ fn run(info: &LaunchInfo) {
         bytes += length;
     }
     assert_eq!(sharing::unshare(start + PENDING.0, PENDING.1), Ok(()));
+    assert_eq!(sharing::share_in_place(start + IN_PLACE.0, IN_PLACE.1), Ok(()));
     println!(
-        "{bytes:#x} bytes were shared, {:#x} of them taken back",
-        PENDING.1
+        "{bytes:#x} bytes were shared, {:#x} of them taken back, {:#x} in place",
+        PENDING.1, IN_PLACE.1
     );
 }

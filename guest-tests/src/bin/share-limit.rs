@@ -1,4 +1,4 @@
-//! Shares as much as it was launched for, and is refused one page more, until it has taken one back.
+//! Shares as much as it was launched for, in place or not, and is refused one page more, until it has taken one back.
 #![no_std]
 #![no_main]
 
@@ -23,5 +23,11 @@ fn run(_: &LaunchInfo) {
     assert_eq!(sharing::share(next, PAGE), Ok(()));
     assert_eq!(sharing::share(start, PAGE), refused, "a page that is pending");
     assert_eq!(sharing::accept(start, PAGE), Ok(()));
+    assert_eq!(sharing::share_in_place(start, PAGE), refused);
+    assert_eq!(sharing::unshare(next, PAGE), Ok(()));
+    assert_eq!(sharing::share_in_place(start, PAGE), Ok(()));
+    assert_eq!(sharing::share(next, PAGE), refused, "beside one in place");
+    assert_eq!(sharing::unshare_in_place(start, PAGE), Ok(()));
+    assert_eq!(sharing::share(next, PAGE), Ok(()));
     println!("{LIMIT:#x} bytes could be shared, and not one page more");
 }

@@ -1,4 +1,4 @@
-//! Runs on page tables that lie in pages that it shares: what the hypervisor reads through them to answer an exit, it reads from there.
+//! Runs on page tables that lie in pages that it shares, also in place: what the hypervisor reads through them to answer an exit, it reads from there.
 #![no_std]
 #![no_main]
 
@@ -15,6 +15,16 @@ fn run(info: &LaunchInfo) {
     sharing::map();
     let page = sharing::area(2 << 20).start();
     assert_eq!(sharing::share(page, 4096), Ok(()));
+    run_on(page, info);
+    assert_eq!(sharing::unshare(page, 4096), Ok(()));
+    assert_eq!(sharing::accept(page, 4096), Ok(()));
+    assert_eq!(sharing::share_in_place(page, 4096), Ok(()));
+    run_on(page, info);
+    assert_eq!(sharing::unshare_in_place(page, 4096), Ok(()));
+}
+
+/// Runs on a top-level table in a page that is shared, for a while.
+fn run_on(page: u64, info: &LaunchInfo) {
     for offset in (0..4096).step_by(8) {
         // SAFETY: the guest's own top-level table is copied into a page that is shared and free.
         unsafe {
@@ -30,6 +40,4 @@ fn run(info: &LaunchInfo) {
     println!("the top-level table is at {table:#x}");
     // SAFETY: as above.
     unsafe { asm!("mov cr3, {}", in(reg) info.page_tables_start, options(nostack, preserves_flags)) };
-    assert_eq!(sharing::unshare(page, 4096), Ok(()));
-    assert_eq!(sharing::accept(page, 4096), Ok(()));
 }

@@ -1,5 +1,5 @@
-//! Four vCPUs share pages of the same 2 MiB and take them back, all at the same time: each finds its own pages as it left them, whatever the others
-//! change around them.
+//! Four vCPUs share pages of the same 2 MiB and take them back, in place every other time, all at the same time: each finds its own pages as it left
+//! them, whatever the others change around them.
 #![no_std]
 #![no_main]
 
@@ -57,8 +57,12 @@ fn change(number: u64) {
     own().for_each(|at| page(at).fill(&pattern, info.instance));
     for round in 0..ROUNDS {
         let changed = page(number + (7 * round + number) % (PAGES / VCPUS) * VCPUS);
-        insist(|| sharing::share(changed.start(), PAGE));
         let shown = sharing::shown(changed.start());
+        if round % 2 == 1 {
+            in_place(number, &changed, &pattern);
+            continue;
+        }
+        insist(|| sharing::share(changed.start(), PAGE));
         for at in (shown..shown + PAGE).step_by(8) {
             // SAFETY: the page is shared, and only this vCPU uses it.
             let found = unsafe { memory::load(at) };
@@ -79,6 +83,27 @@ fn change(number: u64) {
     }
     check(number, &page(PAGES - 1), own().map(page), &pattern);
     DONE.fetch_add(1, Ordering::Release);
+}
+
+/// A page goes there and back with what it holds, and what is written there comes back, too.
+fn in_place(number: u64, page: &Extent, pattern: &Pattern) {
+    let instance = launch_info().instance;
+    insist(|| sharing::share_in_place(page.start(), PAGE));
+    for at in (page.start()..page.start() + PAGE).step_by(8) {
+        // SAFETY: the page is shared, and only this vCPU uses it.
+        let found = unsafe { memory::load(sharing::shown(at)) };
+        assert!(
+            found == pattern.word(instance, at),
+            "vCPU {number}: {found:#x} in a page that was shared in place"
+        );
+        // SAFETY: as above.
+        unsafe { memory::store(sharing::shown(at), pattern.word(!instance, at)) };
+    }
+    insist(|| sharing::unshare_in_place(page.start(), PAGE));
+    if let Some(found) = page.first_foreign(pattern, !instance, 8) {
+        panic!("vCPU {number}: {found:x?} in a page that came back");
+    }
+    page.fill(pattern, instance);
 }
 
 /// All of these pages but one are as they were filled.

@@ -221,7 +221,7 @@ pub enum SecondStageViolation {
         /// Its owner, if it has one.
         owner: Option<u64>,
     },
-    /// The shared alias leads to private memory.
+    /// The shared alias leads to private memory that is not, or not all, the guest's.
     SharedPrivate {
         /// The guest-physical address.
         gpa: Va,
@@ -229,6 +229,13 @@ pub enum SecondStageViolation {
         pa: Pa,
         /// Its owner.
         owner: u64,
+    },
+    /// The shared alias leads to private frames of the guest, but not to those that are shared in place.
+    NotInPlace {
+        /// Bytes of its own that the shared alias leads to.
+        mapped: u64,
+        /// Bytes that are shared in place.
+        expected: u64,
     },
     /// The guest could reach its memory past the caches.
     NotWriteBack {
@@ -278,6 +285,10 @@ impl fmt::Display for SecondStageViolation {
                     "the shared guest-physical {gpa} translates to {pa}, which is private to owner {owner}"
                 )
             }
+            Self::NotInPlace { mapped, expected } => write!(
+                f,
+                "the shared alias leads to other private frames than those shared in place: {mapped} bytes mapped, {expected} bytes shared"
+            ),
             Self::NotWriteBack { gpa } => {
                 write!(
                     f,
@@ -296,28 +307,31 @@ impl core::error::Error for SecondStageViolation {}
 
 /// A guest as its second-stage tables should show it.
 #[derive(Clone, Copy, Debug)]
-pub struct ExpectedGuest<U> {
+pub struct ExpectedGuest<U, I> {
     /// The owner of its private memory.
     pub owner: u64,
-    /// The first guest-physical address of its shared alias: what is mapped from here on must not be private, whosever.
+    /// The first guest-physical address of its shared alias: what is mapped from here on must not be private, but for what is shared in place.
     pub shared_from: Va,
     /// Private frames that it owns and can't reach at the moment: first byte, and one past the last.
     pub unreachable: U,
+    /// Private frames that it owns and reaches at the shared alias only.
+    pub in_place: I,
 }
 
-impl ExpectedGuest<core::iter::Empty<(Pa, Pa)>> {
+impl ExpectedGuest<core::iter::Empty<(Pa, Pa)>, core::iter::Empty<(Pa, Pa)>> {
     /// A guest that shares nothing and reaches all that it owns.
     pub const fn all_private(owner: u64) -> Self {
         Self {
             owner,
             shared_from: Va::new(u64::MAX),
             unreachable: core::iter::empty(),
+            in_place: core::iter::empty(),
         }
     }
 }
 
 /// Checks that second-stage `tables` map every frame of the owner in `private`, but for those that it can't reach at the moment, at exactly one guest-physical
-/// address below the shared alias, and nothing else there, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)), and that no table
+/// address, at the shared alias exactly those that are shared in place, and below it nothing else, in memory that is write-back ([`Format::forces_write_back`](crate::Format::forces_write_back)), and that no table
 /// lies in private memory, whosever it is. Such a table is not read.
 ///
 /// "Exactly once" needs no storage: both sides add one well-mixed number for each frame, and the sums must agree. An error escapes
@@ -328,15 +342,17 @@ impl ExpectedGuest<core::iter::Empty<(Pa, Pa)>> {
 pub fn check_second_stage<M: PhysicalRead + ?Sized>(
     tables: &Tables<'_, M>,
     private: &PrivateSet<'_>,
-    expected: ExpectedGuest<impl Iterator<Item = (Pa, Pa)>>,
+    expected: ExpectedGuest<impl Iterator<Item = (Pa, Pa)>, impl Iterator<Item = (Pa, Pa)>>,
 ) -> Result<Stats, SecondStageViolation> {
     let ExpectedGuest {
         owner,
         shared_from,
         unreachable,
+        in_place,
     } = expected;
     let mut stats = Stats::default();
     let (mut mapped, mut owned) = (FrameSum::default(), FrameSum::default());
+    let (mut shared, mut meant) = (FrameSum::default(), FrameSum::default());
     for step in tables.walk() {
         match step.map_err(SecondStageViolation::Walk)? {
             // The walk announces a table before it reads from it.
@@ -357,7 +373,10 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
                     return Err(SecondStageViolation::NotWriteBack { gpa: leaf.va });
                 }
                 if leaf.va >= shared_from {
-                    if let Some(extent) = private.overlap(leaf.pa, leaf.pa_end()) {
+                    let Some(extent) = private.overlap(leaf.pa, leaf.pa_end()) else {
+                        continue;
+                    };
+                    if private.not_owned(leaf.pa, leaf.pa_end(), owner).is_some() {
                         let pa = leaf.pa.max(extent.start);
                         return Err(SecondStageViolation::SharedPrivate {
                             gpa: Va::new(leaf.va.get() + (pa.get() - leaf.pa.get())),
@@ -365,6 +384,8 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
                             owner: extent.owner,
                         });
                     }
+                    shared.add(leaf.pa, leaf.pa_end());
+                    mapped.add(leaf.pa, leaf.pa_end());
                     continue;
                 }
                 if let Some((pa, other)) = private.not_owned(leaf.pa, leaf.pa_end(), owner) {
@@ -378,6 +399,15 @@ pub fn check_second_stage<M: PhysicalRead + ?Sized>(
                 mapped.add(leaf.pa, leaf.pa_end());
             }
         }
+    }
+    for (start, end) in in_place {
+        meant.add(start, end);
+    }
+    if shared != meant {
+        return Err(SecondStageViolation::NotInPlace {
+            mapped: shared.bytes,
+            expected: meant.bytes,
+        });
     }
     for (start, end) in unreachable {
         mapped.add(start, end);

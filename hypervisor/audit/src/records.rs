@@ -49,7 +49,8 @@ impl fmt::Display for RecordViolation {
 impl core::error::Error for RecordViolation {}
 
 /// Checks for each leaf of second-stage `tables` that the records of its first and its last frame name `owner` and the address at
-/// which the leaf maps them. `record` looks the record of the frame at an address up.
+/// which the leaf maps them. `record` looks the record of the frame at an address up; it is told where the leaf maps it, for records that do not
+/// say by which alias.
 ///
 /// It reads the tables, so [`check_second_stage`](crate::check_second_stage) should have found them where they may be read.
 ///
@@ -58,13 +59,13 @@ impl core::error::Error for RecordViolation {}
 pub fn check_records<M: PhysicalRead + ?Sized>(
     tables: &Tables<'_, M>,
     owner: u64,
-    mut record: impl FnMut(Pa) -> Option<Record>,
+    mut record: impl FnMut(Pa, Va) -> Option<Record>,
 ) -> Result<(), RecordViolation> {
     for leaf in tables.leaves() {
         let leaf = leaf.map_err(RecordViolation::Walk)?;
         for offset in [0, leaf.size.bytes() - K4] {
             let (gpa, pa) = (Va::new(leaf.va.get() + offset), Pa::new(leaf.pa.get() + offset));
-            let recorded = record(pa);
+            let recorded = record(pa, gpa);
             if recorded != Some(Record { owner, gpa }) {
                 return Err(RecordViolation::Differs { gpa, pa, recorded });
             }

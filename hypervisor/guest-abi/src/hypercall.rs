@@ -34,8 +34,12 @@ pub mod number {
     pub const ACCEPT: u64 = 8;
     /// Print text that lies in shared pages. RDI = its address, without the shared bit, RSI = length (0 to 1024).
     pub const PRINT_SHARED: u64 = 9;
+    /// Share pages in place. Arguments as for [`SHARE`]. What they hold is to be found at the shared alias.
+    pub const SHARE_IN_PLACE: u64 = 10;
+    /// Make pages private again that are shared in place. Arguments as for [`SHARE`]. They are accepted, and keep what they hold.
+    pub const UNSHARE_IN_PLACE: u64 = 11;
     /// The highest there is.
-    pub const LAST: u64 = PRINT_SHARED;
+    pub const LAST: u64 = UNSHARE_IN_PLACE;
 }
 
 /// The argument registers of a hypercall.
@@ -86,6 +90,10 @@ pub enum Hypercall {
         /// How many, at most [`PRINT_SHARED_MAX`].
         bytes: usize,
     },
+    /// Share these pages in place.
+    ShareInPlace(Pages),
+    /// Make these pages private again, which are shared in place.
+    UnshareInPlace(Pages),
 }
 
 /// Whole pages of guest-physical addresses, at least one; whether there is memory is not said.
@@ -181,6 +189,8 @@ impl Hypercall {
                 }),
                 _ => Err(HypercallError::BadArgument),
             },
+            number::SHARE_IN_PLACE => Pages::from_arguments(arguments).map(Self::ShareInPlace),
+            number::UNSHARE_IN_PLACE => Pages::from_arguments(arguments).map(Self::UnshareInPlace),
             _ => Err(HypercallError::UnknownNumber),
         }
     }
@@ -217,6 +227,8 @@ impl Hypercall {
             Self::Share(pages) => (number::SHARE, pages.to_arguments()),
             Self::Unshare(pages) => (number::UNSHARE, pages.to_arguments()),
             Self::Accept(pages) => (number::ACCEPT, pages.to_arguments()),
+            Self::ShareInPlace(pages) => (number::SHARE_IN_PLACE, pages.to_arguments()),
+            Self::UnshareInPlace(pages) => (number::UNSHARE_IN_PLACE, pages.to_arguments()),
             Self::PrintShared { start, bytes } => (
                 number::PRINT_SHARED,
                 Arguments {

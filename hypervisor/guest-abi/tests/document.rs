@@ -41,6 +41,8 @@ fn every_call_is_in_the_table_and_no_other() {
         (number::UNSHARE, "unshare"),
         (number::ACCEPT, "accept"),
         (number::PRINT_SHARED, "print from shared pages"),
+        (number::SHARE_IN_PLACE, "share in place"),
+        (number::UNSHARE_IN_PLACE, "unshare in place"),
     ] {
         assert_eq!(row(&number.to_string())[1], name);
     }

@@ -53,6 +53,10 @@ pub struct Stats {
     pub pages_unshared: u64,
     /// Pages that guests accepted.
     pub pages_accepted: u64,
+    /// Pages that guests shared in place: their hidden frames, at the shared alias.
+    pub pages_shared_in_place: u64,
+    /// Pages that were shared in place and became accepted again.
+    pub pages_unshared_in_place: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
     /// 2M leaves of guests' tables that came back because all 512 pages were private again.

@@ -12,6 +12,9 @@ use memory::layout::direct;
 use memory::region::Watermarks;
 use model_machine::{Booted, ModelCpu, ModelMachine, Snapshot};
 
+#[path = "change/in_place.rs"]
+mod in_place;
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// The shared bit of guests on the model machine.
@@ -106,10 +109,20 @@ impl Bench {
     }
 
     /// A word of what the guest shares.
-    fn load_shared(&self, guest: &GuestMemory, at: u64) -> Result<u64, NotShared> {
+    fn load_shared(&mut self, guest: &GuestMemory, at: u64) -> Result<u64, NotShared> {
         let mut word = [0; 8];
-        guest.read_shared(&self.cpu(), &self.booted.memory.frames, Gpa::new(at), &mut word)?;
+        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        guest.read_shared(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut word)?;
         Ok(u64::from_le_bytes(word))
+    }
+}
+
+impl Bench {
+    /// The host writes a word into what the guest shares.
+    fn store_shared(&mut self, guest: &mut GuestMemory, at: u64, value: u64) -> Result<(), NotShared> {
+        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        let (frames, word) = (&memory.frames, value.to_le_bytes());
+        guest.write_shared(&cpu, frames, &mut windows[0], Gpa::new(at), &word)
     }
 }
 
@@ -219,24 +232,38 @@ fn a_range_is_shared_and_comes_back_and_its_neighbours_stay() {
 fn each_change_is_for_its_states_and_refused_in_all_others() {
     use ChangeError::State;
     let table = [
-        (PageState::Accepted, [Ok(()), Err(State), Err(State)]),
-        (PageState::Pending, [Ok(()), Err(State), Ok(())]),
-        (PageState::Shared, [Err(State), Ok(()), Err(State)]),
+        // Share, unshare, accept, in place, and back.
+        (
+            PageState::Accepted,
+            [Ok(()), Err(State), Err(State), Ok(()), Err(State)],
+        ),
+        (
+            PageState::Pending,
+            [Ok(()), Err(State), Ok(()), Err(State), Err(State)],
+        ),
+        (
+            PageState::Shared,
+            [Err(State), Ok(()), Err(State), Err(State), Err(State)],
+        ),
+        (
+            PageState::SharedInPlace,
+            [Err(State), Err(State), Err(State), Err(State), Ok(())],
+        ),
     ];
     for kind in KINDS {
         for (state, expected) in table {
-            for (change, expected) in [Change::Share, Change::Unshare, Change::Accept]
-                .into_iter()
-                .zip(expected)
-            {
+            for (change, expected) in Change::ALL.into_iter().zip(expected) {
                 for bytes in [PAGE_SIZE, 2 * MIB] {
                     let mut bench = Bench::new(128 * MIB);
                     let mut guest = bench.launch(kind, 4 * MIB);
-                    if state != PageState::Accepted {
-                        bench.change(&mut guest, Change::Share, 0, bytes).unwrap();
-                    }
-                    if state == PageState::Pending {
-                        bench.change(&mut guest, Change::Unshare, 0, bytes).unwrap();
+                    let way: &[Change] = match state {
+                        PageState::Shared => &[Change::Share],
+                        PageState::Pending => &[Change::Share, Change::Unshare],
+                        PageState::SharedInPlace => &[Change::ShareInPlace],
+                        PageState::Accepted | PageState::Absent => &[],
+                    };
+                    for change in way {
+                        bench.change(&mut guest, *change, 0, bytes).unwrap();
                     }
                     assert_eq!(bench.state(&guest, 0), state);
                     let before = Snapshot::of(bench.machine, &bench.booted.memory);
@@ -323,7 +350,7 @@ fn what_is_not_the_guests_memory_is_no_range() {
         (u64::MAX - PAGE_SIZE + 1, 2 * PAGE_SIZE),
         (PAGE_SIZE, u64::MAX - PAGE_SIZE + 1),
     ];
-    for change in [Change::Share, Change::Unshare, Change::Accept] {
+    for change in Change::ALL {
         for (start, bytes) in ranges {
             let refused = guest.begin(change, Gpa::new(start), bytes);
             assert!(
@@ -382,9 +409,10 @@ fn the_host_reads_shared_pages_only() {
     assert!(bench.store(SHARED | edge, 0x5555_6666_7777_8888));
     assert_eq!(bench.load_shared(&guest, edge - 4), Ok(0x7777_8888_1111_2222));
     let cpu = bench.cpu();
-    let read = |at: u64, length: usize| {
+    let mut read = |at: u64, length: usize| {
         let mut data = vec![0xee; length];
-        let result = guest.read_shared(&cpu, &bench.booted.memory.frames, Gpa::new(at), &mut data);
+        let Booted { memory, windows } = &mut bench.booted;
+        let result = guest.read_shared(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut data);
         assert!(result.is_ok() || data.iter().all(|byte| *byte == 0xee));
         result
     };
@@ -418,7 +446,7 @@ fn a_change_of_many_pages_flushes_once_and_goes_in_steps_of_two_mebibytes() {
     let mut bench = Bench::new(256 * MIB);
     let mut guest = bench.launch(SecondStageKind::Nested, 64 * MIB);
     for (start, bytes) in [(PAGE_SIZE, 2 * MIB), (8 * MIB, 40 * MIB)] {
-        for change in [Change::Share, Change::Unshare, Change::Accept] {
+        for change in Change::ALL {
             let before = bench.booted.memory.stats();
             guest.begin(change, Gpa::new(start), bytes).unwrap();
             loop {
@@ -519,13 +547,13 @@ fn a_change_makes_no_large_leaf_executable() {
 #[test]
 fn a_guest_can_die_at_every_step_of_a_change() {
     for kind in KINDS {
-        for dies_in in [Change::Share, Change::Unshare, Change::Accept] {
+        for dies_in in Change::ALL {
             for steps in 0.. {
                 let mut bench = Bench::new(128 * MIB);
                 let boot = Snapshot::of(bench.machine, &bench.booted.memory);
                 let mut guest = bench.launch(kind, 6 * MIB);
                 let (start, bytes) = (2 * MIB - PAGE_SIZE, 2 * MIB + 2 * PAGE_SIZE);
-                for change in [Change::Share, Change::Unshare, Change::Accept] {
+                for change in Change::ALL {
                     if change == dies_in {
                         break;
                     }
@@ -557,40 +585,43 @@ fn a_guest_can_die_at_every_step_of_a_change() {
 fn a_change_is_refused_whichever_frame_is_missing() {
     for kind in KINDS {
         for (start, bytes) in [(0, PAGE_SIZE), (PAGE_SIZE, 2 * MIB), (0, 2 * MIB)] {
-            let (mut granted, mut refused) = (0, 0);
             let pages = bytes / PAGE_SIZE;
-            for frames in (0..8).chain(pages.saturating_sub(2)..pages + 8) {
-                let mut bench = Bench::new(64 * MIB);
-                bench.booted.memory.set_watermarks(Watermarks { low: 0, high: 0 });
-                let mut guest = bench.launch(kind, 4 * MIB);
-                assert!(bench.store(0, 5) && bench.store(PAGE_SIZE, 5));
-                let mut hoard = Vec::new();
-                while let Ok(frame) = bench.booted.memory.frames.allocate(0) {
-                    hoard.push(frame);
-                }
-                for _ in 0..frames {
-                    bench.booted.memory.frames.free(hoard.pop().unwrap());
-                }
-                let before = Snapshot::of(bench.machine, &bench.booted.memory);
-                match bench.change(&mut guest, Change::Share, start, bytes) {
-                    Ok(()) => granted += 1,
-                    Err(ChangeError::OutOfMemory(_)) => {
-                        refused += 1;
-                        let now = Snapshot::of(bench.machine, &bench.booted.memory);
-                        assert_eq!(before.difference(&now), None, "{kind:?} {frames}");
-                        assert_eq!(bench.load(&guest, PAGE_SIZE), Some(5));
+            let more = (Change::Share, pages.saturating_sub(2)..pages + 8);
+            for (change, further) in [more, (Change::ShareInPlace, 0..0)] {
+                let (mut granted, mut refused) = (0, 0);
+                for frames in (0..8).chain(further) {
+                    let mut bench = Bench::new(64 * MIB);
+                    bench.booted.memory.set_watermarks(Watermarks { low: 0, high: 0 });
+                    let mut guest = bench.launch(kind, 4 * MIB);
+                    assert!(bench.store(0, 5) && bench.store(PAGE_SIZE, 5));
+                    let mut hoard = Vec::new();
+                    while let Ok(frame) = bench.booted.memory.frames.allocate(0) {
+                        hoard.push(frame);
                     }
-                    Err(error) => panic!("{error}"),
+                    for _ in 0..frames {
+                        bench.booted.memory.frames.free(hoard.pop().unwrap());
+                    }
+                    let before = Snapshot::of(bench.machine, &bench.booted.memory);
+                    match bench.change(&mut guest, change, start, bytes) {
+                        Ok(()) => granted += 1,
+                        Err(ChangeError::OutOfMemory(_)) => {
+                            refused += 1;
+                            let now = Snapshot::of(bench.machine, &bench.booted.memory);
+                            assert_eq!(before.difference(&now), None, "{kind:?} {frames}");
+                            assert_eq!(bench.load(&guest, PAGE_SIZE), Some(5));
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                    bench.teardown(guest);
+                    hoard
+                        .into_iter()
+                        .for_each(|frame| bench.booted.memory.frames.free(frame));
                 }
-                bench.teardown(guest);
-                hoard
-                    .into_iter()
-                    .for_each(|frame| bench.booted.memory.frames.free(frame));
+                assert!(
+                    granted > 0 && refused > 0,
+                    "{kind:?} {change:?} {bytes:#x}: {granted} {refused}"
+                );
             }
-            assert!(
-                granted > 0 && refused > 0,
-                "{kind:?} {bytes:#x}: {granted} {refused}"
-            );
         }
     }
 }

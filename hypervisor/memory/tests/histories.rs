@@ -36,7 +36,7 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
     let regions = prop_oneof![6 => 1..=6_u64, 2 => 1..=most_regions, 1 => Just(most_regions)];
     // From a frame to a gigablock, small ones more often.
     let order = prop_oneof![6 => 0..=8_u8, 3 => 9..=12_u8, 1 => 13..=18_u8];
-    let change = select(vec![Change::Share, Change::Unshare, Change::Accept]);
+    let change = select(Change::ALL.to_vec());
     // Few places, so that changes meet; a page, some, 2 MiB, more; now and then past the end.
     let range = (
         prop_oneof![3 => select(vec![0, 1, 511, 512, 513, 1024]), 1 => any::<u64>()],

@@ -308,6 +308,7 @@ impl Judge<'_> {
             &mut |node| nodes.push(node),
         );
         let who = format!("guest {}", tree.number);
+        let (mut private, mut in_place) = (Vec::new(), Vec::new());
         for node in nodes {
             match node {
                 // The top-level table of a guest that has stopped is empty; nobody walks it again.
@@ -317,9 +318,34 @@ impl Judge<'_> {
                     Rule::SizeAndAttributesApart,
                     format!("{who}: the level {level} entry at {at}: {why}"),
                 ),
-                Node::Leaf(reached) => self.guest_leaf(tree, &who, &reached),
+                Node::Leaf(reached) => {
+                    self.guest_leaf(tree, &who, &reached);
+                    if !is_shared(&reached.leaf) {
+                        private.push(reached.extent());
+                    } else if self.is_in_place(&reached.leaf) {
+                        in_place.push(reached.extent());
+                    }
+                }
             }
         }
+        // By no mix of translations, old and new, does it reach a frame at both of its aliases.
+        private.sort_unstable();
+        for (start, _) in in_place {
+            let next = private.partition_point(|(from, _)| *from <= start);
+            let both = next.checked_sub(1).map(|before| private[before]);
+            if both.is_some_and(|(from, bytes)| start < from + bytes) {
+                self.broken(
+                    Rule::OneOwner,
+                    format!("{who} reaches {start:#x} at both aliases"),
+                );
+            }
+        }
+    }
+
+    /// Whether a leaf of the shared alias leads to a hidden frame.
+    fn is_in_place(&self, leaf: &audit::Leaf) -> bool {
+        let state = self.frames.state(Hpa::new(leaf.pa.get()).pfn());
+        matches!(state, FrameState::Private { .. })
     }
 
     fn guest_leaf(&mut self, tree: &GuestTree, who: &str, reached: &Reached) {
@@ -345,7 +371,7 @@ impl Judge<'_> {
             let (pfn, gfn) = (first.add(frame), Gfn::new((reached.leaf.va.get() >> 12) + frame));
             match self.frames.state(pfn) {
                 FrameState::Private { owner, gfn: own, .. }
-                    if !shared && owner.get() == tree.number && own == gfn => {}
+                    if owner.get() == tree.number && own == page(gfn) => {}
                 FrameState::Shared { owner, gfn: own }
                     if shared && owner.get() == tree.number && own == page(gfn) => {}
                 other => {
@@ -357,13 +383,14 @@ impl Judge<'_> {
                 }
             }
         }
+        let hidden = !shared || self.is_in_place(&reached.leaf);
         let one = self.state.tags.of_region(first).filter(|_| bytes == 1 << 21);
         for frame in 0..bytes >> 12 {
             let writer = one.unwrap_or_else(|| self.state.tags.get(first.add(frame)));
             let fits = match writer {
                 Writer::Zeroed => true,
-                Writer::Guest => !shared,
-                Writer::Shared | Writer::Host => shared,
+                Writer::Guest => hidden,
+                Writer::Shared | Writer::Host => !hidden,
                 Writer::Unknown => false,
             };
             if !fits {
@@ -400,7 +427,7 @@ impl Judge<'_> {
         let walker = self.state.second_stage(self.ram, tree.kind);
         walker.walk_now(tree.root, 4, 0, &mut |node| {
             if let Node::Leaf(reached) = node
-                && !is_shared(&reached.leaf)
+                && (!is_shared(&reached.leaf) || self.is_in_place(&reached.leaf))
             {
                 bytes += reached.leaf.size.bytes();
             }

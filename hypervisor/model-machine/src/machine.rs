@@ -10,7 +10,7 @@ use memory::tlb::shootdown::{Cpu as Member, CpuIndex, CpuLine, GuestReceipt, Gue
 
 use crate::check::Violation;
 use crate::cpu::Cpu;
-use crate::guests::{GuestTree, TableKind, is_shared};
+use crate::guests::{GuestTree, TableKind};
 use crate::hardware::ModelCpu;
 use crate::ram::Ram;
 use crate::reach::Node;
@@ -201,10 +201,11 @@ impl ModelMachine {
         for reached in &found {
             let hpa = Hpa::new(reached.leaf.pa.get() + (at.get() - reached.leaf.va.get()));
             self.ram.store(hpa, value);
-            let writer = if is_shared(&reached.leaf) {
-                Writer::Shared
-            } else {
+            // What is shared in place is no less hidden than what is private.
+            let writer = if state.is_hidden_leaf(&self.ram, &reached.leaf) {
                 Writer::Guest
+            } else {
+                Writer::Shared
             };
             state.tags.set(hpa.pfn(), writer);
             if reached.current {

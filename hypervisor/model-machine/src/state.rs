@@ -70,6 +70,24 @@ impl State {
         self.violations.push(Violation { rule, what });
     }
 
+    /// Whether a leaf of a guest's leads to memory that the direct map does not show: at the private alias always, at the shared one when it is
+    /// shared in place.
+    pub(crate) fn is_hidden_leaf(&self, ram: &Ram, leaf: &Leaf) -> bool {
+        if !is_shared(leaf) {
+            return true;
+        }
+        let Some(cpu) = self.cpus.first() else {
+            return false;
+        };
+        let at = (DIRECT_MAP_BASE.get() & LINEAR) + leaf.pa.get();
+        let mut shown = false;
+        self.host(ram)
+            .walk(cpu.root, self.journal.now(), (at, at), &mut |node| {
+                shown |= matches!(node, Node::Leaf(reached) if reached.current);
+            });
+        !shown
+    }
+
     /// When the CPU, and when the CPU or guest, that flushed least recently did so.
     fn oldest_flush(&self) -> (Time, Time) {
         let now = self.journal.now();
@@ -152,8 +170,10 @@ impl State {
             (0, LINEAR),
             &mut |node| match node {
                 Node::Table { pfn, level, base, .. } => tables.push((pfn, level, base)),
-                Node::Leaf(reached) if is_shared(&reached.leaf) => {}
-                Node::Leaf(reached) => leaves.push(reached.extent()),
+                Node::Leaf(reached) if self.is_hidden_leaf(ram, &reached.leaf) => {
+                    leaves.push(reached.extent())
+                }
+                Node::Leaf(_) => {}
                 Node::Bad { .. } => {}
             },
         );

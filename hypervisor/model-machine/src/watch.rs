@@ -6,7 +6,6 @@ use memory::address::{Hpa, Pfn};
 use memory::layout::DIRECT_MAP_BASE;
 
 use crate::check::Rule;
-use crate::guests::is_shared;
 use crate::places::{Place, Space};
 use crate::ram::{Ram, word};
 use crate::reach::{LINEAR, Node, Reached, Walker, hpa};
@@ -188,8 +187,8 @@ impl State {
                     }
                 }
             }
-            // What is shared the host may reach.
-            Space::Guest(_) if is_shared(&reached.leaf) => {}
+            // What is shared the host may reach, but for what is shared in place.
+            Space::Guest(_) if !self.is_hidden_leaf(ram, &reached.leaf) => {}
             Space::Guest(number) => {
                 for index in 0..self.cpus.len() {
                     if let Some((_, how)) = self.host_reaches(ram, index, start, bytes) {

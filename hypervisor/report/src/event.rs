@@ -328,6 +328,10 @@ pub struct Counters {
     pub pages_unshared: u64,
     /// 4K pages that guests accepted.
     pub pages_accepted: u64,
+    /// 4K pages that guests shared in place: the hidden frames themselves.
+    pub pages_shared_in_place: u64,
+    /// 4K pages that were shared in place and are the guest's alone again.
+    pub pages_unshared_in_place: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
     /// CPUs that were kicked out of the guest for them.

@@ -187,6 +187,8 @@ fn summary_of_a_run() {
             second_stage_collapses: 6,
             pages_shared: 513,
             pages_unshared: 512,
+            pages_shared_in_place: 65,
+            pages_unshared_in_place: 64,
             guest_flushes: 3,
             bytes_scrubbed: u64::MAX,
             ticks_hide: 1_000_001,
@@ -241,7 +243,9 @@ Private memory
     and whole again                             6
   4K pages shared by guests                   513
     and private again                         512
-    flushes of a guest for both                  3
+  4K pages shared in place                     65
+    and private again                          64
+  flushes of living guests                      3
   bytes scrubbed               18446744073709551615
   bytes loaded                              12345
   bytes measured                            16384

@@ -4,6 +4,7 @@ use boot_config::Ending;
 use guest_abi::{Arguments, Hypercall, HypercallError, PRINT_SHARED_MAX, Pages, VcpuStart};
 use memory::address::{Gpa, Gva};
 use memory::guest::{Change, NotShared};
+use memory::window::Windows;
 
 use super::change;
 use super::guest::{Guest, NoVcpu, Showing};
@@ -28,10 +29,10 @@ pub enum Outcome {
     End(Ending),
 }
 
-/// Does what a vCPU of this guest asks for, which runs on the CPU with this number.
+/// Does what a vCPU of this guest asks for, which runs on the CPU with this number and these windows.
 pub fn call<B: Backend>(
     world: &World<B>,
-    cpu: u32,
+    (cpu, windows): (u32, &mut Windows),
     guest: &Shared<Guest>,
     number: u64,
     arguments: &Arguments,
@@ -61,8 +62,10 @@ pub fn call<B: Backend>(
         Hypercall::Share(pages) => return changes(guest, Change::Share, pages),
         Hypercall::Unshare(pages) => return changes(guest, Change::Unshare, pages),
         Hypercall::Accept(pages) => return changes(guest, Change::Accept, pages),
+        Hypercall::ShareInPlace(pages) => return changes(guest, Change::ShareInPlace, pages),
+        Hypercall::UnshareInPlace(pages) => return changes(guest, Change::UnshareInPlace, pages),
         Hypercall::PrintShared { start, bytes } => {
-            return Outcome::Result(print_shared(world, guest, Gpa::new(start), bytes));
+            return Outcome::Result(print_shared(world, windows, guest, Gpa::new(start), bytes));
         }
         Hypercall::StartVcpu(start) => return Outcome::Result(start_vcpu(world, cpu, guest, &start)),
     }
@@ -79,14 +82,16 @@ fn changes(guest: &Guest, change: Change, pages: Pages) -> Outcome {
 /// Prints what the guest has put into pages that it shares: a copy, made once, so what is shown is what was looked at.
 fn print_shared<B: Backend>(
     world: &World<B>,
+    windows: &mut Windows,
     guest: &Guest,
     start: Gpa,
     bytes: usize,
 ) -> Result<(), HypercallError> {
     let mut copy = [0; PRINT_SHARED_MAX];
     let text = copy.get_mut(..bytes).ok_or(HypercallError::BadArgument)?;
-    let read = guest
-        .with_memory(|guest| with_memory(|memory| guest.read_shared(&Hardware, &memory.frames, start, text)));
+    let read = guest.with_memory(|guest| {
+        with_memory(|memory| guest.read_shared(&Hardware, &memory.frames, windows, start, text))
+    });
     match read {
         Some(Ok(())) if !world.config.quiet => guest.print(text),
         Some(Ok(())) | None => {}

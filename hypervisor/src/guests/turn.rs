@@ -95,7 +95,8 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
             }
             Exit::Hypercall { number, arguments } => {
                 counts.hypercalls += 1;
-                match hypercalls::call(world, tables.number(), &guest, number, &arguments) {
+                let here = (tables.number(), &mut *reader.windows);
+                match hypercalls::call(world, here, &guest, number, &arguments) {
                     Outcome::Result(result) => set_result(&mut loaded, result),
                     Outcome::Changes => this.changes = true,
                     Outcome::Yield => {
@@ -161,7 +162,9 @@ impl GuestAccess for Reader<'_> {
                         .is_ok();
                 }
                 let at = Gpa::new(gpa.get() & !(1 << guest.shared_bit()));
-                guest.read_shared(&Hardware, frames, at, &mut word).is_ok()
+                guest
+                    .read_shared(&Hardware, frames, self.windows, at, &mut word)
+                    .is_ok()
             })
         })?;
         read.then(|| u64::from_le_bytes(word))

@@ -387,6 +387,8 @@ fn counters(window_invlpgs: u64, ticks_to_first_guest: u64, loading: Loading) ->
         pages_shared: stats.pages_shared,
         pages_unshared: stats.pages_unshared,
         pages_accepted: stats.pages_accepted,
+        pages_shared_in_place: stats.pages_shared_in_place,
+        pages_unshared_in_place: stats.pages_unshared_in_place,
         guest_flushes: stats.guest_flushes,
         guest_cpus_kicked: stats.guest_cpus_kicked,
         guest_cpus_flagged: stats.guest_cpus_flagged,

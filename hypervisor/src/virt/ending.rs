@@ -167,9 +167,11 @@ impl fmt::Display for MemoryFault {
                 (PageState::Absent, _) => ", not its memory",
                 (PageState::Pending, Alias::Private) => ", pending: it was not accepted",
                 (PageState::Shared, Alias::Private) => ", which is shared",
+                (PageState::SharedInPlace, Alias::Private) => ", which is shared in place",
                 (PageState::Accepted | PageState::Pending, Alias::Shared) => ", which is private",
                 // Another vCPU has changed it since.
-                (PageState::Accepted, Alias::Private) | (PageState::Shared, Alias::Shared) => {
+                (PageState::Accepted, Alias::Private)
+                | (PageState::Shared | PageState::SharedInPlace, Alias::Shared) => {
                     ", which was being changed"
                 }
             },

@@ -105,6 +105,35 @@ pub fn standing(record: &Record) -> Held {
 /// Calls of `share-and-take-back` that make something absent: to share and to take back, for each of its nine ranges and for what it prints.
 const CHANGES: u64 = 2 * (9 + 1);
 
+/// Calls of `share-in-place` that make something absent: to share and to take back, for each of its six ranges, and five for what it prints.
+const CHANGES_IN_PLACE: u64 = 2 * 6 + 5;
+
+/// After a run of `share-in-place`: no ordinary frame but the one for the page that it also shares otherwise, and nothing scrubbed for the rest.
+pub fn shared_in_place(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("the report has no `counters`")?;
+    let (there, back) = (counters.pages_shared_in_place, counters.pages_unshared_in_place);
+    must(there > 512 && there == back, || {
+        format!("{there} pages were shared in place, {back} came back")
+    })?;
+    must(counters.pages_shared == 1, || {
+        format!("{} pages got an ordinary frame", counters.pages_shared)
+    })?;
+    must(counters.guest_flushes == CHANGES_IN_PLACE, || {
+        format!(
+            "{} flushes of the guest, should be {CHANGES_IN_PLACE}",
+            counters.guest_flushes
+        )
+    })?;
+    let (split, whole) = (counters.second_stage_splits, counters.second_stage_collapses);
+    let stays = counters.promotions_blocked_executable > 0;
+    must(split > 0 && (stays || split == whole), || {
+        format!("{split} 2M leaves of the guest were split, {whole} came back")
+    })?;
+    must(!record.text.contains("this is private again"), || {
+        "text of a private page was printed".to_owned()
+    })
+}
+
 /// After a run of `share-and-take-back`.
 pub fn shared_and_back(record: &Record) -> Held {
     let counters = record.report.counters().ok_or("the report has no `counters`")?;

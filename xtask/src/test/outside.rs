@@ -95,7 +95,7 @@ impl Look {
         let dump = LeafDump::take(&tables, Va::new(0), Va::new(u64::MAX)).map_err(walk)?;
 
         let hits = search(&ram, &self.pattern, threads()).context("search the RAM")?;
-        let (guests, shared) = self.second_stages(&ram, &view)?;
+        let (guests, shared) = self.second_stages(&ram, &view, &tables)?;
         let (private, stray) = private(&hits, guests);
         let reached = reachable(&tables, &private).map_err(walk)?;
         let image = [Frames {
@@ -120,7 +120,12 @@ impl Look {
     }
 
     /// The memory under the second stages of all guests that are found in RAM, and what is wrong with them.
-    fn second_stages(&self, ram: &RamFile, view: &RamView<'_>) -> Result<(Vec<Frames>, Vec<String>)> {
+    fn second_stages<'v>(
+        &self,
+        ram: &RamFile,
+        view: &'v RamView<'v>,
+        host: &Tables<'v, RamView<'v>>,
+    ) -> Result<(Vec<Frames>, Vec<String>)> {
         let searched = "search the RAM for guests' control blocks";
         // Where each was found, and the root of its tables.
         let found: Vec<(u64, u64)> = match self.kind {
@@ -142,7 +147,7 @@ impl Look {
             .map(|(_, root)| Tables::new(view, format, *root).with_table_limit(view.table_limit()))
             .collect();
         let place = |guest: u64| found.get(guest as usize - 1).map_or(0, |(pa, _)| *pa);
-        let owners = owners(&guests).map_err(|(guest, error)| {
+        let owners = owners(&guests, host).map_err(|(guest, error)| {
             anyhow!(
                 "the second stage of the control block at {:#x}: {error}",
                 place(guest)

@@ -101,16 +101,27 @@ fn together() -> Vec<Row> {
             )
         },
         Row {
+            // From the hidden frame, and from that and an ordinary one.
+            says: &["this lies in a hidden frame", "half is ordinaryidden frame"],
+            check: checks::shared_in_place,
+            ..Row::passing(
+                "shared-in-place",
+                "each call flushes once, contents and 2M leaves come back, and the host sees what is shared only",
+                "{share-in-place}",
+            )
+        },
+        Row {
             says: &[
                 "KiB at the private alias, pending: it was not accepted",
-                "KiB at the private alias, which is shared",
+                "KiB at the private alias, which is shared,",
+                "KiB at the private alias, which is shared in place,",
                 "KiB at the shared alias, which is private",
                 "KiB at the private alias, not its memory",
             ],
             ..Row::passing(
                 "named-faults",
                 "a memory fault names address, size, alias, access and what the page is",
-                "{touch-pending} {touch-shared-as-private} {touch-private-as-shared} {escape}",
+                "{touch-pending} {touch-shared-as-private} {touch-shared-in-place} {touch-private-as-shared} {escape}",
             )
         },
         Row {

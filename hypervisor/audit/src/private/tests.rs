@@ -234,10 +234,11 @@ fn a_table_of_a_guest_in_private_memory_is_found_before_it_is_read() {
     ));
 }
 
+const SHARED: u64 = 1 << 39;
+
 /// The guest above, but for one 4K page that is shared by way of an ordinary frame, and one 2M region that it can't reach.
 #[test]
 fn what_is_shared_is_not_private_and_what_is_kept_is_not_missed() {
-    const SHARED: u64 = 1 << 39;
     let (page, kept) = ((20 << 21) + 0x1000, (10 << 21, 11 << 21));
     let check = |ram: &TestRam, extents: &[PrivateExtent], unreachable: &[(u64, u64)]| {
         let expected = ExpectedGuest {
@@ -246,6 +247,7 @@ fn what_is_shared_is_not_private_and_what_is_kept_is_not_missed() {
             unreachable: unreachable
                 .iter()
                 .map(|(start, end)| (Pa::new(*start), Pa::new(*end))),
+            in_place: core::iter::empty(),
         };
         check_second_stage(&ram.tables(), &PrivateSet::new(extents).unwrap(), expected)
     };
@@ -273,14 +275,18 @@ fn what_is_shared_is_not_private_and_what_is_kept_is_not_missed() {
         );
     }
     // The frame that is kept for the page is mapped there, or another guest's.
-    for (pa, owner) in [(page, 1), (12 << 21, 2)] {
+    let own = SecondStageViolation::NotInPlace {
+        mapped: 0x1000,
+        expected: 0,
+    };
+    let other = SecondStageViolation::SharedPrivate {
+        gpa: Va::new(SHARED + (4 << 21) + 0x5000),
+        pa: Pa::new(12 << 21),
+        owner: 2,
+    };
+    for (pa, violation) in [(page, own), (12 << 21, other)] {
         let (mut ram, extents) = shares();
         ram.map(SHARED + (4 << 21) + 0x5000, pa, LeafSize::K4, P | W | U);
-        let violation = SecondStageViolation::SharedPrivate {
-            gpa: Va::new(SHARED + (4 << 21) + 0x5000),
-            pa: Pa::new(pa),
-            owner,
-        };
         assert_eq!(check(&ram, &extents, &unreachable), Err(violation));
     }
     // The ordinary frame at the private alias.
@@ -289,5 +295,78 @@ fn what_is_shared_is_not_private_and_what_is_kept_is_not_missed() {
     assert!(matches!(
         check(&ram, &extents, &unreachable),
         Err(SecondStageViolation::NotOwned { owner: None, .. })
+    ));
+}
+
+/// The guest above, but for one 4K page that is shared in place, and one 2M region of which that is true for one page.
+#[test]
+fn what_is_shared_in_place_is_reached_at_the_shared_alias_and_nowhere_else() {
+    let (page, other) = ((20 << 21) + 0x1000, (10 << 21) + 0x7000);
+    let check = |ram: &TestRam, extents: &[PrivateExtent], in_place: &[u64]| {
+        let expected = ExpectedGuest {
+            owner: 1,
+            shared_from: Va::new(SHARED),
+            unreachable: core::iter::empty(),
+            in_place: in_place.iter().map(|at| (Pa::new(*at), Pa::new(at + 0x1000))),
+        };
+        check_second_stage(&ram.tables(), &PrivateSet::new(extents).unwrap(), expected)
+    };
+    let shares = || {
+        let (mut ram, extents) = guest();
+        ram.write_leaf(4 << 21, 1, 0);
+        ram.map(SHARED + (4 << 21), page, LeafSize::K4, P | W | U);
+        ram.write_leaf(0, 2, 0);
+        for at in (0..512).map(|frame| frame << 12) {
+            let alias = if at == 0x7000 { SHARED } else { 0 };
+            ram.map(alias + at, (10 << 21) + at, LeafSize::K4, P | W | U);
+        }
+        (ram, extents)
+    };
+    let in_place = [page, other];
+    let (ram, extents) = shares();
+    assert!(check(&ram, &extents, &in_place).is_ok());
+    // One too few, one too many, another one in its place.
+    for wrong in [&in_place[..1], &[page, other, 8 << 21], &[page, 8 << 21]] {
+        let found = check(&ram, &extents, wrong);
+        assert!(
+            matches!(
+                found,
+                Err(SecondStageViolation::NotInPlace { mapped: 0x2000, .. })
+            ),
+            "{found:?}"
+        );
+    }
+    // At both aliases; at two pages of the shared one; at none.
+    let (mut ram, extents) = shares();
+    ram.map(4 << 21, page, LeafSize::K4, P | W | U);
+    assert!(matches!(
+        check(&ram, &extents, &in_place),
+        Err(SecondStageViolation::NotOnce { .. })
+    ));
+    let (mut ram, extents) = shares();
+    ram.map(SHARED + (4 << 21) + 0x3000, page, LeafSize::K4, P | W | U);
+    assert!(matches!(
+        check(&ram, &extents, &in_place),
+        Err(SecondStageViolation::NotInPlace {
+            mapped: 0x3000,
+            expected: 0x2000
+        })
+    ));
+    let (mut ram, extents) = shares();
+    ram.write_leaf(SHARED + (4 << 21), 1, 0);
+    assert!(matches!(
+        check(&ram, &extents, &in_place),
+        Err(SecondStageViolation::NotInPlace {
+            mapped: 0x1000,
+            expected: 0x2000
+        })
+    ));
+    // A leaf that is partly its own.
+    let (mut ram, mut extents) = shares();
+    ram.map(SHARED + (6 << 21), 11 << 21, LeafSize::M2, P | W | U);
+    extents[0].end = Pa::new((12 << 21) - 0x1000);
+    assert!(matches!(
+        check(&ram, &extents, &in_place),
+        Err(SecondStageViolation::SharedPrivate { owner: 1, .. } | SecondStageViolation::NotOwned { .. })
     ));
 }

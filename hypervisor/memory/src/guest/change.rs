@@ -9,6 +9,8 @@
 //!            pending
 //! unshare    shared    tables               shared: absent, leaving      once    free the ordinary frames; private: pending
 //! accept     pending   tables               -                            -       private: mapped; promote
+//! in place   accepted  tables               private: absent, marked      once    shared: the same frames
+//! and back   in place  tables               shared: absent               once    private: mapped; promote
 //! ```
 //!
 //! The hidden frames stay the guest's all the while, so a page that becomes private again has the frame that it had at launch, and the records
@@ -37,6 +39,10 @@ pub enum Change {
     Unshare,
     /// From pending to accepted.
     Accept,
+    /// From accepted to shared in place: the hidden frames themselves, with what they hold, at the shared alias.
+    ShareInPlace,
+    /// From shared in place to accepted again, with what the pages hold then.
+    UnshareInPlace,
 }
 
 impl Change {
@@ -46,7 +52,28 @@ impl Change {
             Self::Share => matches!(state, PageState::Accepted | PageState::Pending),
             Self::Unshare => matches!(state, PageState::Shared),
             Self::Accept => matches!(state, PageState::Pending),
+            Self::ShareInPlace => matches!(state, PageState::Accepted),
+            Self::UnshareInPlace => matches!(state, PageState::SharedInPlace),
         }
+    }
+
+    /// Whether the pages keep their frames and what they hold.
+    pub const fn is_in_place(self) -> bool {
+        matches!(self, Self::ShareInPlace | Self::UnshareInPlace)
+    }
+
+    /// Every change there is.
+    pub const ALL: [Self; 5] = [
+        Self::Share,
+        Self::Unshare,
+        Self::Accept,
+        Self::ShareInPlace,
+        Self::UnshareInPlace,
+    ];
+
+    /// Whether the host can read more afterwards.
+    const fn shares(self) -> bool {
+        matches!(self, Self::Share | Self::ShareInPlace)
     }
 }
 
@@ -212,7 +239,7 @@ impl GuestMemory {
                     changing.phase = Phase::Refuse(ChangeError::State);
                 } else if changing.advance(part) {
                     changing.enter(match changing.change {
-                        Change::Share if self.shared + changing.pages() > self.most_shared => {
+                        change if change.shares() && self.shared + changing.pages() > self.most_shared => {
                             Phase::Refuse(ChangeError::Limit)
                         }
                         _ => Phase::Reserve,
@@ -222,8 +249,8 @@ impl GuestMemory {
             Phase::Reserve => match self.reserve(memory, machine, changing, part) {
                 Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
                 Ok(()) if changing.advance(part) => changing.enter(match changing.change {
-                    Change::Share | Change::Unshare => Phase::Revoke,
                     Change::Accept => Phase::Finish,
+                    _ => Phase::Revoke,
                 }),
                 Ok(()) => {}
             },
@@ -264,8 +291,10 @@ impl GuestMemory {
         let first = part.start == changing.start;
         let mut tables = self.tables.private_tables_for(machine, part, first);
         let mut pages = 0;
-        if changing.change == Change::Share {
+        if changing.change.shares() {
             tables += self.tables.shared_tables_for(machine, part, first);
+        }
+        if changing.change == Change::Share {
             pages = part.frames;
         }
         if tables + pages == 0 {
@@ -293,13 +322,15 @@ impl GuestMemory {
         changing: &mut Changing,
         part: Part,
     ) {
-        if changing.change == Change::Share {
-            let (frames, tables) = (&mut memory.frames, &mut changing.tables);
-            self.tables.mark(machine, frames, part, Mark::Kept, tables);
-            memory.stats.second_stage_splits += self.tables.take_splits();
-        } else {
-            self.tables.unmap_shared(machine, part);
-        }
+        let mark = match changing.change {
+            Change::Share => Mark::Kept,
+            Change::ShareInPlace => Mark::InPlace,
+            Change::UnshareInPlace => return self.tables.unmap_in_place(machine, part),
+            Change::Unshare | Change::Accept => return self.tables.unmap_shared(machine, part),
+        };
+        let (frames, tables) = (&mut memory.frames, &mut changing.tables);
+        self.tables.mark(machine, frames, part, mark, tables);
+        memory.stats.second_stage_splits += self.tables.take_splits();
     }
 
     fn finish_part<M: Machine>(
@@ -333,15 +364,40 @@ impl GuestMemory {
                 memory.stats.pages_unshared += part.frames;
             }
             Change::Accept => {
-                let promotion = self.tables.accept(machine, &mut memory.frames, part, tables);
+                self.accept(memory, machine, part, tables, Mark::Pending);
                 memory.stats.pages_accepted += part.frames;
-                match promotion {
-                    Promotion::NotDue => {}
-                    Promotion::Done => memory.stats.second_stage_collapses += 1,
-                    Promotion::Executable => memory.stats.promotions_blocked.executable += 1,
-                    Promotion::Blocked(_) => memory.stats.promotions_blocked.address += 1,
-                }
             }
+            Change::ShareInPlace => {
+                let frames = &mut memory.frames;
+                self.tables.map_in_place(machine, frames, self.id, part, tables);
+                self.shared += part.frames;
+                memory.stats.pages_shared_in_place += part.frames;
+            }
+            Change::UnshareInPlace => {
+                self.accept(memory, machine, part, tables, Mark::InPlace);
+                self.shared -= part.frames;
+                memory.stats.pages_unshared_in_place += part.frames;
+            }
+        }
+    }
+
+    /// Lets the guest use the pages of a part at the private alias, all of which are marked like this.
+    fn accept<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        part: Part,
+        tables: &mut TableList,
+        from: Mark,
+    ) {
+        match self
+            .tables
+            .accept(machine, &mut memory.frames, part, tables, from)
+        {
+            Promotion::NotDue => {}
+            Promotion::Done => memory.stats.second_stage_collapses += 1,
+            Promotion::Executable => memory.stats.promotions_blocked.executable += 1,
+            Promotion::Blocked(_) => memory.stats.promotions_blocked.address += 1,
         }
     }
 

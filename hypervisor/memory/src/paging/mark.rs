@@ -16,13 +16,15 @@ pub(crate) enum Mark {
     Kept = 2,
     /// A shared page's frame on its way back to the host, until the guest's translations are flushed.
     Leaving = 3,
+    /// The page is shared in place: the hidden frame is the guest's at the shared alias.
+    InPlace = 4,
 }
 
 /// Bits that make an entry present in one of the layouts: bit 0 in nested tables, bits 2 to 0 in extended ones.
 const PRESENT: u64 = 0b111;
 /// Where the mark stands.
 const MARK_SHIFT: u32 = 3;
-const MARK: u64 = 0b11 << MARK_SHIFT;
+const MARK: u64 = 0b111 << MARK_SHIFT;
 /// Bits 12 to 51.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -38,6 +40,7 @@ impl Mark {
             (0, 1) => Self::Pending,
             (0, 2) => Self::Kept,
             (0, 3) => Self::Leaving,
+            (0, 4) => Self::InPlace,
             _ => return None,
         };
         Some((mark, Pfn::new((!entry & ADDRESS) >> 12)))
@@ -57,7 +60,7 @@ mod tests {
         #[test]
         fn a_mark_is_absent_to_hardware_and_comes_back(pfn in 0_u64..1 << 39) {
             let pfn = Pfn::new(pfn);
-            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving] {
+            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving, Mark::InPlace] {
                 let entry = mark.entry(pfn);
                 prop_assert_eq!(Mark::read(entry), Some((mark, pfn)));
                 for level in [Level::L1, Level::L2, Level::L3] {

@@ -34,8 +34,8 @@ impl Known {
     /// The alias through which a page that is being changed can still be reached by an old translation.
     pub(super) fn old_alias(&self) -> Option<u64> {
         match self.in_flight {
-            Some((Change::Share, _)) => Some(0),
-            Some((Change::Unshare, _)) => Some(SHARED_BIT),
+            Some((Change::Share | Change::ShareInPlace, _)) => Some(0),
+            Some((Change::Unshare | Change::UnshareInPlace, _)) => Some(SHARED_BIT),
             _ => None,
         }
     }
@@ -48,6 +48,8 @@ impl Known {
                 Change::Share => matches!(state, PageState::Accepted | PageState::Pending),
                 Change::Unshare => *state == PageState::Shared,
                 Change::Accept => *state == PageState::Pending,
+                Change::ShareInPlace => *state == PageState::Accepted,
+                Change::UnshareInPlace => *state == PageState::SharedInPlace,
             }
         })
     }
@@ -58,10 +60,19 @@ impl Known {
         let (alias, state) = match change {
             Change::Share => (0, PageState::Shared),
             Change::Unshare => (SHARED_BIT, PageState::Pending),
-            Change::Accept => (0, PageState::Accepted),
+            Change::Accept | Change::UnshareInPlace => (0, PageState::Accepted),
+            Change::ShareInPlace => (SHARED_BIT, PageState::SharedInPlace),
         };
-        self.written
-            .retain(|at, _| at & SHARED_BIT != alias || !bytes.contains(&(at & !SHARED_BIT)));
+        if change.is_in_place() {
+            // What was there is there, at the other alias.
+            let moved = |at: &u64| at & SHARED_BIT != alias && bytes.contains(&(at & !SHARED_BIT));
+            let kept: Vec<_> = self.written.extract_if(.., |at, _| moved(at)).collect();
+            self.written
+                .extend(kept.into_iter().map(|(at, value)| (at ^ SHARED_BIT, value)));
+        } else {
+            self.written
+                .retain(|at, _| at & SHARED_BIT != alias || !bytes.contains(&(at & !SHARED_BIT)));
+        }
         self.pages.extend(pages.map(|page| (page, state)));
     }
 }
@@ -190,7 +201,9 @@ impl World<'_> {
         let Some((change, pages, result)) = ended else {
             return Ok(None);
         };
-        if result.is_ok() && change != Change::Unshare {
+        if result.is_ok() && change.is_in_place() {
+            self.reads_the_same(cpu.index(), index)?;
+        } else if result.is_ok() && change != Change::Unshare {
             self.reads_zero(cpu.index(), index, change, pages)?;
         }
         Ok(Some(result))
@@ -213,7 +226,7 @@ impl World<'_> {
         for page in pages {
             let (at, mut data) = (Gpa::new(page * PAGE_SIZE), [1; PAGE_SIZE as usize]);
             let read = if change == Change::Share {
-                guest.read_shared(&cpu, frames, at, &mut data).is_ok()
+                guest.read_shared(&cpu, frames, windows, at, &mut data).is_ok()
             } else {
                 guest.read(&cpu, frames, windows, at, &mut data).is_ok()
             };

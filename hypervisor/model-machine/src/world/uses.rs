@@ -22,13 +22,15 @@ impl World<'_> {
         let state = known.page(at);
         let allowed = match state {
             Some(PageState::Accepted) => Some(0),
-            Some(PageState::Shared) => Some(SHARED_BIT),
+            Some(PageState::Shared | PageState::SharedInPlace) => Some(SHARED_BIT),
             Some(_) => None,
             None => known.old_alias(),
         };
         if let Some(alias) = allowed {
-            known.written.insert(at | alias, value);
             let stored = self.machine.guest_store(*id, Gpa::new(at | alias), value);
+            if stored {
+                known.written.insert(at | alias, value);
+            }
             if !stored && state.is_some() {
                 return broken(format!("guest {id} has lost its memory at {:#x}", at | alias));
             }
@@ -83,10 +85,34 @@ impl World<'_> {
                 "the host's write into guest {id} at {at:#x}: {written:?}, {states:?}"
             ));
         }
-        for (word, value) in (0..).zip(data.as_chunks::<8>().0).filter(|_| private) {
-            known.written.insert(at + 8 * word, u64::from_le_bytes(*value));
+        let shared = guest.write_shared(&cpu, frames, windows, Gpa::new(at), &data);
+        let is_shared = |state: &PageState| matches!(state, PageState::Shared | PageState::SharedInPlace);
+        let all_shared = states.iter().all(is_shared);
+        if shared.is_ok() != all_shared {
+            return broken(format!(
+                "the host's write into what guest {id} shares at {at:#x}: {shared:?}, {states:?}"
+            ));
+        }
+        let alias = if private { 0 } else { SHARED_BIT };
+        for (word, value) in (0..)
+            .zip(data.as_chunks::<8>().0)
+            .filter(|_| private || all_shared)
+        {
+            known
+                .written
+                .insert((at + 8 * word) | alias, u64::from_le_bytes(*value));
         }
         let differs = known.first_difference(guest, &cpu, frames, windows);
+        differs.map_or(Ok(()), |what| broken(format!("guest {id}: {what}")))
+    }
+
+    /// A guest has all that was ever written.
+    pub(super) fn reads_the_same(&mut self, cpu: usize, index: usize) -> Result<(), Vec<Violation>> {
+        let cpu = self.cpu(cpu);
+        let windows = &mut self.windows[cpu.index()];
+        let Guest { id, stage, known, .. } = &self.guests[index];
+        let Stage::Alive(guest) = stage else { return Ok(()) };
+        let differs = known.first_difference(guest, &cpu, &self.memory.frames, windows);
         differs.map_or(Ok(()), |what| broken(format!("guest {id}: {what}")))
     }
 }
@@ -105,9 +131,13 @@ impl Known {
             let Some(state) = self.page(page.get()) else {
                 continue;
             };
-            let shared = guest.read_shared(cpu, frames, page, &mut word).is_ok();
+            let shared = guest.read_shared(cpu, frames, windows, page, &mut word).is_ok();
             let private = guest.read(cpu, frames, windows, page, &mut word).is_ok();
-            if (shared, private) != (state == PageState::Shared, state == PageState::Accepted) {
+            let expected = (
+                matches!(state, PageState::Shared | PageState::SharedInPlace),
+                state == PageState::Accepted,
+            );
+            if (shared, private) != expected {
                 return Some(format!(
                     "{at:#x} is {state:?}; readable shared: {shared}, private: {private}"
                 ));

@@ -591,3 +591,43 @@ fn what_was_shared_came_back_with_one_flush_a_call() {
     (stays.second_stage_collapses, stays.promotions_blocked_executable) = (0, 9);
     assert_eq!(run(stays, ""), Ok(()));
 }
+
+#[test]
+fn what_was_shared_in_place_came_back_without_ordinary_frames() {
+    let right = Counters {
+        pages_shared_in_place: 4000,
+        pages_unshared_in_place: 4000,
+        pages_shared: 1,
+        guest_flushes: 17,
+        second_stage_splits: 9,
+        second_stage_collapses: 9,
+        ..counters()
+    };
+    let run = |counters: Counters, text: &str| {
+        let mut events = good();
+        events.retain(|event| !matches!(event, Event::Counters(_)));
+        events.push(Event::Counters(counters));
+        let mut record = record(Outcome::Pass, events);
+        record.text.push_str(text);
+        shared_in_place(&record)
+    };
+    assert_eq!(run(right, ""), Ok(()));
+    assert!(run(right, "share#1 | this is private again").is_err());
+    let spoils: [fn(&mut Counters); 7] = [
+        |counters| (counters.pages_shared_in_place, counters.pages_unshared_in_place) = (0, 0),
+        |counters| counters.pages_unshared_in_place = 3999,
+        |counters| counters.pages_shared = 4001,
+        |counters| counters.guest_flushes = 16,
+        |counters| counters.guest_flushes = 18,
+        |counters| counters.second_stage_splits = 0,
+        |counters| counters.second_stage_collapses = 8,
+    ];
+    for spoil in spoils {
+        let mut counters = right;
+        spoil(&mut counters);
+        assert!(run(counters, "").is_err());
+    }
+    let mut stays = right;
+    (stays.second_stage_collapses, stays.promotions_blocked_executable) = (0, 9);
+    assert_eq!(run(stays, ""), Ok(()));
+}

@@ -2,9 +2,11 @@
 //! guest, then 2M leaves, and 4K leaves at the end where there were no whole regions.
 //!
 //! The private alias is address 0 up to the guest's size: `pages` has the states of its pages. The shared alias is the same addresses with the
-//! shared bit set, in tables that are made when they are needed (`shared`). `cut` is what is left when the guest has ended.
+//! shared bit set, in tables that are made when they are needed (`shared`): to ordinary frames, or to the hidden ones themselves (`in_place`).
+//! `cut` is what is left when the guest has ended.
 
 mod cut;
+mod in_place;
 mod pages;
 mod shared;
 

@@ -21,6 +21,8 @@ pub enum PageState {
     Pending,
     /// Shared with the host: to be used at the shared alias.
     Shared,
+    /// The same, by the hidden frame itself: the host reads it through windows.
+    SharedInPlace,
 }
 
 /// A piece of the guest's address space that lies within one aligned 2 MiB.
@@ -81,6 +83,7 @@ pub(super) fn look<F: Format, M: Machine>(machine: &M, from: (Pfn, Level), gfn: 
         (Decoded::Leaf(pfn, _), _) => (PageState::Accepted, Some(pfn)),
         (_, Some((Mark::Pending, pfn))) => (PageState::Pending, Some(pfn)),
         (_, Some((Mark::Kept, pfn))) => (PageState::Shared, Some(pfn)),
+        (_, Some((Mark::InPlace, pfn))) => (PageState::SharedInPlace, Some(pfn)),
         _ => (PageState::Absent, None),
     };
     Looked {
@@ -227,29 +230,30 @@ impl SecondStage {
         });
     }
 
-    /// Makes the pending pages of the part accepted: absent before, so nothing is owed. When that completes 2 MiB, they are mapped by one leaf
-    /// again; the table waits for the guest's next flush.
+    /// Makes the pages of the part accepted, which are marked `from`: absent before, so nothing is owed. When that completes 2 MiB, they are
+    /// mapped by one leaf again; the table waits for the guest's next flush.
     pub(in crate::guest) fn accept<M: Machine>(
         &mut self,
         machine: &M,
         frames: &mut FrameTable<'_>,
         part: Part,
         tables: &mut TableList,
+        from: Mark,
     ) -> Promotion {
         let (kind, large) = (self.kind, part.start.align_down(Level::L2.frames()));
         with_format!(kind, F => match self.entries::<F, M>(machine, frames, part, tables) {
             Entries::One(slot) => {
                 if kind.splits() {
-                    fill_one::<Ept, M>(&slot, EptAttributes::GUEST_DATA);
+                    fill_one::<Ept, M>(&slot, from, EptAttributes::GUEST_DATA);
                 } else {
-                    fill_one::<F, M>(&slot, <F as SecondStageFormat>::GUEST_RAM);
+                    fill_one::<F, M>(&slot, from, <F as SecondStageFormat>::GUEST_RAM);
                 }
                 Promotion::NotDue
             }
             Entries::Small(table) => {
                 for gfn in part.gfns() {
                     let slot = Slot::of(machine, table, as_index(gfn.gpa()).index(1), Level::L1);
-                    fill_one::<F, M>(&slot, <F as SecondStageFormat>::GUEST_RAM);
+                    fill_one::<F, M>(&slot, from, <F as SecondStageFormat>::GUEST_RAM);
                 }
                 let complete = frames.add_canonical(table, part.frames as i32) == Some(ENTRIES as u16);
                 if complete { self.promote::<F, M>(machine, frames, large) } else { Promotion::NotDue }
@@ -318,8 +322,12 @@ fn mark_one<F: Format, M: Machine>(slot: &Slot<'_, M>, mark: Mark) -> bool {
     }
 }
 
-/// Makes one entry that is pending a leaf.
-fn fill_one<F: Format, M: Machine>(slot: &Slot<'_, M>, attributes: F::Attributes) {
-    let filled = matches!(slot.marked(), Some((Mark::Pending, pfn)) if slot.fill::<F>(pfn, attributes));
-    assert!(filled, "broken invariant: a page that was checked is not pending");
+/// Makes one entry that is marked like this a leaf.
+fn fill_one<F: Format, M: Machine>(slot: &Slot<'_, M>, from: Mark, attributes: F::Attributes) {
+    let filled =
+        matches!(slot.marked(), Some((mark, pfn)) if mark == from && slot.fill::<F>(pfn, attributes));
+    assert!(
+        filled,
+        "broken invariant: a page that was checked is not {from:?} any more"
+    );
 }

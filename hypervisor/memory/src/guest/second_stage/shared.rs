@@ -82,7 +82,7 @@ impl SecondStage {
     }
 
     /// The level-1 table of a part's shared alias; what is missing on the way is linked.
-    fn shared_table<F: SecondStageFormat, M: Machine>(
+    pub(super) fn shared_table<F: SecondStageFormat, M: Machine>(
         &self,
         machine: &M,
         frames: &mut FrameTable<'_>,
@@ -130,7 +130,7 @@ impl SecondStage {
         }));
     }
 
-    fn each_shared<F: Format, M: Machine>(
+    pub(super) fn each_shared<F: Format, M: Machine>(
         &self,
         machine: &M,
         part: Part,
@@ -147,7 +147,8 @@ impl SecondStage {
     }
 }
 
-/// Frees what the entries of a level-1 table of the shared alias lead to, or led to until lately.
+/// Frees the ordinary frames that the entries of a level-1 table of the shared alias lead to, or led to until lately. Hidden ones, shared in
+/// place, are not freed from here: the private alias has them.
 pub(super) fn free_leaves<F: Format, M: Machine>(machine: &M, frames: &mut FrameTable<'_>, table: Pfn) {
     for index in 0..ENTRIES {
         let slot = Slot::of(machine, table, index, Level::L1);
@@ -155,6 +156,9 @@ pub(super) fn free_leaves<F: Format, M: Machine>(machine: &M, frames: &mut Frame
             (Decoded::Leaf(pfn, _), _) | (_, Some((Mark::Leaving, pfn))) => pfn,
             _ => continue,
         };
+        if matches!(frames.state(pfn), FrameState::Private { .. }) {
+            continue;
+        }
         frames.free(HostFrames::from_pfn(pfn, 0));
     }
 }
