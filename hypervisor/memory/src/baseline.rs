@@ -270,3 +270,36 @@ impl FrameTable<'_> {
         kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, TICK};
+    use crate::stats::Costs;
+
+    /// By the looks at the clock, each of which takes a tick: four pieces of work for each page of a launch, of which two count as hiding; the
+    /// same for a teardown, and its tables at the end.
+    #[test]
+    fn the_time_of_each_piece_of_work_is_counted_once() {
+        const PAGES: u64 = 3;
+        let (machine, mut memory, _) = Fake::boot();
+        let id = GuestId::new(1).unwrap();
+        let paged = memory.launch_paged(machine, id, PAGES).unwrap();
+        let launch = Costs {
+            hide: 2 * PAGES * TICK,
+            scrub: PAGES * TICK,
+            map: PAGES * TICK,
+            restore: 0,
+        };
+        assert_eq!(memory.costs(), launch);
+        assert_eq!(memory.stats().bytes_scrubbed, PAGES * PAGE_SIZE);
+        memory.teardown_paged(machine, paged);
+        let all = Costs {
+            scrub: 2 * PAGES * TICK,
+            restore: 2 * PAGES * TICK + TICK,
+            ..launch
+        };
+        assert_eq!(memory.costs(), all);
+        assert_eq!(memory.stats().bytes_scrubbed, 2 * PAGES * PAGE_SIZE);
+    }
+}
