@@ -63,6 +63,48 @@ fn a_cached_gigablock_is_cut_up_only_if_it_must_and_can() {
     bench.assert_as_at_boot();
 }
 
+/// What is in the cache is cut up no more than it must be, and for a gigablock that is asked for whole no table is needed.
+#[test]
+fn what_is_cached_is_cut_up_no_more_than_it_must() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(600);
+    for (order, regions, orders) in [
+        (REGION + 2, 4, vec![REGION + 2]),
+        (REGION + 2, 3, vec![REGION + 1, REGION]),
+        (REGION + 3, 2, vec![REGION + 1]),
+    ] {
+        let extent = bench.allocate(order).unwrap();
+        bench.free(extent);
+        let hits = bench.stats().cache_hits;
+        let guest = bench.launch(1, regions * 2 * MIB);
+        assert_eq!(bench.stats().cache_hits, hits + regions);
+        let private = bench.memory.view().private;
+        let of_guest: Vec<u8> = (0..=GIGABLOCK)
+            .rev()
+            .flat_map(|order| vec![order; private[usize::from(order)] as usize])
+            .collect();
+        assert_eq!(of_guest, orders);
+        bench.teardown(guest);
+        bench.drain();
+    }
+    let whole = bench.allocate(GIGABLOCK).unwrap();
+    bench.free(whole);
+    // For the guest's two tables, and none to cut up what is cached.
+    bench.memory.allow_large_guest_leaves(true);
+    let mut host = bench.take_all_of_the_host();
+    for frame in host.split_off(host.len() - 2) {
+        bench.memory.frames.free(frame);
+    }
+    assert_eq!(bench.memory.frames.free_frames(), 2);
+    let hits = bench.stats().cache_hits;
+    let guest = bench.launch(1, GIB);
+    assert_eq!(bench.stats().cache_hits, hits + 512);
+    bench.teardown(guest);
+    host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
+}
+
 /// What a refused launch had taken from the cache is there again, and counted as never taken.
 #[test]
 fn a_refused_launch_puts_back_what_was_cached() {

@@ -128,3 +128,50 @@ impl FrameTable<'_> {
         Some(canonical)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_list_knows_how_many_it_has_whatever_came_and_went() {
+        let (_, mut memory, _) = Fake::boot();
+        let frames = &mut memory.frames;
+        let free = frames.free_frames();
+        let mut taken = BTreeSet::new();
+        let mut lists = [0_u64, 1, 4, 0, 3].map(|count| {
+            let mut list = TableList::new();
+            for number in 0..count {
+                assert_eq!((list.len(), list.is_empty()), (number, number == 0));
+                let table = frames.allocate_table(|_| {}).unwrap();
+                taken.insert(table.pfn());
+                list.push(frames, table);
+            }
+            list
+        });
+        // One is emptied and used again.
+        for left in (0..3).rev() {
+            let last = lists[4].pop(frames).unwrap();
+            assert_eq!(lists[4].len(), left);
+            lists[0].push(frames, last);
+        }
+        assert!(lists[4].pop(frames).is_none() && lists[4].is_empty());
+        let (mut all, mut most) = (TableList::new(), 0);
+        for list in lists {
+            most += list.len();
+            all.append(frames, list);
+            assert_eq!(all.len(), most);
+        }
+        assert_eq!(most, 8);
+        while let Some(table) = all.pop(frames) {
+            most -= 1;
+            assert_eq!(all.len(), most);
+            assert!(taken.remove(&table.pfn()), "{} twice", table.pfn().hpa());
+            frames.free_table(table);
+        }
+        assert!(taken.is_empty());
+        assert_eq!(frames.free_frames(), free);
+    }
+}
