@@ -165,6 +165,16 @@ fn the_host_reads_and_writes_a_guest_through_leaves_of_every_size() {
             .unwrap();
         assert_eq!(back, data, "at {at:#x}");
     }
+    // One window for all of a region, one for each page of a piece, beside which there is other memory.
+    for (at, windows) in [(2 * MIB, 1), (GIB + 10 * MIB, 16)] {
+        let before = bench.windows[0].invalidations();
+        let mut data = vec![0; 16 * 4096];
+        let frames = &bench.memory.frames;
+        guest
+            .read(&bench.cpu, frames, &mut bench.windows[0], Gpa::new(at), &mut data)
+            .unwrap();
+        assert_eq!(bench.windows[0].invalidations() - before, windows, "at {at:#x}");
+    }
     // Past the end nothing is read and nothing written, not even what still lies inside.
     let (memory, windows) = (&bench.memory, &mut bench.windows[0]);
     for (start, bytes) in [(GIB + 14 * MIB - 4, 5), (GIB + 14 * MIB, 1), (u64::MAX, 2)] {
