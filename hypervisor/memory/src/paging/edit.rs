@@ -246,7 +246,7 @@ mod tests {
     /// A machine, a table that leads to a full table of 2M leaves at gigablock 1, and that table.
     fn full_table() -> (&'static Fake, Pfn, Pfn) {
         let (machine, ..) = Fake::boot();
-        let (upper, lower) = (Pfn::new(0x2000), Pfn::new(0x2001));
+        let (upper, lower) = (Pfn::new(0x800), Pfn::new(0x801));
         for index in 0..ENTRIES {
             let slot = Slot::of(machine, lower, index, Level::L2);
             assert!(slot.fill::<LongMode>(Pfn::new((1 << 18) + (index as u64) * 512), Attributes::DATA));
