@@ -102,11 +102,19 @@ impl Processor for Hardware {
         tlb::flush();
     }
 
+    fn looks_at(&self, cpu: CpuIndex) {
+        if let (Some(own), Some(other)) = (CpuTables::current(), presence::tables(cpu.get())) {
+            own.guest_mode().look_at(other.guest_mode());
+        }
+    }
+
     fn interrupt(&self, cpu: CpuIndex) {
-        let apic = CpuTables::current().and_then(CpuTables::apic);
-        let (Some(apic), Some(target)) = (apic, presence::tables(cpu.get())) else {
+        let own = CpuTables::current();
+        let apic = own.and_then(CpuTables::apic);
+        let (Some(own), Some(apic), Some(target)) = (own, apic, presence::tables(cpu.get())) else {
             panic!("broken invariant: {cpu} was to be interrupted, but can't be")
         };
+        own.guest_mode().interrupt(target.guest_mode());
         #[cfg(feature = "test-hooks")]
         crate::hooks::stress::signals::interrupt_sent();
         #[cfg(feature = "test-hooks")]

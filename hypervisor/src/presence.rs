@@ -28,6 +28,7 @@ use spin::Once;
 use crate::bring_up::cpu_area;
 use crate::cpu::descriptor::CpuTables;
 use crate::cpu::exception::WAKE_VECTOR;
+use crate::cpu::guest_mode::GuestMode;
 use crate::cpu::registers;
 use crate::hardware::Hardware;
 use crate::virt::{EntryHooks, GuestModeHooks};
@@ -111,6 +112,9 @@ pub fn visit(work: impl FnOnce()) {
 pub fn answer() {
     #[cfg(feature = "test-hooks")]
     crate::hooks::stress::signals::interrupt_taken();
+    if let Some(tables) = CpuTables::current() {
+        tables.guest_mode().interrupted();
+    }
     if let Some(cpu) = this_cpu() {
         cpu.answer(&Hardware);
     }
@@ -160,6 +164,16 @@ pub fn kicks() -> u64 {
     tables_of_all().map(CpuTables::kicks).sum()
 }
 
+/// Shootdown interrupts of all CPUs that concern guests: those sent to a CPU that was in one when it was looked at, of which there must be none,
+/// and those that ended guest mode, because the CPU had entered a guest since.
+pub fn interrupts_in_guests() -> (u64, u64) {
+    let all = || tables_of_all().map(CpuTables::guest_mode);
+    (
+        all().map(GuestMode::misdirected).sum(),
+        all().map(GuestMode::met).sum(),
+    )
+}
+
 /// This CPU as others see it while it runs a vCPU: its mode, around guest mode, and for which change of the guest's second stage it has flushed.
 pub struct Presence<'g> {
     guest: &'g GuestTlb,
@@ -201,12 +215,24 @@ impl EntryHooks for Presence<'_> {
             self.last.set(last);
         }
     }
+
+    fn let_interrupt_in(&self) {
+        // SAFETY: guests run only after the descriptor tables are loaded; nothing is locked around an entry.
+        let handle = || unsafe { registers::let_interrupts_in() };
+        match CpuTables::current() {
+            Some(tables) => tables.guest_mode().while_ended(handle),
+            None => handle(),
+        }
+    }
 }
 
 impl GuestModeHooks for Presence<'_> {
     fn before_guest_mode(&self) {
         if let Some(cpu) = this_cpu() {
             cpu.enter_guest();
+        }
+        if let Some(tables) = CpuTables::current() {
+            tables.guest_mode().enter();
         }
         // Before the request word is read, in the world switch: see the drawing above.
         fence(Ordering::SeqCst);
@@ -218,6 +244,9 @@ impl GuestModeHooks for Presence<'_> {
     }
 
     fn after_guest_mode(&self) {
+        if let Some(tables) = CpuTables::current() {
+            tables.guest_mode().leave();
+        }
         if let Some(cpu) = this_cpu() {
             cpu.back(&Hardware);
         }

@@ -276,6 +276,10 @@ pub struct Counters {
     pub flushes: u64,
     /// CPUs that were interrupted to flush, summed over the flushes.
     pub cpus_interrupted: u64,
+    /// Shootdown interrupts sent to a CPU that was in a guest when it was looked at: there must be none.
+    pub interrupts_to_guests: u64,
+    /// Shootdown interrupts that ended guest mode: the CPU was in the host when it was looked at, and entered a guest before the interrupt came.
+    pub interrupts_met_in_guests: u64,
     /// CPUs that were only flagged, because they ran a guest or slept.
     pub cpus_flagged: u64,
     /// Other CPUs that needed neither.

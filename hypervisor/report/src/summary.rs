@@ -113,6 +113,8 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
             &[
                 ("flushes on all CPUs", counters.flushes),
                 ("CPUs interrupted for them", counters.cpus_interrupted),
+                ("  while in a guest", counters.interrupts_to_guests),
+                ("  who entered one meanwhile", counters.interrupts_met_in_guests),
                 ("CPUs flagged, undisturbed", counters.cpus_flagged),
                 ("CPUs spared", counters.cpus_spared),
                 ("kicks out of a guest", counters.kicks),

@@ -177,6 +177,7 @@ fn summary_of_a_run() {
             direct_map_level3_collapses: 3,
             flushes: 24,
             cpus_interrupted: 25,
+            interrupts_met_in_guests: 8,
             cpus_flagged: 26,
             cpus_spared: 27,
             kicks: 28,
@@ -229,6 +230,8 @@ Splits and merges (level 2 is 2M, level 3 is 1G)
 Translations dropped
   flushes on all CPUs                          24
   CPUs interrupted for them                    25
+    while in a guest                            0
+    who entered one meanwhile                   8
   CPUs flagged, undisturbed                    26
   CPUs spared                                  27
   kicks out of a guest                         28

@@ -17,6 +17,7 @@ use x86::segmentation::{
 use x86::task::load_tr;
 
 use super::apic::LocalApic;
+use super::guest_mode::GuestMode;
 use super::stack::{IstStacks, Stack};
 use super::{exception, registers};
 use crate::boot::image;
@@ -62,6 +63,8 @@ pub struct CpuTables {
     /// be one to the CPU.
     kicks_sent: AtomicU64,
     kicks_seen: AtomicU64,
+    /// Its times in guest mode, and whose interrupts came then.
+    guest_mode: GuestMode,
     /// A [`Parked`].
     parked: AtomicU32,
     /// The ranks of the locks that it holds, a bit each; kept in debug builds.
@@ -109,6 +112,7 @@ impl CpuTables {
             request: AtomicU32::new(0),
             kicks_sent: AtomicU64::new(0),
             kicks_seen: AtomicU64::new(0),
+            guest_mode: GuestMode::new(),
             parked: AtomicU32::new(Parked::Resting as u32),
             held: AtomicU32::new(0),
         }
@@ -258,6 +262,11 @@ impl CpuTables {
     pub(super) fn take_kick(&self) -> bool {
         let sent = self.kicks_sent.load(Ordering::Acquire);
         self.kicks_seen.swap(sent, Ordering::AcqRel) != sent
+    }
+
+    /// Its times in guest mode.
+    pub fn guest_mode(&self) -> &GuestMode {
+        &self.guest_mode
     }
 
     /// Whether it works on nothing.

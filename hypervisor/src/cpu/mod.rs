@@ -9,7 +9,7 @@
 //! - `stack`: a stack's range. `descriptor`: GDT, TSS and IDT in `CpuTables`, one for each CPU.
 //! - `exception`: the 256 entry stubs and what each vector leads to; `fault_report` prints a fatal one, `backtrace` its callers.
 //! - `apic`, `pic`, `timer`: the local APIC, the legacy controllers it replaces, its timer and the TSC as a clock.
-//! - `ipi`: interrupts from one CPU to another.
+//! - `ipi`: interrupts from one CPU to another. `guest_mode`: whom a shootdown's interrupt finds in a guest.
 
 pub mod apic;
 pub mod backtrace;
@@ -17,6 +17,7 @@ pub mod descriptor;
 pub mod exception;
 pub mod fault_report;
 pub mod features;
+pub mod guest_mode;
 pub mod ipi;
 pub mod msr;
 pub mod mtrr;

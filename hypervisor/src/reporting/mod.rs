@@ -345,6 +345,12 @@ impl<'a> Reporter<'a> {
         println!();
         let _ = self.picture.write(&mut TextPort);
         println!();
+        if counters.interrupts_to_guests > 0 {
+            self.fail(format_args!(
+                "{} CPUs were interrupted for a shootdown while they were in a guest",
+                counters.interrupts_to_guests
+            ));
+        }
         if self.guests == 0 {
             self.fail(format_args!("no guest ran"));
         }
@@ -354,6 +360,7 @@ impl<'a> Reporter<'a> {
 
 fn counters(window_invlpgs: u64, ticks_to_first_guest: u64, loading: Loading) -> Counters {
     let (stats, costs) = with_memory(|memory| (memory.stats(), memory.costs()));
+    let (interrupts_to_guests, interrupts_met_in_guests) = presence::interrupts_in_guests();
     Counters {
         direct_map_level2_splits: stats.level2_splits,
         direct_map_level3_splits: stats.level3_splits,
@@ -361,6 +368,8 @@ fn counters(window_invlpgs: u64, ticks_to_first_guest: u64, loading: Loading) ->
         direct_map_level3_collapses: stats.level3_collapses,
         flushes: stats.flushes,
         cpus_interrupted: stats.cpus_interrupted,
+        interrupts_to_guests,
+        interrupts_met_in_guests,
         cpus_flagged: stats.cpus_flagged,
         cpus_spared: stats.cpus_spared,
         kicks: presence::kicks(),

@@ -83,6 +83,8 @@ pub trait EntryHooks: GuestModeHooks {
     fn before_entry(&self) -> bool;
     /// The CPU is back. `entered`: it was in guest mode, after that flush if there was to be one.
     fn after_entry(&self, entered: bool);
+    /// A physical interrupt has ended guest mode and is pending: lets it be handled. Interrupts are masked again on return.
+    fn let_interrupt_in(&self);
 }
 
 /// Why [`Loaded::run`] returned.

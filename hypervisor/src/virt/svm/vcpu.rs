@@ -190,9 +190,10 @@ impl Loaded for LoadedSvm<'_> {
                 return Exit::Kicked { in_guest: false };
             };
             match exit {
+                ExitCode::Interrupt => hooks.let_interrupt_in(),
                 // A guest can make #DB or #AC come again in its own delivery, on each entry, before any interrupt (APM vol. 2, 8.5): here is
                 // where they get in, or nothing would end the guest.
-                ExitCode::Interrupt | ExitCode::Debug | ExitCode::AlignmentCheck => {
+                ExitCode::Debug | ExitCode::AlignmentCheck => {
                     // SAFETY: guests run only after the descriptor tables are loaded; nothing is locked here.
                     unsafe { handle_pending_interrupt() };
                 }

@@ -158,9 +158,13 @@ impl LoadedVmx<'_> {
     }
 
     /// Gives the host what ended guest mode and is the host's. True when that was all.
-    fn host_event(&mut self, reason: ExitReason) -> bool {
+    fn host_event(&mut self, reason: ExitReason, hooks: &dyn EntryHooks) -> bool {
         match reason {
-            ExitReason::Interrupt | ExitReason::PreemptionTimer => {
+            ExitReason::Interrupt => {
+                hooks.let_interrupt_in();
+                true
+            }
+            ExitReason::PreemptionTimer => {
                 // SAFETY: guests run only after the descriptor tables are loaded; nothing is locked here.
                 unsafe { handle_pending_interrupt() };
                 true
@@ -272,7 +276,7 @@ impl Loaded for LoadedVmx<'_> {
                 Ok(None) => return Exit::Kicked { in_guest: false },
                 Err(cause) => return self.ended(cause),
             };
-            let host_event = self.host_event(reason);
+            let host_event = self.host_event(reason, hooks);
             exits::deliver_again(self);
             if reason == ExitReason::PreemptionTimer {
                 return Exit::SliceOver;

@@ -173,6 +173,9 @@ pub trait Processor {
     /// reports what is outstanding.
     fn pause(&self, outstanding: &Outstanding);
 
+    /// Called right before another CPU's mode is read, to decide whether it is interrupted: for those who count that it is right.
+    fn looks_at(&self, _cpu: CpuIndex) {}
+
     /// Called before a wait begins, whether or not anything will be outstanding: the place to look whether this CPU may wait now.
     fn may_wait(&self) {}
 }
@@ -325,6 +328,7 @@ impl<'c> Cpu<'c> {
             spared: 0,
         };
         for (index, line) in self.others() {
+            processor.looks_at(index);
             let count = match line.mode() {
                 _ if line.flushed() >= generation => &mut acknowledged.spared,
                 Mode::Absent => &mut acknowledged.spared,
