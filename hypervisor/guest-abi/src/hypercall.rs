@@ -248,7 +248,7 @@ pub enum HypercallError {
     UnknownNumber,
     /// An argument is out of its range.
     BadArgument,
-    /// The guest has as many vCPUs as it was launched with.
+    /// The guest has as many vCPUs as it was launched with, or has ended.
     NoMoreVcpus,
     /// The host has no memory for it.
     OutOfMemory,

@@ -15,7 +15,7 @@ use crate::frames::with_memory;
 use crate::hardware::Hardware;
 use crate::println;
 use crate::shared::Shared;
-use crate::virt::{Backend, StartState};
+use crate::virt::{Backend, OutOfFrames, StartState};
 
 /// What comes of a hypercall.
 pub enum Outcome {
@@ -115,18 +115,31 @@ fn start_vcpu<B: Backend>(
         ..guest.start
     };
     let pass = guest.admit().map_err(|NoVcpu| HypercallError::NoMoreVcpus)?;
-    let made = guest.second_stage().and_then(|second_stage| {
-        let place = Place::new().ok()?;
-        let measurement = guest.measurement()?;
-        let vcpu = world
-            .backend
-            .new_vcpu(&start, measurement.as_bytes(), second_stage);
-        Some((place, vcpu.ok()?))
-    });
-    let Some((place, vcpu)) = made else {
-        guest.dismiss(pass);
-        return Err(HypercallError::OutOfMemory);
+    let place = Place::new().map_err(|_| HypercallError::OutOfMemory);
+    let made = place.and_then(|place| Ok((place, make_vcpu(world, guest, &start)?)));
+    let (place, vcpu) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            guest.dismiss(pass);
+            return Err(error);
+        }
     };
     world.add_vcpu(cpu, place, GuestVcpu::new(guest.clone(), vcpu, pass));
     Ok(())
+}
+
+/// Makes the vCPU itself.
+fn make_vcpu<B: Backend>(
+    world: &World<B>,
+    guest: &Guest,
+    start: &StartState,
+) -> Result<B::Vcpu, HypercallError> {
+    // One that is being taken down has neither, and starts no vCPU.
+    let (Some(second_stage), Some(measurement)) = (guest.second_stage(), guest.measurement()) else {
+        return Err(HypercallError::NoMoreVcpus);
+    };
+    let vcpu = world
+        .backend
+        .new_vcpu(start, measurement.as_bytes(), second_stage);
+    vcpu.map_err(|OutOfFrames { .. }| HypercallError::OutOfMemory)
 }
