@@ -190,6 +190,10 @@ fn report(
     let full = loaded.map_or(*peak, |(_, full)| full);
     let launch = |value: fn(&Reading) -> u64| value(peak) - value(before);
     let teardown = |value: fn(&Reading) -> u64| value(after) - value(&full);
+    let both = |value: fn(&Stats) -> u64| {
+        let (launch, full) = (value(&peak.stats) - value(&before.stats), value(&full.stats));
+        launch + value(&after.stats) - full
+    };
     let bench = Bench {
         policy: policy.name(),
         pages,
@@ -203,6 +207,9 @@ fn report(
         scrub_after: teardown(|reading| reading.costs.scrub),
         launch_flushes: launch(|reading| reading.stats.flushes),
         teardown_flushes: teardown(|reading| reading.stats.flushes),
+        cpus_interrupted: both(|stats| stats.cpus_interrupted),
+        cpus_flagged: both(|stats| stats.cpus_flagged),
+        cpus_spared: both(|stats| stats.cpus_spared),
         launch_invlpgs: launch(|reading| reading.invlpgs),
         teardown_invlpgs: teardown(|reading| reading.invlpgs),
         level2_splits: launch(|reading| reading.stats.level2_splits),

@@ -60,6 +60,18 @@ impl Case {
         256 + (spread.min(MEMORY) >> 20)
     }
 
+    /// Whether the host has too little RAM to spare, which is said.
+    fn is_too_large(self, name: &str) -> bool {
+        let needed = self.host_mib();
+        match available_mib() {
+            Some(free) if free < needed => {
+                eprintln!("bench {name} ... SKIP (needs {needed} MiB of RAM, this host has {free} to spare)");
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The hypervisor's command line.
     fn line(self) -> String {
         format!(
@@ -126,6 +138,15 @@ fn machine(command_line: String, image: PathBuf, archive: Option<PathBuf>, json:
         json,
         monitor: None,
         debugger: None,
+    }
+}
+
+/// The same with so many CPUs, to count rounds, which are the same at any speed.
+fn on_cpus(machine: Machine, cpus: u32) -> Machine {
+    Machine {
+        smp: cpus,
+        counted: false,
+        ..machine
     }
 }
 
@@ -230,11 +251,7 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
     let mut tables = Tables::default();
     for case in cases {
         let name = format!("{:<11} {:>5}", case.policy.name(), size(case.bytes));
-        if let Some(free) = available_mib()
-            && free < case.host_mib()
-        {
-            let needed = case.host_mib();
-            eprintln!("bench {name} ... SKIP (needs {needed} MiB of RAM, this host has {free} to spare)");
+        if case.is_too_large(&name) {
             continue;
         }
         let figures = boots.one(
@@ -273,29 +290,39 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
                     archive::write(&archive, &guests.into_iter().collect::<Result<Vec<_>>>()?)?;
                     let json = folder.file(file::JSON);
                     let machine = machine(rounds::line(cpus, *bytes), image, Some(archive), json);
-                    // Rounds are the same at any speed.
-                    let machine = Machine {
-                        smp: cpus,
-                        counted: false,
-                        ..machine
-                    };
-                    watch(machine, folder)
+                    watch(on_cpus(machine, cpus), folder)
                 },
                 |record| {
                     let seen = rounds::measured(cpus, *bytes, record)?;
                     rounds::goal(&seen).map(|()| seen)
                 },
             )?;
-            match seen {
-                Ok(seen) => rounds.push((seen, tables.rounds_by_page(&size(*bytes)))),
+            let grouped = match seen {
+                Ok(seen) => seen,
                 Err(outcome) => return Ok(outcome),
+            };
+            let mut by_page = [None; rounds::BY_PAGE.len()];
+            for (policy, counts) in rounds::BY_PAGE.into_iter().zip(&mut by_page) {
+                if !flags.policies.contains(&policy) {
+                    continue;
+                }
+                let case = Case {
+                    policy,
+                    bytes: *bytes,
+                };
+                *counts = match boots.by_page(case, cpus)? {
+                    Some(Err(outcome)) => return Ok(outcome),
+                    Some(Ok(counts)) => Some(counts),
+                    None => None,
+                };
             }
+            rounds.push(rounds::Row { grouped, by_page });
         }
     }
     if let Some(path) = &flags.json {
         fs::write(path, &boots.lines).with_context(|| format!("write the reports to {}", path.display()))?;
     }
-    println!("\n{tables}\n{}", rounds::Table(&rounds));
+    println!("\n{tables}\n{}", rounds::Tables(&rounds));
     Ok(Outcome::Pass)
 }
 
@@ -307,6 +334,25 @@ struct Boots {
 }
 
 impl Boots {
+    /// Counts what a policy that goes page by page asks of so many CPUs. `None` where the host has too little RAM; an error as for
+    /// [`Self::one`].
+    fn by_page(&mut self, case: Case, cpus: u32) -> Result<Option<Result<rounds::ByPage, Outcome>>> {
+        let name = format!(
+            "{:>5} on {cpus:>2} CPUs, {}",
+            size(case.bytes),
+            case.policy.name()
+        );
+        if case.is_too_large(&name) {
+            return Ok(None);
+        }
+        let boot = |image, folder: &Folder| {
+            let machine = machine(case.line(), image, None, folder.file(file::JSON));
+            watch(on_cpus(machine, cpus), folder)
+        };
+        let counts = |record: &Record| rounds::by_page(cpus, measured(case, record)?);
+        self.one(&name, boot, counts).map(Some)
+    }
+
     /// Does one boot, takes its figures, and keeps its JSON lines. The inner error is the outcome of a boot without figures, which was
     /// explained.
     fn one<T>(

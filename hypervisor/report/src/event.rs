@@ -394,6 +394,12 @@ pub struct Bench<S> {
     pub launch_flushes: u64,
     /// Flushes of the teardown.
     pub teardown_flushes: u64,
+    /// CPUs that both interrupted: they were in the host.
+    pub cpus_interrupted: u64,
+    /// CPUs that both flagged: they were asleep.
+    pub cpus_flagged: u64,
+    /// Other CPUs that needed neither.
+    pub cpus_spared: u64,
     /// Window INVLPGs of the launch.
     pub launch_invlpgs: u64,
     /// Window INVLPGs of the teardown.

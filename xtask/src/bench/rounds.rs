@@ -3,10 +3,13 @@
 //!
 //! On all CPUs but one a guest spins, while large ones are launched and torn down. The trace has an event for each round, with what it hid: all
 //! of a guest at a launch, nothing at a teardown, whose round is for the tables that were merged away.
+//!
+//! Beside it the ways of Linux on machines with as many CPUs ([`by_page`]): one guest's memory, hidden page by page while the others sleep.
 
 use std::fmt;
 
-use report::Event;
+use boot_config::Policy;
+use report::{Bench, Event};
 
 use super::{SEED, size};
 use crate::emulator::Record;
@@ -37,7 +40,23 @@ pub struct Rounds {
     pub teardown: u64,
     /// CPUs reached by all of them: in the host and interrupted, in a guest or asleep and flagged, in need of neither.
     pub reached: [u64; 3],
+    /// Interrupts to CPUs that were in a guest when they were looked at.
+    pub to_guests: u64,
+    /// Interrupts that ended guest mode: the CPU was looked at in the host, and had entered a guest when they came.
+    pub met_in_guests: u64,
 }
+
+/// One guest's memory, given and taken back page by page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByPage {
+    /// Flushes that all CPUs must answer.
+    pub flushes: u64,
+    /// CPUs that they reached, but for the one that asked.
+    pub reached: u64,
+}
+
+/// The policies that go page by page as Linux does.
+pub const BY_PAGE: [Policy; 2] = [Policy::LinuxFresh, Policy::LinuxAged];
 
 /// The hypervisor's command line.
 pub fn line(cpus: u32, bytes: u64) -> String {
@@ -85,6 +104,8 @@ pub fn measured(cpus: u32, bytes: u64, record: &Record) -> Result<Rounds, String
             counters.cpus_flagged,
             counters.cpus_spared,
         ],
+        to_guests: counters.interrupts_to_guests,
+        met_in_guests: counters.interrupts_met_in_guests,
     })
 }
 
@@ -99,6 +120,7 @@ pub fn goal(rounds: &Rounds) -> Result<(), String> {
         launch,
         teardown,
         reached,
+        to_guests,
         ..
     } = *rounds;
     let expected = u64::from(cpus - 1) + GUESTS;
@@ -120,40 +142,115 @@ pub fn goal(rounds: &Rounds) -> Result<(), String> {
     if cpus > 1 && reached[1] == 0 {
         return Err("no CPU was in a guest".into());
     }
+    if to_guests != 0 {
+        return Err(format!("{to_guests} CPUs in guests were interrupted"));
+    }
     Ok(())
 }
 
-/// A table of counts, with how many rounds the launch of such a guest takes page by page, where that was measured.
-pub struct Table<'r>(pub &'r [(Rounds, Option<u64>)]);
+/// What a boot says of memory that was hidden page by page on so many CPUs.
+///
+/// # Errors
+/// A flush did not reach every other CPU.
+pub fn by_page(cpus: u32, bench: &Bench<String>) -> Result<ByPage, String> {
+    let flushes = bench.launch_flushes + bench.teardown_flushes;
+    let reached = bench.cpus_interrupted + bench.cpus_flagged + bench.cpus_spared;
+    if reached != flushes * u64::from(cpus - 1) {
+        return Err(format!("{flushes} flushes reached {reached} CPUs of {cpus}"));
+    }
+    Ok(ByPage { flushes, reached })
+}
 
-impl fmt::Display for Table<'_> {
+/// The counts of one number of CPUs and one size; those page by page where they were measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Whole regions, one flush for all.
+    pub grouped: Rounds,
+    /// In the order of [`BY_PAGE`].
+    pub by_page: [Option<ByPage>; BY_PAGE.len()],
+}
+
+/// Two tables: all guests of each boot, and one guest beside the ways of Linux.
+pub struct Tables<'r>(pub &'r [Row]);
+
+/// What falls to one of so many, with two decimals.
+struct Each(u64, u64);
+
+impl fmt::Display for Each {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.2}", self.0 as f64 / self.1.max(1) as f64))
+    }
+}
+
+impl fmt::Display for Tables<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "Rounds of the shootdown, with a guest that spins on every CPU but one (grouped)\n\
-             {:>5}{:>7}{:>8}{:>10}{:>10}{:>14}{:>10}{:>8}{:>22}",
+             {:>29}{:>20}{:>19}{:>21}\n\
+             {:>5}{:>7}{:>8}{:>9}{:>10}{:>13}{:>12}{:>7}{:>9}{:>8}",
+            "rounds",
+            "CPUs",
+            "of these in guests",
+            "CPUs",
             "CPUs",
             "size",
             "guests",
-            "launches",
-            "teardowns",
+            "launch",
+            "teardown",
             "interrupted",
+            "looked at",
+            "met",
             "flagged",
             "spared",
-            "launch, linux-fresh"
         )?;
-        for (rounds, paged) in self.0 {
-            let [interrupted, flagged, spared] = rounds.reached;
-            let paged = paged.map_or_else(|| "-".to_owned(), |rounds| rounds.to_string());
+        for Row { grouped, .. } in self.0 {
+            let [interrupted, flagged, spared] = grouped.reached;
             writeln!(
                 f,
-                "{:>5}{:>7}{:>8}{:>10}{:>10}{interrupted:>14}{flagged:>10}{spared:>8}{paged:>22}",
-                rounds.cpus,
-                size(rounds.bytes),
-                rounds.guests,
-                rounds.launch,
-                rounds.teardown
+                "{:>5}{:>7}{:>8}{:>9}{:>10}{interrupted:>13}{:>12}{:>7}{flagged:>9}{spared:>8}",
+                grouped.cpus,
+                size(grouped.bytes),
+                grouped.guests,
+                grouped.launch,
+                grouped.teardown,
+                grouped.to_guests,
+                grouped.met_in_guests,
             )?;
+        }
+        write!(
+            f,
+            "\nOne guest, launched and torn down\n{:>12}{:>22}",
+            "", "grouped"
+        )?;
+        for policy in BY_PAGE {
+            write!(f, "{:>22}", policy.name())?;
+        }
+        write!(
+            f,
+            "\n{:>5}{:>7}{:>10}{:>12}",
+            "CPUs", "size", "flushes", "interrupted"
+        )?;
+        for _ in BY_PAGE {
+            write!(f, "{:>10}{:>12}", "flushes", "CPUs asked")?;
+        }
+        writeln!(f)?;
+        for Row { grouped, by_page } in self.0 {
+            write!(
+                f,
+                "{:>5}{:>7}{:>10}{:>12}",
+                grouped.cpus,
+                size(grouped.bytes),
+                Each(grouped.launch + grouped.teardown, grouped.guests),
+                Each(grouped.reached[0], grouped.guests)
+            )?;
+            for counts in by_page {
+                match counts {
+                    Some(ByPage { flushes, reached }) => write!(f, "{flushes:>10}{reached:>12}")?,
+                    None => write!(f, "{:>10}{:>12}", "-", "-")?,
+                }
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -170,6 +267,8 @@ mod tests {
         launch: 5,
         teardown: 2,
         reached: [3, 14, 4],
+        to_guests: 0,
+        met_in_guests: 1,
     };
 
     #[test]
@@ -191,9 +290,28 @@ mod tests {
                 reached: [17, 0, 4],
                 ..GOOD
             },
+            Rounds { to_guests: 1, ..GOOD },
         ] {
             assert!(goal(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn page_by_page_every_flush_reaches_every_other_cpu() {
+        let bench = Bench {
+            launch_flushes: 7,
+            teardown_flushes: 1,
+            cpus_interrupted: 1,
+            cpus_flagged: 20,
+            cpus_spared: 3,
+            ..crate::bench::goals::sample(512)
+        };
+        let counts = ByPage {
+            flushes: 8,
+            reached: 24,
+        };
+        assert_eq!(by_page(4, &bench), Ok(counts));
+        assert!(by_page(3, &bench).is_err() && by_page(5, &bench).is_err());
     }
 
     #[test]

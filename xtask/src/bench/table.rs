@@ -112,14 +112,6 @@ impl Row {
 }
 
 impl Tables {
-    /// Flushes of launching a guest of this size page by page, where that was measured.
-    pub fn rounds_by_page(&self, size: &str) -> Option<u64> {
-        let fresh = Policy::LinuxFresh.name();
-        let mut rows = self.rows.iter();
-        let row = rows.find(|row| row.size == size && row.bench.policy == fresh)?;
-        Some(row.bench.launch_flushes)
-    }
-
     /// Adds a boot's figures under the name of its size.
     pub fn add(&mut self, size: String, bench: Bench<String>) {
         self.rows.push(Row { size, bench });
