@@ -40,6 +40,11 @@ pub enum Task {
     /// One boot for each policy and size. The same tree, compiler and emulator give the same figures to the instruction.
     /// docs/performance.md says what they mean.
     Bench(Bench),
+    /// Run under Linux' `perf stat`, with the events about translations that this machine has; say why where it has none
+    ///
+    /// Needs KVM that offers its guests virtualization, and counters. docs/tlb.md says what the figures mean. Where nothing can be counted nothing is
+    /// run, and the exit status is 0.
+    Perf(Perf),
     /// Show again what `bench tlb` has written, and hold later files against the first
     Report(Report),
     /// Set up what is missing, and give targets that read input from outside, and sequences of operations, random input for a while
@@ -154,6 +159,17 @@ impl Run {
             Kind::Kvm | Kind::Tcg | Kind::Bochs | Kind::NestedAmd => 5 * 60,
         }))
     }
+}
+
+/// Flags of `perf`.
+#[derive(Debug, Args)]
+pub struct Perf {
+    /// What is run.
+    #[command(flatten)]
+    pub run: Run,
+    /// Write the counts to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub counts: Option<PathBuf>,
 }
 
 /// Flags of `image`.
@@ -408,6 +424,16 @@ mod tests {
             let words = format!("x run {bad}");
             assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn flags_of_perf_are_those_of_run() {
+        let words = "x perf --machine kvm --memory 8G --cmdline measure=tlb --counts f";
+        let Task::Perf(perf) = Cli::parse_from(words.split(' ')).task else {
+            panic!("not perf")
+        };
+        assert_eq!((perf.run.machine, perf.run.memory), (Machine::Kvm, Some(8 << 30)));
+        assert!(perf.counts.is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,7 +72,20 @@ pub struct Watch<'a> {
 ///
 /// # Errors
 /// The emulator can't be started or spoken to, or the visitor failed. No process is left in any case.
-pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
+pub fn run(machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
+    run_under(&[], machine, folder, watch)
+}
+
+/// The same with QEMU started by another program: these words stand before its command line.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_under(
+    prefix: &[String],
+    mut machine: Machine,
+    folder: &Folder,
+    watch: Watch<'_>,
+) -> Result<Record> {
     medium::prepare(&machine, folder)?;
     nested::prepare(&machine, folder)?;
     if machine.kind.is_bochs() {
@@ -84,7 +97,7 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
     let log = File::create(folder.file(file::EMULATOR)).context("make a file for the emulator's messages")?;
 
     let start = Instant::now();
-    let mut command = machine.command();
+    let mut command = under(prefix, machine.command());
     let mut process = Process::start(command.stdout(Stdio::piped()).stderr(log))?;
     let pipe = process.child().stdout.take().context("the emulator's output")?;
     let text = Arc::new(Mutex::new(Vec::new()));
@@ -128,6 +141,20 @@ pub fn run(mut machine: Machine, folder: &Folder, watch: Watch<'_>) -> Result<Re
         stopped_at,
         took,
     })
+}
+
+/// The command, started by the program that these words begin with.
+fn under(prefix: &[String], command: Command) -> Command {
+    let Some((program, words)) = prefix.split_first() else {
+        return command;
+    };
+    let mut outer = Command::new(program);
+    outer
+        .args(words)
+        .arg(command.get_program())
+        .args(command.get_args());
+    outer.stdin(Stdio::null());
+    outer
 }
 
 /// Judges a machine with levels: the status that counts is the one of level 1's QEMU.

@@ -7,7 +7,7 @@
 //! explains. `run` is that order, and `test` does it for each row of its table. Where the emulator does not load the image itself,
 //! `medium` makes what it starts from: a raw disk (`disk_image`) or a GRUB disc (`iso`), both from `image_file`. `image_command`
 //! makes such a file and stops; `measure` computes what a launch will be measured as. `nested` puts a Linux with KVM between the emulator and the hypervisor. `bench` boots the benchmark and shows its
-//! figures, or has the cost in TLB misses modelled; `exits` counts VM exits; `fuzz` and `mutants` try the tests themselves. `nightly` is the toolchain for Miri.
+//! figures, or has the cost in TLB misses modelled; `exits` counts VM exits; `perf` counts a run from outside; `fuzz` and `mutants` try the tests themselves. `nightly` is the toolchain for Miri.
 
 mod archive;
 mod bench;
@@ -31,6 +31,7 @@ mod medium;
 mod mutants;
 mod nested;
 mod nightly;
+mod perf;
 mod preflight;
 mod process;
 mod qmp;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         .and_then(|()| match &cli.task {
             Task::Run(flags) => run::run(flags).map(|outcome| outcome.exit_code()),
             Task::Bench(flags) => bench::bench(flags).map(|outcome| outcome.exit_code()),
+            Task::Perf(flags) => perf::perf(flags).map(|outcome| outcome.exit_code()),
             Task::Report(flags) => bench::tlb::report(flags).map(|()| 0),
             Task::Test(flags) => test::test(flags),
             Task::Exits(flags) => exits::exits(flags).map(|outcome| outcome.exit_code()),

@@ -12,6 +12,7 @@ use crate::emulator::{self, Record, Watch, file};
 use crate::folder::{Folder, RUNS};
 use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
+use crate::perf::Stat;
 use crate::preflight::{self, Choice, Host};
 use crate::verdict::Outcome;
 use crate::{Failure, gdb, guests, nested, report, setup, symbolise, workspace};
@@ -26,6 +27,18 @@ const MOST_ON_BOCHS: u64 = 1 << 30;
 /// # Errors
 /// Something before the machine starts, or with the emulator itself.
 pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
+    run_under(flags, None)
+}
+
+/// The same under `perf stat`, and shows what it counted.
+///
+/// # Errors
+/// As for [`run`], or perf has left nothing.
+pub fn counted(flags: &cli::Run, stat: &Stat) -> Result<Outcome, Failure> {
+    run_under(flags, Some(stat))
+}
+
+fn run_under(flags: &cli::Run, stat: Option<&Stat>) -> Result<Outcome, Failure> {
     if flags.dry_run {
         println!("{}", dry_run(flags).map_err(Failure::Usage)?);
         return Ok(Outcome::Pass);
@@ -53,7 +66,8 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
         show: true,
         visitor: &mut nothing,
     };
-    let record = emulator::run(machine, &folder, watch).inspect_err(|_| {
+    let prefix = stat.map_or(Vec::new(), |stat| stat.prefix(folder.path()));
+    let record = emulator::run_under(&prefix, machine, &folder, watch).inspect_err(|_| {
         folder.keep();
         eprintln!("kept: {}", folder.path().display());
     })?;
@@ -64,6 +78,9 @@ pub fn run(flags: &cli::Run) -> Result<Outcome, Failure> {
     }
     if record.outcome != Outcome::Pass || flags.verbose {
         folder.keep();
+    }
+    if let Some(stat) = stat {
+        stat.show(folder.path()).inspect_err(|_| folder.keep())?;
     }
     conclude(&record, &built.hypervisor, flags.verbose, &folder);
     Ok(record.outcome)
