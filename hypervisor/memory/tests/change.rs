@@ -14,6 +14,8 @@ use model_machine::{Booted, ModelCpu, ModelMachine, Snapshot};
 
 #[path = "change/in_place.rs"]
 mod in_place;
+#[path = "change/ownership.rs"]
+mod ownership;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -47,21 +49,26 @@ impl Bench {
     }
 
     fn launch(&mut self, kind: SecondStageKind, bytes: u64) -> GuestMemory {
+        self.launch_as(1, kind, bytes)
+    }
+
+    fn launch_as(&mut self, number: u16, kind: SecondStageKind, bytes: u64) -> GuestMemory {
         let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let launching = memory.launch(&cpu, kind, id(1), bytes).unwrap().wait(&cpu);
+        let launching = memory.launch(&cpu, kind, id(number), bytes).unwrap().wait(&cpu);
         let guest = launching.finish(memory, &cpu, &mut windows[0]);
         self.machine
-            .guest_begins(id(1), kind.into(), guest.second_stage());
+            .guest_begins(id(number), kind.into(), guest.second_stage());
         guest
     }
 
     fn teardown(&mut self, guest: GuestMemory) {
         let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        let id = guest.id();
         let revoked = guest.revoke(&cpu);
-        self.machine.guest_flushed(id(1));
-        let mut teardown = revoked.reclaim(GuestFlushed::new(id(1)));
+        self.machine.guest_flushed(id);
+        let mut teardown = revoked.reclaim(GuestFlushed::new(id));
         while teardown.step(memory, &cpu, &mut windows[0]) {}
-        self.machine.guest_ends(id(1));
+        self.machine.guest_ends(id);
         let restored = teardown.finish(memory, &cpu, &mut windows[0]);
         restored.wait(&cpu).release(memory, &cpu);
     }
@@ -70,7 +77,7 @@ impl Bench {
         let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
         let progress = guest.go_on(memory, &cpu, &mut windows[0]);
         if progress == Progress::Flush {
-            guest.flushed(memory, self.machine.translations_flushed(id(1)));
+            guest.flushed(memory, self.machine.translations_flushed(guest.id()));
         }
         assert_eq!(self.machine.check(&self.booted.memory.frames), []);
         progress
