@@ -1,6 +1,7 @@
 //! What happens on the machine: the same for every policy, made from a seed before anything runs.
 
 use memory::address::PAGE_SIZE;
+use memory::guest::Change;
 use oorandom::Rand64;
 use tools::pressure::Phase;
 
@@ -14,6 +15,10 @@ const SMALL: usize = 64;
 const HOST: usize = 4096;
 /// Extents that the host takes, and as many that it gives back, in each lifetime.
 const HOST_TURNS: usize = 8;
+/// Of so many regions of guests one has a range that is converted to and fro.
+const REGIONS_A_RANGE: u64 = 2;
+/// Conversions of the storm, for each such range: some two rounds of private, shared, pending.
+const CONVERSIONS_A_RANGE: usize = 7;
 /// After so many lifetimes of small guests one of the 64 is replaced.
 const REPLACE: u64 = 100;
 
@@ -43,6 +48,17 @@ pub enum Event {
     Die {
         /// Its slot.
         slot: usize,
+    },
+    /// A guest converts some of its pages, all of which are in the state that this wants.
+    Convert {
+        /// Its slot.
+        slot: usize,
+        /// From what to what.
+        change: Change,
+        /// The first page, from the start of its memory.
+        page: u64,
+        /// How many, all in one region.
+        pages: u64,
     },
     /// Now is measured.
     Measure(Phase),
@@ -100,6 +116,35 @@ impl Maker {
         self.events.push(Event::Take { slot, order });
     }
 
+    /// Ranges in many regions of all guests, of one page to a whole region, go through their states in no particular order.
+    fn convert(&mut self) {
+        let mut ranges = Vec::new();
+        for (slot, regions) in self.guests.iter().enumerate() {
+            for region in 0..*regions {
+                if self.random.rand_range(0..REGIONS_A_RANGE) == 0 {
+                    let first = self.random.rand_range(0..REGION_FRAMES);
+                    let pages = self.random.rand_range(1..REGION_FRAMES - first + 1);
+                    ranges.push((slot, region * REGION_FRAMES + first, pages, Change::Share));
+                }
+            }
+        }
+        for _ in 0..ranges.len() * CONVERSIONS_A_RANGE {
+            let which = self.random.rand_range(0..ranges.len() as u64) as usize;
+            let (slot, page, pages, change) = ranges[which];
+            self.events.push(Event::Convert {
+                slot,
+                change,
+                page,
+                pages,
+            });
+            ranges[which].3 = match change {
+                Change::Share => Change::Unshare,
+                Change::Unshare => Change::Accept,
+                Change::Accept => Change::Share,
+            };
+        }
+    }
+
     fn measure(&mut self, phase: Phase) {
         self.events.push(Event::Measure(phase));
     }
@@ -131,6 +176,8 @@ impl History {
             }
             maker.measure(phase);
         }
+        maker.convert();
+        maker.measure(Phase::Conversions);
         for lifetime in 0..lifetimes {
             let slot = GUESTS + maker.random.rand_range(0..SMALL as u64) as usize;
             maker.die(slot);
@@ -180,6 +227,7 @@ mod tests {
         let history = History::new(1, 1000);
         let (mut guests, mut host) = (vec![false; history.slots.0], vec![false; history.slots.1]);
         let (mut launches, mut phases, mut alive) = (0, Vec::new(), 0);
+        let mut ranges = std::collections::BTreeMap::new();
         for event in &history.events {
             match *event {
                 Event::Take { slot, .. } => assert!(!std::mem::replace(&mut host[slot], true)),
@@ -191,6 +239,19 @@ mod tests {
                 Event::Die { slot } => {
                     assert!(std::mem::replace(&mut guests[slot], false));
                     alive -= 1;
+                }
+                Event::Convert {
+                    slot,
+                    change,
+                    page,
+                    pages,
+                } => {
+                    assert!(guests[slot] && pages > 0 && page % 512 + pages <= 512);
+                    let turns = ranges
+                        .entry((slot, page / 512))
+                        .or_insert((page, pages, Vec::new()));
+                    assert_eq!((turns.0, turns.1), (page, pages), "one range in a region");
+                    turns.2.push(change);
                 }
                 Event::Measure(phase) => phases.push((phase, alive)),
             }
@@ -204,11 +265,20 @@ mod tests {
                 (Phase::Guests1, 1),
                 (Phase::Guests8, 8),
                 (Phase::Guests64, 64),
+                (Phase::Conversions, 64),
                 (Phase::AgedAlive, 128),
                 (Phase::AgedEmpty, 0),
                 (Phase::After, 0)
             ]
         );
+        let circle = [Change::Share, Change::Unshare, Change::Accept];
+        assert!(ranges.len() > 1000, "{}", ranges.len());
+        for (.., turns) in ranges.values() {
+            assert!(
+                turns.iter().eq(circle.iter().cycle().take(turns.len())),
+                "{turns:?}"
+            );
+        }
     }
 
     #[test]

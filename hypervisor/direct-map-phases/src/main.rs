@@ -12,7 +12,7 @@ use direct_map_phases::play::{self, Moment};
 use memory::address::Hpa;
 use memory::layout::direct;
 use tools::pressure::results::{Leaves, Run, SCHEMA};
-use tools::pressure::{Core, PhaseResult, Policy, PolicyResult, Results, Skip};
+use tools::pressure::{Core, Phase, PhaseResult, Policy, PolicyResult, Results, Skip};
 use tools::tlb::mapping::Mapping;
 use tools::tlb::{Dimensions, Geometry, PageSize};
 use workloads::Extent;
@@ -115,10 +115,7 @@ fn main() -> Result<()> {
             policy,
             phases: Vec::new(),
             on_all_2m: addresses.measure(&all_2m.0[0].map, &setting)?,
-            skipped: vec![Skip {
-                what: "conversions".into(),
-                reason: "guests cannot convert pages yet".into(),
-            }],
+            skipped: not_played(policy),
         };
         let everywhere = Addresses::everywhere(&ram, &setting)?;
         for moment in &moments {
@@ -199,6 +196,19 @@ fn not_measured() -> Vec<Skip> {
         reason: reason.into(),
     })
     .into()
+}
+
+/// The moments that a policy does not have.
+fn not_played(policy: Policy) -> Vec<Skip> {
+    let why =
+        "Linux' secret memory, which this policy follows, gives a page for good: it has no call to share one";
+    (!play::converts(policy))
+        .then(|| Skip {
+            what: Phase::Conversions.name().into(),
+            reason: why.into(),
+        })
+        .into_iter()
+        .collect()
 }
 
 fn phase(moment: &Moment, ram: &[Extent], figures: Vec<tools::pressure::Figure>) -> PhaseResult {

@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use memory::HostMemory;
-use memory::address::{Level, PAGE_SIZE};
+use memory::address::{Gpa, Level, PAGE_SIZE};
 use memory::frame::{GuestId, HostFrames};
-use memory::guest::{GuestFlushed, GuestMemory, SecondStageKind};
+use memory::guest::{Change, GuestFlushed, GuestMemory, Progress, SecondStageKind};
+use memory::machine::Machine;
+use memory::tlb::shootdown::GuestTlb;
 use oorandom::Rand64;
 use tools::pressure::{Phase, Policy};
 use tools::tlb::Mapping;
@@ -94,6 +96,17 @@ pub fn play(policy: Policy, history: &History, board: &mut Board, seed: u64) -> 
                 Some((_, guest)) => end(&mut memory, board, guest),
                 None => bail!("no guest in slot {slot}"),
             },
+            Event::Convert {
+                slot,
+                change,
+                page,
+                pages,
+            } => match &mut guests[slot] {
+                Some((_, Guest::Grouped(guest))) => convert(&mut memory, board, guest, change, page, pages)?,
+                Some((_, Guest::Paged(_))) => {}
+                None => bail!("no guest in slot {slot}"),
+            },
+            Event::Measure(Phase::Conversions) if !converts(policy) => {}
             Event::Measure(phase) => moments.push(Moment {
                 phase,
                 guests: guests.iter().flatten().count() as u64,
@@ -150,6 +163,39 @@ fn launch(
             Ok(Guest::Paged(
                 paged.map_err(|error| anyhow!("guest {number}: {error}"))?,
             ))
+        }
+    }
+}
+
+/// Whether guests convert pages under a policy. What follows Linux' secret memory gives a page for good: that has no call to share one.
+pub fn converts(policy: Policy) -> bool {
+    matches!(policy, Policy::Grouped | Policy::GroupedNoMerge)
+}
+
+/// All of a conversion, its flush included.
+fn convert(
+    memory: &mut HostMemory<'_>,
+    board: &mut Board,
+    guest: &mut GuestMemory,
+    change: Change,
+    page: u64,
+    pages: u64,
+) -> Result<()> {
+    let (machine, windows) = board.parts();
+    let number = guest.id().get();
+    let refused = |error| anyhow!("guest {number}: {change:?} of {pages} pages from {page} on: {error}");
+    guest
+        .begin(change, Gpa::new(page * PAGE_SIZE), pages * PAGE_SIZE)
+        .map_err(refused)?;
+    loop {
+        match guest.go_on(memory, machine, windows) {
+            Progress::More => {}
+            Progress::Flush => {
+                // No CPU ever ran in it, so none is kicked.
+                let posted = GuestTlb::new(guest.id());
+                guest.flushed(memory, posted.post(()).wait(machine.cpu(), machine));
+            }
+            Progress::Done(done) => return done.map_err(refused),
         }
     }
 }

@@ -26,7 +26,12 @@ fn at(moments: &[Moment], phase: Phase) -> &Moment {
 fn grouped_gives_back_the_map_of_the_boot_and_costs_what_it_did() {
     let (moments, ram) = played(Policy::Grouped);
     let (boot, after) = (at(&moments, Phase::Boot), at(&moments, Phase::After));
-    assert_eq!(boot.map.leaves(), after.map.leaves());
+    assert!(boot.map == after.map, "tables and leaves are where they were");
+    let (before, converted) = (at(&moments, Phase::Guests64), at(&moments, Phase::Conversions));
+    assert!(
+        before.map == converted.map,
+        "conversions leave the direct map alone"
+    );
     let hidden = at(&moments, Phase::Guests64).hidden_bytes;
     let mapped = |moment: &Moment| moment.map.leaves().bytes();
     assert_eq!(

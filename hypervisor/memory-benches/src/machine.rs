@@ -12,7 +12,9 @@ use memmap2::{MmapOptions, MmapRaw};
 use memory::address::{ENTRIES, Hpa, Hva, PAGE_SIZE, Pfn};
 use memory::layout::{PAGE_WINDOW_BASE, WINDOW_BASE};
 use memory::machine::{Machine, Table, TableAt, WindowSpan};
-use memory::tlb::shootdown::{Cpu, CpuIndex, CpuLine, Outstanding, Processor, Shootdown};
+use memory::tlb::shootdown::{
+    Cpu, CpuIndex, CpuLine, Kicker, Outstanding, Processor, Shootdown, StillInside,
+};
 
 use crate::zeroing::Zeroing;
 
@@ -239,6 +241,16 @@ impl Processor for NativeMachine {
 
     fn pause(&self, outstanding: &Outstanding) {
         panic!("all others are asleep: {outstanding}")
+    }
+}
+
+impl Kicker for NativeMachine {
+    fn kick(&self, cpu: CpuIndex) {
+        panic!("{cpu} is in no guest: nothing runs here")
+    }
+
+    fn pause_outside(&self, inside: &StillInside) {
+        panic!("nothing runs here: {inside}")
     }
 }
 

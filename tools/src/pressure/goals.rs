@@ -2,14 +2,27 @@
 
 use std::fmt;
 
-use super::results::{Figure, Phase, Policy, Results};
+use super::results::{Figure, Phase, Policy, PolicyResult, Results};
 
-/// The work that the goals are about: objects over all of the host's memory.
+/// The work that the table shows: objects over all of the host's memory, neighbours of hidden memory among them as they come.
 pub const WORKLOAD: &str = "objects-all";
+/// The same with every eighth object in a neighbour of hidden memory.
+pub const NEAR: &str = "objects-near";
+/// What the goals during guests are about. How often work meets a neighbour of hidden memory is nobody's to choose, so both are judged: as often as their
+/// share of memory has it, and one time in eight.
+pub const JUDGED: [&str; 2] = [WORKLOAD, NEAR];
 /// The same over all RAM, what was hidden once included: only for moments at which nothing is hidden.
 pub const EVERYWHERE: &str = "objects-ram";
 /// During guests, `grouped` may cost this share of what the same work costs on an all-2M map, on top of what it cost at boot.
 pub const OF_ALL_2M: f64 = 0.02;
+/// When guests live.
+const ALIVE: [Phase; 5] = [
+    Phase::Guests1,
+    Phase::Guests8,
+    Phase::Guests64,
+    Phase::Conversions,
+    Phase::AgedAlive,
+];
 /// Equal leaves, equal addresses and equal state cost equally; what is left is rounding in the file.
 const ROUNDING: f64 = 1e-6;
 
@@ -49,37 +62,11 @@ pub fn goals(results: &Results) -> Vec<Goal> {
     };
     let mut goals = Vec::new();
     for core in &results.cores {
-        let at = |phase| cycles(&grouped.phase(phase)?.figures, &core.name, WORKLOAD);
-        let (Some(boot), Some(all_2m)) = (at(Phase::Boot), cycles(&grouped.on_all_2m, &core.name, WORKLOAD))
-        else {
-            continue;
-        };
-        for phase in [Phase::Guests1, Phase::Guests8, Phase::Guests64, Phase::AgedAlive] {
-            let Some(during) = at(phase) else { continue };
-            let limit = boot + OF_ALL_2M * all_2m;
-            goals.push(Goal {
-                met: during <= limit,
-                text: format!(
-                    "{}, {phase}: {during:.0} translation cycles for 1000 accesses, at most {limit:.0} (boot {boot:.0} + 2 % of {all_2m:.0} on all-2m)",
-                    core.name
-                ),
-            });
+        for workload in JUDGED {
+            goals.extend(during(grouped, &core.name, workload));
         }
-        for (phase, workload) in [Phase::AgedEmpty, Phase::After]
-            .into_iter()
-            .flat_map(|phase| [WORKLOAD, EVERYWHERE].map(|workload| (phase, workload)))
-        {
-            let at = |phase| cycles(&grouped.phase(phase)?.figures, &core.name, workload);
-            let (Some(boot), Some(after)) = (at(Phase::Boot), at(phase)) else {
-                continue;
-            };
-            goals.push(Goal {
-                met: (after - boot).abs() <= ROUNDING,
-                text: format!(
-                    "{}, {phase}: {workload} {after:.0}, equal to boot ({boot:.0})",
-                    core.name
-                ),
-            });
+        for workload in [WORKLOAD, NEAR, EVERYWHERE] {
+            goals.extend(afterwards(grouped, &core.name, workload));
         }
     }
     if let (Some(boot), Some(after)) = (grouped.phase(Phase::Boot), grouped.phase(Phase::After)) {
@@ -88,7 +75,47 @@ pub fn goals(results: &Results) -> Vec<Goal> {
             text: "the direct map after the last guest is that of the boot, block for block".into(),
         });
     }
+    if let (Some(before), Some(after)) = (grouped.phase(Phase::Guests64), grouped.phase(Phase::Conversions)) {
+        goals.push(Goal {
+            met: before.leaves == after.leaves && before.map == after.map,
+            text: "the direct map after the conversions is that before them, block for block".into(),
+        });
+    }
     goals
+}
+
+/// While guests live: at the worst of the phases, boot and a share of what the same addresses cost on an all-2M map.
+fn during(grouped: &PolicyResult, core: &str, workload: &str) -> Option<Goal> {
+    let at = |phase| cycles(&grouped.phase(phase)?.figures, core, workload);
+    let (boot, all_2m) = (at(Phase::Boot)?, cycles(&grouped.on_all_2m, core, workload)?);
+    let (worst, found) = ALIVE
+        .into_iter()
+        .filter_map(|phase| Some((phase, at(phase)?)))
+        .max_by(|one, other| one.1.total_cmp(&other.1))?;
+    let limit = boot + OF_ALL_2M * all_2m;
+    Some(Goal {
+        met: found <= limit,
+        text: format!(
+            "{core}, {workload}, while guests live: {found:.0} translation cycles for 1000 accesses (the most, {worst}), at most {limit:.0} (boot {boot:.0} + \
+             2 % of {all_2m:.0} on all-2m)"
+        ),
+    })
+}
+
+/// When the guests are gone: as at boot.
+fn afterwards(grouped: &PolicyResult, core: &str, workload: &str) -> Option<Goal> {
+    let at = |phase| cycles(&grouped.phase(phase)?.figures, core, workload);
+    let boot = at(Phase::Boot)?;
+    let (worst, found) = [Phase::AgedEmpty, Phase::After]
+        .into_iter()
+        .filter_map(|phase| Some((phase, at(phase)?)))
+        .max_by(|one, other| (one.1 - boot).abs().total_cmp(&(other.1 - boot).abs()))?;
+    Some(Goal {
+        met: (found - boot).abs() <= ROUNDING,
+        text: format!(
+            "{core}, {workload}, when they are gone: {found:.0} ({worst}), equal to boot ({boot:.0})"
+        ),
+    })
 }
 
 #[cfg(test)]
@@ -120,6 +147,38 @@ mod tests {
         );
         let shape = changed(|results| results.policies[0].phases[2].leaves.m2 += 1);
         assert!(shape.len() == 1 && shape[0].text.contains("block for block"));
+        let conversions = changed(|results| {
+            let mut converted = results.policies[0].phases[1].clone();
+            converted.phase = Phase::Conversions;
+            converted.leaves.k4 += 1;
+            results.policies[0].phases.push(converted);
+        });
+        assert!(conversions.len() == 1 && conversions[0].text.contains("conversions"));
+    }
+
+    #[test]
+    fn work_close_to_hidden_memory_is_judged_too() {
+        let mut results = sample();
+        let near = |figures: &[Figure], times: f64| -> Vec<Figure> {
+            let near = figures.iter().filter(|figure| figure.workload == WORKLOAD);
+            near.map(|figure| Figure {
+                workload: NEAR.into(),
+                cycles: figure.cycles * times,
+                ..figure.clone()
+            })
+            .collect()
+        };
+        let grouped = &mut results.policies[0];
+        for phase in &mut grouped.phases {
+            let more = near(&phase.figures, if phase.hidden_bytes > 0 { 2.0 } else { 1.0 });
+            phase.figures.extend(more);
+        }
+        grouped.on_all_2m.extend(near(&grouped.on_all_2m, 1.0));
+        let missed: Vec<Goal> = goals(&results).into_iter().filter(|goal| !goal.met).collect();
+        assert!(
+            missed.len() == 1 && missed[0].text.contains("objects-near"),
+            "{missed:?}"
+        );
     }
 
     #[test]
