@@ -271,7 +271,8 @@ pub enum Benchmark {
     /// Model what hidden memory costs the TLB, by policy and while guests come and go
     ///
     /// On this machine, without counters: the memory subsystem's own code, the independent walker, and a model of TLBs. It takes some minutes and up to
-    /// 4 GiB of memory here, writes JSON and a page with pictures, and exits with 1 when a goal is missed. docs/tlb.md says what the figures mean.
+    /// 4 GiB of memory here, writes JSON and a page with pictures, and exits with 1 when a goal is missed, which the default does: docs/tlb.md says which, and
+    /// what the figures mean.
     Tlb(Tlb),
     /// Hold the model of `tlb` against this machine: a pointer chase over pages of 4K and of 2M, predicted beside measured
     Chase(Chase),
@@ -303,6 +304,9 @@ pub struct Tlb {
     /// Seed of what happens and of what is touched
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Sizes of the one guest whose cost is shown by size, separated by commas; those above a quarter of RAM are left out [default: 2M to 16G]
+    #[arg(long, value_name = "SIZES")]
+    pub sizes: Option<String>,
     /// Model walks over an outer hypervisor whose leaves have this size: 4K, 2M or 1G
     #[arg(long, value_name = "SIZE")]
     pub outer: Option<String>,

@@ -212,6 +212,20 @@ impl History {
         }
     }
 
+    /// One guest of so many bytes and nothing else, rounded down to regions: measured before it and while it lives.
+    pub fn one_guest(bytes: u64) -> Self {
+        let regions = bytes / (REGION_FRAMES * PAGE_SIZE);
+        Self {
+            events: vec![
+                Event::Measure(Phase::Boot),
+                Event::Launch { slot: 0, regions },
+                Event::Measure(Phase::Guests1),
+            ],
+            peak_frames: regions * REGION_FRAMES,
+            slots: (1, 0),
+        }
+    }
+
     /// Bytes that guests have at most at once.
     pub fn peak_bytes(&self) -> u64 {
         self.peak_frames * PAGE_SIZE

@@ -11,11 +11,11 @@ use direct_map_phases::measure::{Addresses, Setting};
 use direct_map_phases::play::{self, Moment};
 use memory::address::Hpa;
 use memory::layout::direct;
-use tools::pressure::results::{Leaves, Run, SCHEMA};
+use tools::pressure::results::{EVERY_PHASE, Leaves, Run, SCHEMA, SizeResult};
 use tools::pressure::{Core, Phase, PhaseResult, Policy, PolicyResult, Results, Skip};
 use tools::tlb::mapping::Mapping;
 use tools::tlb::{Dimensions, Geometry, PageSize};
-use workloads::Extent;
+use workloads::{Extent, Workload};
 
 /// Plays guests by several policies and models what the direct map costs the TLB.
 #[derive(Debug, Parser)]
@@ -41,6 +41,9 @@ struct Flags {
     /// Model an outer hypervisor whose leaves have this size: 4K, 2M or 1G
     #[arg(long, value_parser = page)]
     outer: Option<PageSize>,
+    /// Sizes of the one guest whose cost is shown by size, separated by commas; those above a quarter of RAM are left out
+    #[arg(long, value_delimiter = ',', value_parser = size, default_value = "2M,16M,128M,1G,4G,16G")]
+    sizes: Vec<u64>,
     /// What the results say that they were made of
     #[arg(long, default_value = "unknown")]
     version: String,
@@ -93,6 +96,8 @@ fn main() -> Result<()> {
         },
         cores: flags.cores.iter().map(|core| described(core)).collect(),
         policies: Vec::new(),
+        sizes: Vec::new(),
+        chase: None,
         skipped: not_measured(),
     };
     // Yardsticks are measured with the addresses of the first policy that hides anything.
@@ -104,8 +109,26 @@ fn main() -> Result<()> {
         let started = Instant::now();
         eprint!("tlb {policy:<17}");
         let mut board = play::board(policy, flags.ram)?;
-        let moments = play::play(policy, &history, &mut board, flags.seed)
-            .with_context(|| format!("the policy {policy}"))?;
+        let moments = match play::play(policy, &history, &mut board, flags.seed) {
+            Ok(moments) => moments,
+            // The machine may be too small for one policy and do for another.
+            Err(error) => {
+                eprintln!(" SKIP ({error:#})");
+                results.policies.push(PolicyResult {
+                    policy,
+                    phases: Vec::new(),
+                    on_all_2m: Vec::new(),
+                    skipped: vec![Skip {
+                        what: EVERY_PHASE.into(),
+                        reason: format!(
+                            "{} of RAM do not do: {error:#}",
+                            tools::pressure::table::size(flags.ram)
+                        ),
+                    }],
+                });
+                continue;
+            }
+        };
         let ram = board.ram();
         drop(board);
         let pages = HostPages::new(&ram, moments.iter().map(|moment| &moment.map));
@@ -118,16 +141,36 @@ fn main() -> Result<()> {
             skipped: not_played(policy),
         };
         let everywhere = Addresses::everywhere(&ram, &setting)?;
-        for moment in &moments {
-            let mut figures = addresses.measure(&moment.map, &setting)?;
-            if moment.hidden_bytes == 0 {
-                figures.extend(everywhere.measure(&moment.map, &setting)?);
-            }
+        for (number, moment) in moments.iter().enumerate() {
+            // The same tables and leaves, and the same addresses: the model would count the same again.
+            let before = moments.iter().take(number).position(|before| {
+                before.map == moment.map && (before.hidden_bytes == 0) == (moment.hidden_bytes == 0)
+            });
+            let figures = match before.and_then(|place| result.phases.get(place)) {
+                Some(before) => before.figures.clone(),
+                None => {
+                    let mut figures = addresses.measure(&moment.map, &setting)?;
+                    if moment.hidden_bytes == 0 {
+                        figures.extend(everywhere.measure(&moment.map, &setting)?);
+                    }
+                    figures
+                }
+            };
             result.phases.push(phase(moment, &ram, figures));
         }
         results.policies.push(result);
         common.get_or_insert(addresses);
-        eprintln!(" measured after {:.1} s", started.elapsed().as_secs_f64());
+        eprint!(" measured after {:.1} s,", started.elapsed().as_secs_f64());
+        for bytes in flags.sizes.iter().filter(|bytes| **bytes <= flags.ram / 4) {
+            match one_guest(policy, *bytes, &flags, &setting) {
+                Ok(result) => results.sizes.push(result),
+                Err(error) => results.skipped.push(Skip {
+                    what: format!("{policy}, one guest of {} MiB", bytes >> 20),
+                    reason: format!("{error:#}"),
+                }),
+            }
+        }
+        eprintln!(" guests by size after {:.1} s", started.elapsed().as_secs_f64());
     }
     for policy in yardsticks {
         let started = Instant::now();
@@ -156,11 +199,44 @@ fn main() -> Result<()> {
         });
         eprintln!(" measured after {:.1} s", started.elapsed().as_secs_f64());
     }
-    if results.policies.is_empty() {
-        bail!("no policy was asked for");
+    if results.policies.iter().all(|policy| policy.phases.is_empty()) {
+        bail!("nothing was measured");
     }
-    let text = serde_json::to_string(&results).context("the results as JSON")?;
-    std::fs::write(&flags.json, text).with_context(|| format!("write {}", flags.json.display()))
+    results.write(&flags.json)
+}
+
+/// One guest of a size on a machine of its own: what the host's work costs before it and while it lives.
+fn one_guest(policy: Policy, bytes: u64, flags: &Flags, setting: &Setting) -> Result<SizeResult> {
+    let history = History::one_guest(bytes);
+    let (moments, ram) = play_one(policy, &history, flags)
+        .with_context(|| format!("one guest of {} MiB by the policy {policy}", bytes >> 20))?;
+    let [boot, guest] = moments.as_slice() else {
+        bail!("broken invariant: one guest has {} moments", moments.len());
+    };
+    let pages = HostPages::new(&ram, moments.iter().map(|moment| &moment.map));
+    let addresses = Addresses::of(
+        &[Workload::Objects { pages: None }, Workload::ObjectsNear],
+        &ram,
+        &pages,
+        setting,
+    )?;
+    Ok(SizeResult {
+        policy,
+        bytes,
+        before: leaves(boot),
+        leaves: leaves(guest),
+        boot: addresses.measure(&boot.map, setting)?,
+        figures: addresses.measure(&guest.map, setting)?,
+    })
+}
+
+fn leaves(moment: &Moment) -> Leaves {
+    let counts = moment.map.leaves();
+    Leaves {
+        g1: counts.g1,
+        m2: counts.m2,
+        k4: counts.k4,
+    }
 }
 
 fn play_one(policy: Policy, history: &History, flags: &Flags) -> Result<(Vec<Moment>, Vec<Extent>)> {
@@ -181,11 +257,11 @@ fn described(core: &Geometry) -> Core {
 /// What no part of this measures.
 fn not_measured() -> Vec<Skip> {
     [
+        ("pmu", "these figures are a model's: no counter was read"),
         (
-            "pmu",
-            "counters are not read yet: the hypervisor has no code for them",
+            "latency",
+            "these figures are a model's: no access to a direct map was timed",
         ),
-        ("latency", "the hypervisor does not time accesses yet"),
         (
             "objects-ram while guests live",
             "it touches all RAM, and some is hidden then",
@@ -212,16 +288,11 @@ fn not_played(policy: Policy) -> Vec<Skip> {
 }
 
 fn phase(moment: &Moment, ram: &[Extent], figures: Vec<tools::pressure::Figure>) -> PhaseResult {
-    let counts = moment.map.leaves();
     PhaseResult {
         phase: moment.phase,
         guests: moment.guests,
         hidden_bytes: moment.hidden_bytes,
-        leaves: Leaves {
-            g1: counts.g1,
-            m2: counts.m2,
-            k4: counts.k4,
-        },
+        leaves: leaves(moment),
         map: picture(&moment.map, ram),
         figures,
     }

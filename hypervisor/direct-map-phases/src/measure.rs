@@ -39,18 +39,26 @@ impl Addresses {
         Ok(Self(vec![(EVERYWHERE, accesses)]))
     }
 
-    /// The addresses on this ground.
+    /// The addresses of all workloads on this ground.
     ///
     /// # Errors
     /// There is no page for them.
     pub fn new(ram: &[Extent], pages: &HostPages, setting: &Setting) -> Result<Self> {
+        Self::of(&Workload::ALL, ram, pages, setting)
+    }
+
+    /// The addresses of some workloads on this ground.
+    ///
+    /// # Errors
+    /// There is no page for them.
+    pub fn of(workloads: &[Workload], ram: &[Extent], pages: &HostPages, setting: &Setting) -> Result<Self> {
         let ground = Ram::new(ram, &pages.neighbours, |page| pages.usable(page))
             .context("no page is the host's at every moment")?;
-        let of = |workload| {
-            let stream = Stream::new(&ground, workload, setting.seed);
+        let of = |workload: &Workload| {
+            let stream = Stream::new(&ground, *workload, setting.seed);
             (workload.name(), stream.take(2 * setting.accesses).collect())
         };
-        Ok(Self(Workload::ALL.map(of).into()))
+        Ok(Self(workloads.iter().map(of).collect()))
     }
 
     /// What each workload costs on each core, with both kinds of replacement.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use oorandom::Rand64;
 
 use super::arena::Arena;
+use crate::pressure::results::PERCENTILE_STEP;
 
 /// Words of a 4K page, and of a line.
 const PAGE: u64 = 512;
@@ -18,27 +19,34 @@ const WINDOWS: usize = 100;
 /// Large pages of the probe: more than six, the ways of a set for 4K pages, and at most 32, the first level's entries for 2M.
 const PROBED: u64 = 24;
 
-/// Nanoseconds of one load: what a tenth, a quarter and half of the windows stay below.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Quantiles {
-    /// A tenth.
-    pub p10: f64,
-    /// A quarter.
-    pub p25: f64,
-    /// Half.
-    pub median: f64,
-}
+/// Nanoseconds of one load in each of many windows, ascending.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Times(Vec<f64>);
 
-impl Quantiles {
-    /// Of these times; zeros when there are none.
+impl Times {
+    /// Of these windows.
     pub fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
-        let at = |part: usize| times.get(times.len() * part / 20).copied().unwrap_or_default();
-        Self {
-            p10: at(2),
-            p25: at(5),
-            median: at(10),
-        }
+        Self(times)
+    }
+
+    /// How many windows.
+    pub fn windows(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// What so many of a hundred windows stay below; the highest for 100, and 0 where there are no windows.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let place = (self.0.len() * percent / 100).min(self.0.len().saturating_sub(1));
+        self.0.get(place).copied().unwrap_or_default()
+    }
+
+    /// The percentiles that a file keeps.
+    pub fn percentiles(&self) -> Vec<f64> {
+        (0..=100)
+            .step_by(PERCENTILE_STEP)
+            .map(|percent| self.percentile(percent))
+            .collect()
     }
 }
 
@@ -74,12 +82,12 @@ fn follow(words: &[u64], from: u64, links: usize) -> u64 {
 }
 
 /// Nanoseconds of one load, with links over these places in each of two arenas.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chased {
     /// In the first.
-    pub small: Quantiles,
+    pub small: Times,
     /// In the second.
-    pub large: Quantiles,
+    pub large: Times,
 }
 
 /// Times the chase in both arenas, turn by turn, each turn after a whole round that is not timed.
@@ -101,7 +109,7 @@ pub fn chase(small: &mut Arena, large: &mut Arena, places: &[u64]) -> Chased {
             }
         }
     }
-    let [small, large] = times.map(Quantiles::of);
+    let [small, large] = times.map(Times::of);
     Chased { small, large }
 }
 
@@ -133,7 +141,7 @@ pub fn large_entries(arena: &mut Arena) -> LargeEntries {
             follow(words, 0, WINDOW);
             start.elapsed().as_nanos() as f64 / WINDOW as f64
         };
-        Quantiles::of((0..ROUNDS * WINDOWS).map(|_| window()).collect()).p10
+        Times::of((0..ROUNDS * WINDOWS).map(|_| window()).collect()).percentile(10)
     };
     LargeEntries {
         few: one(4),
@@ -154,7 +162,7 @@ pub fn cycle() -> f64 {
         black_box(value);
         start.elapsed().as_nanos() as f64 / (3 * CHAIN) as f64
     };
-    Quantiles::of((0..2000).map(window).collect()).p10
+    Times::of((0..2000).map(window).collect()).percentile(10)
 }
 
 /// The value, which the compiler must not know: else it folds the chain. It stays in a register.
@@ -190,17 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_the_times() {
-        let times = (0..100).rev().map(f64::from).collect();
+    fn percentiles_are_those_of_the_times() {
+        let times = Times::of((0..100).rev().map(f64::from).collect());
+        let at = |percent| times.percentile(percent);
         assert_eq!(
-            Quantiles::of(times),
-            Quantiles {
-                p10: 10.0,
-                p25: 25.0,
-                median: 50.0
-            }
+            (at(0), at(10), at(25), at(50), at(100)),
+            (0.0, 10.0, 25.0, 50.0, 99.0)
         );
-        assert_eq!(Quantiles::of(Vec::new()).median, 0.0);
+        assert_eq!((times.windows(), times.percentiles().len()), (100, 21));
+        assert_eq!(Times::of(Vec::new()).percentile(50), 0.0);
     }
 
     #[test]

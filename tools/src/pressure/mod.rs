@@ -1,7 +1,7 @@
 //! What hidden memory costs the TLB: the results of `cargo xtask bench tlb`, and how they are shown.
 //!
 //! [`results`] is what a run found, as it is kept in a file; [`goals`] judges it; [`table`] shows it as text and [`page`] as a page with
-//! pictures, for which [`picture`] draws the direct map and [`chart`] the figures. [`compare`] holds runs against each other.
+//! pictures, for which [`picture`] draws the direct map, [`chart`] the figures and [`spread`] the distributions. [`compare`] holds runs against each other.
 
 pub mod chart;
 pub mod compare;
@@ -9,6 +9,7 @@ pub mod goals;
 pub mod page;
 pub mod picture;
 pub mod results;
+pub mod spread;
 pub mod table;
 
 pub use compare::Comparison;

@@ -5,22 +5,29 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::chart::{self, Quantity};
 use super::compare::Comparison;
-use super::goals::{WORKLOAD, goals};
-use super::picture;
-use super::results::{Phase, PhaseResult, PolicyResult, Results};
+use super::goals::{NEAR, WORKLOAD, goals};
+use super::results::{CHASE, Chase, PERCENTILE_STEP, Phase, PhaseResult, Policy, PolicyResult, Results};
 use super::table::{range, size, workloads};
+use super::{picture, spread};
 
 const STYLE: &str = "
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1120px; margin: 2em auto; padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc } h3 { font-size: 1em; margin-bottom: .3em }
+h1 { font-size: 1.5em; margin-bottom: .3em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc } h3 { font-size: 1em; margin-bottom: .3em }
+p.lead { font-size: 1.05em; max-width: 56em } p.small { color: #444; font-size: .9em }
 table { border-collapse: collapse; font-size: 11.5px; font-variant-numeric: tabular-nums; width: 100% }
-th, td { padding: 1.5px 4px; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #888; font-weight: 600 }
-td.name, th.name { text-align: left } tr.first td { border-top: 1px solid #ccc }
+table.short { font-size: 14px; width: auto; min-width: 60% } table.short th, table.short td { padding: 3px 10px }
+th, td { padding: 1.5px 4px; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom }
+td.name, th.name { text-align: left } td.text { text-align: left; white-space: normal } tr.first td { border-top: 1px solid #ccc }
+tr.ours td { font-weight: 600; background: #e8f1f8 } .part { border-left: 1px solid #ccc } th[colspan] { text-align: center }
 .wide { overflow-x: auto } .skip { color: #555; font-style: italic }
+.chart { overflow-x: auto } .chart svg { max-width: 100%; min-width: 620px; height: auto; display: block }
 .maps { display: flex; flex-wrap: wrap; gap: 8px } figure { margin: 0 } figcaption { font-size: 11.5px; text-align: center }
 .maps svg { border: 1px solid #888; display: block } .key { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: -2px; margin: 0 .3em 0 1em }
-svg { max-width: 100% } .met { color: #00553d } .missed { color: #a03000; font-weight: 600 }
-@media print { body { max-width: none; margin: 0; font-size: 11px } table { font-size: 8.5px } th, td { padding: 1px 3px } figure, tr { break-inside: avoid } h2 { break-after: avoid } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
+ul.goals { padding-left: 0; list-style: none } ul.goals li { margin: .25em 0; padding-left: 6.5em; text-indent: -6.5em }
+ul.goals span { display: inline-block; width: 6.5em; text-indent: 0; white-space: nowrap } .keys span { white-space: nowrap } .keys span.key { margin-left: 1em } .met { color: #00553d } .missed { color: #a03000; font-weight: 700 }
+@media print { @page { margin: 12mm } body { max-width: none; margin: 0; padding: 0; font-size: 11px } table { font-size: 7.5px } table.short { font-size: 10px } th, td { padding: 1px 2.5px }
+ .wide, .chart { overflow: visible } .chart svg { min-width: 0; width: 100% } .maps { gap: 4px } .maps svg { width: 76px; height: auto } figcaption { font-size: 8px }
+ figure, tr, .chart, .maps { break-inside: avoid } h2, h3 { break-after: avoid } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 ";
 
 /// The page of a run; with more than one run also how the others compare to the first.
@@ -34,6 +41,13 @@ pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String
             charts.push(chart::draw(results, &core.name, quantity)?);
         }
     }
+    let mut sizes = Vec::new();
+    if !results.sizes.is_empty() {
+        for core in &results.cores {
+            sizes.push(chart::by_size(results, &core.name, NEAR)?);
+        }
+    }
+    let spread = results.chase.as_ref().map(spread::draw).transpose()?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -46,15 +60,29 @@ pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String
             body {
                 h1 { "What hidden memory costs the TLB" }
                 (introduction(results))
+                (in_short(results))
                 h2 { "Goals" }
                 (goal_list(results))
-                h2 { "By phase and policy" }
-                p { "Objects of 64 bytes at random over all of the host's memory, each found through the one before (" code { (WORKLOAD) }
-                    "). On a logarithmic scale; what is 0.01 or less is drawn at the lower edge. A short vertical bar is the model's error bar, LRU to NRU." }
-                @for chart in &charts { div { (PreEscaped(chart)) } }
-                (main_table(results))
                 h2 { "The direct map" }
                 (maps(results))
+                h2 { "By phase and policy" }
+                p { "Objects of 64 bytes at random over all of the host's memory, each found through the one before (" code { (WORKLOAD) }
+                    "). The scale is logarithmic; what is 0.01 or less is drawn at the lower edge. A short vertical bar is the model's error bar, LRU to NRU. Each policy has a
+                    mark of its own; dashed lines are direct maps without holes." }
+                @for chart in &charts { div class="chart" { (PreEscaped(chart)) } }
+                (main_table(results))
+                h2 { "By size of one guest" }
+                @if results.sizes.is_empty() { p class="skip" { "SKIP (this file has no guests by size)" } } @else {
+                    p { "A guest of this size alone on the machine: what the host's work costs more while it lives than before, by the model. " code { (NEAR) }
+                        " meets a neighbour of the guest's memory one time in eight. What launching and ending such a guest costs, in instructions, is what " code { "cargo xtask bench" } " measures." }
+                    @for chart in &sizes { div class="chart" { (PreEscaped(chart)) } }
+                    (by_size(results))
+                }
+                h2 { "Latency" }
+                @match &results.chase {
+                    Some(chase) => (latency(chase, spread.as_deref().unwrap_or_default())),
+                    None => p class="skip" { "SKIP (" (why_no_chase(results)) ")" },
+                }
                 h2 { "By workload" }
                 (by_workload(results))
                 @if let Some(comparison) = comparison {
@@ -74,7 +102,7 @@ pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String
                 table {
                     tr { th class="name" { "core" } th class="name" { "cycles" } th class="name" { "figures from" } }
                     @for core in &results.cores {
-                        tr { td class="name" { (core.core) } td class="name" style="white-space: normal" { (core.weights) } td class="name" style="white-space: normal" { (core.source) } }
+                        tr { td class="name" { (core.core) } td class="text" { (core.weights) } td class="text" { (core.source) } }
                     }
                 }
             }
@@ -85,20 +113,149 @@ pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String
 
 fn introduction(results: &Results) -> Markup {
     html! {
-        p { (size(results.ram)) " of RAM, seed " (results.seed) ", " (results.lifetimes) " lifetimes of guests before the aged phases, version "
-            (results.version) ". All figures are from a " strong { "model" } " of TLBs, fed with the direct map as an independent page-table walker met it; none was measured on a
-            CPU. " (results.accesses) " accesses were counted for each figure, after as many that were not." }
-        p { "The same guests come and go under every policy, and in all phases of one policy the work touches the same addresses, none of which is ever hidden." }
+        p class="lead" { "Memory that is hidden for guests breaks large leaves of the host's direct map. This is what the host's own work then pays for address translation: before, while and after
+            64 guests of mixed size live on a machine with " (size(results.ram)) " of RAM, for each way of hiding." }
+        p class="small" { "All figures but those under " em { "Latency" } " are a " strong { "model's" } ", fed with the direct map as an independent page-table walker met it; no CPU was measured. The same guests come
+            and go under every policy, and in all phases of one policy the work touches the same addresses, none of which is ever hidden. Seed " (results.seed) ", " (results.lifetimes)
+            " lifetimes before the aged phases, " (results.accesses) " accesses for each figure, after as many that were not counted; version " (results.version) "." }
+    }
+}
+
+/// The higher of the two ends.
+fn worst(phase: &PhaseResult, core: &str, value: fn(&super::Figure) -> f64) -> Option<f64> {
+    let of = |replacement| phase.figure(core, replacement, WORKLOAD).map(value);
+    Some(of("lru")?.max(of("nru")?))
+}
+
+/// What matters first: a row for each policy.
+fn in_short(results: &Results) -> Markup {
+    const SHOWN: [(Phase, &str); 3] = [
+        (Phase::Boot, "boot"),
+        (Phase::Guests64, "64 guests"),
+        (Phase::After, "after the last"),
+    ];
+    let cell = |policy: &PolicyResult, core: &str, phase: Phase| -> Markup {
+        let of = |value| worst(policy.phase(phase)?, core, value);
+        html! {
+            @match of(|figure| figure.cycles).zip(of(|figure| figure.walks)) {
+                Some((cycles, walks)) => { (each(cycles)) " / " (range(walks, walks)) },
+                None if policy.policy.is_yardstick() && phase != Phase::Boot => { "" },
+                None => span class="skip" { "SKIP" },
+            }
+        }
+    };
+    html! {
+        div class="wide" {
+            table class="short" {
+                tr { th {} @for core in &results.cores { th class="part" colspan=(SHOWN.len()) { (core.core) } } }
+                tr { th class="name" { "policy" } @for _ in &results.cores { @for (place, (_, name)) in SHOWN.iter().enumerate() { th class=[(place == 0).then_some("part")] { (name) } } } }
+                @for policy in &results.policies {
+                    tr class=[(policy.policy == Policy::Grouped).then_some("ours")] {
+                        td class="name" { (policy.policy) }
+                        @for core in &results.cores { @for (place, (phase, _)) in SHOWN.iter().enumerate() {
+                            td class=[(place == 0).then_some("part")] { (cell(policy, &core.name, *phase)) }
+                        } }
+                    }
+                }
+            }
+        }
+        p class="small" { "Translation cycles of one access / walks of 1000 accesses; objects at random over all of the host's memory, the worse of two kinds of replacement. "
+            code { "grouped" } " is Lacuna; " code { "grouped-no-merge" } " never merges what it has split; " code { "linux-fresh" } " hides page by page as Linux' secret memory does, "
+            code { "linux-aged" } " the same among neighbours that can't move, " code { "scattered" } " anywhere; the three others are direct maps without holes, to compare with." }
+    }
+}
+
+/// Cycles of one access, from those of 1000.
+fn each(cycles: f64) -> String {
+    match cycles / 1000.0 {
+        large if large >= 100.0 => format!("{large:.0}"),
+        large if large >= 10.0 => format!("{large:.1}"),
+        small => format!("{small:.2}"),
     }
 }
 
 fn goal_list(results: &Results) -> Markup {
     let goals = goals(results);
+    let met = goals.iter().filter(|goal| goal.met).count();
     html! {
-        @if goals.is_empty() { p class="skip" { "SKIP (they are about the policy grouped, which was not measured)" } }
-        ul {
-            @for goal in &goals {
-                li { @if goal.met { span class="met" { "met" } } @else { span class="missed" { "MISSED" } } ": " (goal.text) }
+        @if goals.is_empty() { p class="skip" { "SKIP (they are about the policy grouped, which was not measured)" } } @else {
+            p { (met) " of " (goals.len()) " are met. They are about " code { "grouped" } ", at the worst phase, the worse of two kinds of replacement." }
+        }
+        ul class="goals" {
+            // What is missed first.
+            @for wanted in [false, true] { @for goal in goals.iter().filter(|goal| goal.met == wanted) {
+                li { @if goal.met { span class="met" { "\u{2713} met" } } @else { span class="missed" { "\u{2717} MISSED" } } (goal.text) }
+            } }
+        }
+    }
+}
+
+fn by_size(results: &Results) -> Markup {
+    let cell = |result: &super::results::SizeResult, core: &str, workload: &str| {
+        let more = |replacement| result.more(core, workload, replacement);
+        html! {
+            @match more("lru").zip(more("nru")) {
+                Some((lru, nru)) => td { (range(lru, nru)) },
+                None => td class="skip" { "SKIP" },
+            }
+        }
+    };
+    let broken = |before: u64, now: u64| before.saturating_sub(now);
+    let mut last = None;
+    html! {
+        div class="wide" {
+            table {
+                tr { th colspan="5" {} @for core in &results.cores { th colspan="2" { (core.name) ", cycles more for 1000 accesses" } } }
+                tr {
+                    th class="name" { "policy" } th { "guest" } th { "1G leaves lost" } th { "2M leaves" } th { "4K leaves" }
+                    @for _ in &results.cores { th { (WORKLOAD) } th { (NEAR) } }
+                }
+                @for result in &results.sizes {
+                    tr class=[(last.replace(result.policy) != Some(result.policy)).then_some("first")] {
+                        td class="name" { (result.policy) } td { (size(result.bytes)) } td { (broken(result.before.g1, result.leaves.g1)) } td { (result.leaves.m2) } td { (result.leaves.k4) }
+                        @for core in &results.cores { (cell(result, &core.name, WORKLOAD)) (cell(result, &core.name, NEAR)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn why_no_chase(results: &Results) -> &str {
+    let skip = results.skipped.iter().find(|skip| skip.what == CHASE);
+    skip.map_or("this file has no chase on a machine", |skip| skip.reason.as_str())
+}
+
+/// The chase on the machine that made the file.
+fn latency(chase: &Chase, picture: &str) -> Markup {
+    let percentiles = |values: &[f64]| {
+        [10, 25, 50].map(|percent| {
+            let value = values.get(percent / PERCENTILE_STEP);
+            value.map_or_else(|| "SKIP".into(), |value| format!("{value:.1}"))
+        })
+    };
+    html! {
+        p { "Real time, on the machine that made this file: a pointer chase in user space, one object in each 4K page, over memory with 4K pages and the same with 2M pages. Caches do the same in
+            both, so the difference is what translation costs. Each box has the middle half of the windows, the line the 5th to the 95th percentile, the bar the median. It is not about
+            a direct map: it is what the model can be held against." }
+        p { "CPU: " (chase.cpu) "; a hypervisor below: " (if chase.hypervisor { "yes" } else { "no" }) ". "
+            @if chase.large_entries { "Entries of the TLB cover 2M here" } @else { strong { "2M pages become entries of 4K here" } ": an outer hypervisor backs the machine so, and 2M pages save only loads of a walk" }
+            " (a load over few large pages took " (format!("{:.1}", chase.probe.0)) " ns, over many " (format!("{:.1}", chase.probe.1)) "). Other work on the machine widens the boxes." }
+        div class="chart" { (PreEscaped(picture)) }
+        div class="wide" {
+            table {
+                tr { th {} th class="part" colspan="3" { "4K pages, ns a load" } th class="part" colspan="3" { "2M pages, ns a load" } th class="part" { "4K - 2M" } th class="part" colspan="3" { "4K - 2M by the model, ns" } th {} }
+                tr { th { "memory" } @for _ in 0..2 { th class="part" { "p10" } th { "p25" } th { "median" } } th class="part" { "p25" }
+                    th class="part" { "no outer" } th { "outer 4K" } th { "outer 2M" } th { "source" } }
+                @for row in &chase.rows {
+                    tr {
+                        td { (spread::memory(row.pages)) }
+                        @for values in [&row.small, &row.large] { @for (place, text) in percentiles(values).iter().enumerate() { td class=[(place == 0).then_some("part")] { (text) } } }
+                        td class="part" { (row.measured().map_or_else(|| "SKIP".into(), |value| format!("{value:.1}"))) }
+                        @for (place, value) in row.predicted.iter().enumerate() { td class=[(place == 0).then_some("part")] { (format!("{value:.1}")) } }
+                        td { "latency, model" }
+                    }
+                }
             }
         }
     }
@@ -150,14 +307,14 @@ fn main_row(results: &Results, policy: &PolicyResult, place: usize, phase: &Phas
 
 fn maps(results: &Results) -> Markup {
     html! {
-        p { "Each cell is 2 MiB, row by row from physical address 0 on; the darker, the more TLB entries it takes."
-            @for (_, colour, meaning) in picture::KINDS { span class="key" style=(format!("background: {colour}")) {} (meaning) } }
+        p class="keys" { "Each cell is 2 MiB, row by row from physical address 0 on; the darker, the more TLB entries it takes."
+            @for (_, colour, meaning) in picture::KINDS { " " span { span class="key" style=(format!("background: {colour}")) {} (meaning) } } }
         @for policy in results.policies.iter().filter(|policy| !policy.policy.is_yardstick()) {
             h3 { (policy.policy) }
             div class="maps" {
                 @for phase in &policy.phases {
                     figure {
-                        (PreEscaped(picture::draw(&phase.map, &format!("direct map, {}, {}", policy.policy, phase.phase), 134)))
+                        (PreEscaped(picture::draw(&phase.map, &format!("direct map, {}, {}", policy.policy, phase.phase), 126)))
                         figcaption { (phase.phase) }
                     }
                 }
@@ -209,7 +366,7 @@ fn compared(comparison: &Comparison) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::sample;
+    use super::super::results::{Skip, sample};
     use super::*;
 
     #[test]
@@ -222,8 +379,8 @@ mod tests {
             assert!(!rest.contains(word), "{word}");
         }
         assert!(!page.contains("<script") && !page.contains("<link"));
-        // Two charts for the one core, three pictures for each policy.
-        assert_eq!(page.matches("<svg").count(), 2 + 2 * 3);
+        // Two charts for the one core, one by size, one of latency, three pictures for each policy.
+        assert_eq!(page.matches("<svg").count(), 2 + 1 + 1 + 2 * 3);
         for word in ["no counters", "not there", "made up", "guests-64", "linux-fresh"] {
             assert!(page.contains(word), "{word}");
         }
@@ -236,5 +393,25 @@ mod tests {
         results.policies[0].phases[1].figures.clear();
         let page = page(&results, None).unwrap();
         assert!(page.matches("<td class=\"skip\">SKIP</td>").count() > 12);
+    }
+
+    #[test]
+    fn parts_that_a_file_lacks_say_why() {
+        let mut results = sample();
+        results.sizes.clear();
+        results.chase = None;
+        assert!(
+            page(&results, None)
+                .unwrap()
+                .contains("SKIP (this file has no chase")
+        );
+        results.skipped.push(Skip {
+            what: CHASE.into(),
+            reason: "no large pages".into(),
+        });
+        let page = page(&results, None).unwrap();
+        assert!(
+            page.contains("SKIP (no large pages)") && page.contains("SKIP (this file has no guests by size)")
+        );
     }
 }

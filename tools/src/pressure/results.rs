@@ -278,6 +278,91 @@ impl PolicyResult {
     }
 }
 
+/// What [`PolicyResult::skipped`] calls all of a policy.
+pub const EVERY_PHASE: &str = "every phase";
+
+/// What one guest of some size costs the host while it lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizeResult {
+    /// The policy.
+    pub policy: Policy,
+    /// Bytes of the only guest.
+    pub bytes: u64,
+    /// Leaves before it.
+    pub before: Leaves,
+    /// Leaves while it lives.
+    pub leaves: Leaves,
+    /// What the work cost before it.
+    pub boot: Vec<Figure>,
+    /// The same addresses while it lives.
+    pub figures: Vec<Figure>,
+}
+
+impl SizeResult {
+    /// Translation cycles that 1000 accesses of a workload cost more than before the guest.
+    pub fn more(&self, core: &str, workload: &str, replacement: &str) -> Option<f64> {
+        let of = |figures: &[Figure]| {
+            let mut found = figures.iter();
+            found
+                .find(|figure| {
+                    (
+                        figure.core.as_str(),
+                        figure.workload.as_str(),
+                        figure.replacement.as_str(),
+                    ) == (core, workload, replacement)
+                })
+                .map(|figure| figure.cycles)
+        };
+        Some(of(&self.figures)? - of(&self.boot)?)
+    }
+}
+
+/// What [`Results::skipped`] calls a chase that was not done.
+pub const CHASE: &str = "latency on this machine";
+
+/// Percentiles that a distribution has: every so many, 0 and 100 included.
+pub const PERCENTILE_STEP: usize = 5;
+
+/// The pointer chase on the machine that made the file: real time, beside what the model says of the same addresses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chase {
+    /// The CPU, as it calls itself, and the core that the model took it for.
+    pub cpu: String,
+    /// Whether there is a hypervisor below.
+    pub hypervisor: bool,
+    /// Whether entries of the TLB really cover 2M there.
+    pub large_entries: bool,
+    /// What told that: nanoseconds of a load over few large pages, and over many.
+    pub probe: (f64, f64),
+    /// Nanoseconds of a core cycle.
+    pub cycle: f64,
+    /// By number of pages, ascending.
+    pub rows: Vec<ChaseRow>,
+}
+
+/// A chase over so many pages of 4K, one object in each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChaseRow {
+    /// The pages.
+    pub pages: u64,
+    /// Windows that were timed.
+    pub windows: u64,
+    /// Nanoseconds of one load in memory with 4K pages: percentiles, [`PERCENTILE_STEP`] apart.
+    pub small: Vec<f64>,
+    /// The same with 2M pages.
+    pub large: Vec<f64>,
+    /// What the model says that 4K pages cost more, in nanoseconds: on the machine itself, over an outer hypervisor that backs it by 4K, and by 2M.
+    pub predicted: [f64; 3],
+}
+
+impl ChaseRow {
+    /// What 4K pages cost more than 2M pages, measured, at a quarter of the windows.
+    pub fn measured(&self) -> Option<f64> {
+        let at = |values: &[f64]| values.get(25 / PERCENTILE_STEP).copied();
+        Some(at(&self.small)? - at(&self.large)?)
+    }
+}
+
 /// All of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -299,20 +384,41 @@ pub struct Results {
     pub cores: Vec<Core>,
     /// The policies.
     pub policies: Vec<PolicyResult>,
+    /// What one guest costs, by its size; absent in older files.
+    #[serde(default)]
+    pub sizes: Vec<SizeResult>,
+    /// The model held against the machine that made the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chase: Option<Chase>,
     /// What was not measured at all.
     pub skipped: Vec<Skip>,
 }
 
 impl Results {
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).context("the results as JSON")?;
+        fs::write(path, text).with_context(|| format!("write {}", path.display()))
+    }
+
     /// Reads what a run has written.
     ///
     /// # Errors
     /// It is no such file, or one of another form.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        ensure!(!text.is_empty(), "{} is empty", path.display());
         let value: serde_json::Value =
             serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))?;
         let schema = &value["schema"];
+        ensure!(
+            schema.is_number(),
+            "{} is not what `cargo xtask bench tlb` writes: it has no number of its form",
+            path.display()
+        );
         ensure!(
             schema == SCHEMA,
             "{} has the form {schema}; this program reads {SCHEMA}, which `cargo xtask bench tlb` writes",
@@ -331,6 +437,11 @@ impl Results {
 /// Two policies at three moments on one core, for tests.
 #[cfg(test)]
 pub fn sample() -> Results {
+    const LEAVES: Leaves = Leaves {
+        g1: 3,
+        m2: 511,
+        k4: 416,
+    };
     let figures = |cycles: f64| -> Vec<Figure> {
         ["lru", "nru"]
             .into_iter()
@@ -352,11 +463,7 @@ pub fn sample() -> Results {
         phase,
         guests: u64::from(hidden_bytes > 0),
         hidden_bytes,
-        leaves: Leaves {
-            g1: 3,
-            m2: 511,
-            k4: 416,
-        },
+        leaves: LEAVES,
         map: vec![
             Run {
                 kind: CellKind::In2m,
@@ -404,9 +511,73 @@ pub fn sample() -> Results {
             policy(Policy::Grouped, 110.0, 100.0),
             policy(Policy::LinuxFresh, 5000.0, 5000.0),
         ],
+        sizes: [(Policy::Grouped, 1.01), (Policy::LinuxFresh, 3.0)]
+            .into_iter()
+            .flat_map(|(policy, times)| {
+                let of = |bytes, cycles| SizeResult {
+                    policy,
+                    bytes,
+                    before: LEAVES,
+                    leaves: LEAVES,
+                    boot: figures(100.0),
+                    figures: figures(cycles),
+                };
+                [of(2 << 20, 100.0 * times), of(64 << 20, 110.0 * times)]
+            })
+            .collect(),
+        chase: Some(Chase {
+            cpu: "a CPU".into(),
+            hypervisor: true,
+            large_entries: true,
+            probe: (1.2, 1.3),
+            cycle: 0.25,
+            rows: [(16, 1.0, 1.0), (4096, 12.0, 5.0)]
+                .map(|(pages, small, large)| ChaseRow {
+                    pages,
+                    windows: 2000,
+                    small: (0..=20).map(|step| small + f64::from(step) / 10.0).collect(),
+                    large: (0..=20).map(|step| large + f64::from(step) / 10.0).collect(),
+                    predicted: [0.5, 6.0, 7.0],
+                })
+                .into(),
+        }),
         skipped: vec![Skip {
             what: "pmu".into(),
             reason: "no counters".into(),
         }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_anything_else_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tlb.json");
+        sample().write(&path).unwrap();
+        assert_eq!(Results::read(&path).unwrap(), sample());
+        // Files of before had neither sizes nor a chase.
+        let mut older = serde_json::to_value(sample()).unwrap();
+        older.as_object_mut().unwrap().remove("sizes");
+        older.as_object_mut().unwrap().remove("chase");
+        fs::write(&path, older.to_string()).unwrap();
+        let read = Results::read(&path).unwrap();
+        assert!(read.sizes.is_empty() && read.chase.is_none());
+        for (text, reason) in [
+            ("", "is empty"),
+            ("\x7fELF", "is no JSON"),
+            ("[1, 2]", "no number of its form"),
+            (r#"{"verdict": "pass"}"#, "no number of its form"),
+            (r#"{"schema": 99}"#, "has the form 99"),
+            (r#"{"schema": 1, "version": "x"}"#, "missing field"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = format!("{:#}", Results::read(&path).unwrap_err());
+            assert!(error.contains(reason) && error.contains("tlb.json"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(format!("{:#}", Results::read(&path).unwrap_err()).starts_with("read "));
     }
 }

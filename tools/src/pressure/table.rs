@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::goals::{EVERYWHERE, WORKLOAD, goals};
-use super::results::{Figure, Phase, PhaseResult, Policy, Results};
+use super::goals::{EVERYWHERE, NEAR, WORKLOAD, goals};
+use super::results::{EVERY_PHASE, Figure, Phase, PhaseResult, Policy, Results};
 
 /// What stands where something was not measured; the reasons follow the table.
 const SKIP: &str = "SKIP";
@@ -49,7 +49,7 @@ pub fn workloads(results: &Results) -> Vec<&str> {
         "objects-1k",
         "objects-16k",
         "objects-all",
-        "objects-near",
+        NEAR,
         EVERYWHERE,
         "virtqueue",
         "table-scan",
@@ -165,6 +165,52 @@ impl Table<'_> {
     }
 }
 
+impl Table<'_> {
+    /// What one guest costs, a line for each policy.
+    fn by_size(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let results = self.0;
+        let mut sizes: Vec<u64> = results.sizes.iter().map(|result| result.bytes).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        if sizes.is_empty() {
+            return Ok(());
+        }
+        for core in &results.cores {
+            writeln!(
+                f,
+                "\nTranslation cycles more for 1000 accesses of {NEAR} on {}, by size of the only guest",
+                core.name
+            )?;
+            write!(f, "{:<17}", "policy")?;
+            sizes
+                .iter()
+                .try_for_each(|bytes| write!(f, "{:>17}", size(*bytes)))?;
+            writeln!(f)?;
+            for policy in &results.policies {
+                let own = |bytes: &u64| {
+                    let mut all = results.sizes.iter();
+                    all.find(|result| (result.policy, result.bytes) == (policy.policy, *bytes))
+                };
+                if sizes.iter().all(|bytes| own(bytes).is_none()) {
+                    continue;
+                }
+                write!(f, "{:<17}", policy.policy)?;
+                for bytes in &sizes {
+                    let more = |replacement| own(bytes)?.more(&core.name, NEAR, replacement);
+                    let text = more("lru").zip(more("nru"));
+                    write!(
+                        f,
+                        "{:>17}",
+                        text.map_or_else(|| SKIP.into(), |(lru, nru)| range(lru, nru))
+                    )?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A count in at most six characters.
 fn compact(count: u64) -> String {
     match count {
@@ -178,6 +224,9 @@ impl fmt::Display for Table<'_> {
         let results = self.0;
         self.head(f)?;
         for policy in &results.policies {
+            for skip in policy.skipped.iter().filter(|skip| skip.what == EVERY_PHASE) {
+                writeln!(f, "{:<17}{EVERY_PHASE} {SKIP} ({})", policy.policy, skip.reason)?;
+            }
             for phase in Phase::ALL {
                 if let Some(measured) = policy.phase(phase) {
                     self.row(f, policy.policy, measured)?;
@@ -185,6 +234,13 @@ impl fmt::Display for Table<'_> {
                     writeln!(f, "{:<17}{phase:<12}{SKIP} ({})", policy.policy, skip.reason)?;
                 }
             }
+        }
+        if let Some(chase) = &results.chase {
+            let entries = if chase.large_entries { "2M" } else { "4K" };
+            writeln!(
+                f,
+                "latency: on this machine only, see the page; 2M pages become entries of {entries} here"
+            )?;
         }
         writeln!(
             f,
@@ -197,9 +253,11 @@ impl fmt::Display for Table<'_> {
             writeln!(f, "{}: {}. Cycles: {}.", core.name, core.core, core.weights)?;
         }
         self.others(f)?;
+        self.by_size(f)?;
         let goals = goals(results);
         if !goals.is_empty() {
-            writeln!(f, "\nGoals ({WORKLOAD})")?;
+            let met = goals.iter().filter(|goal| goal.met).count();
+            writeln!(f, "\nGoals: {met} of {} met", goals.len())?;
         }
         goals.iter().try_for_each(|goal| writeln!(f, "  {goal}"))
     }
@@ -227,6 +285,14 @@ mod tests {
         assert!(text.contains("conversions SKIP (not there)"));
         assert!(text.contains("pmu: SKIP (no counters)"));
         assert!(!text.contains("MISSED"));
+        let mut none = sample();
+        none.policies[1].phases.clear();
+        none.policies[1].skipped[0].what = EVERY_PHASE.into();
+        assert!(
+            Table(&none)
+                .to_string()
+                .contains("linux-fresh      every phase SKIP (not there)")
+        );
         let mut less = sample();
         less.policies[1].phases[0].figures.clear();
         let text = Table(&less).to_string();

@@ -3,18 +3,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tools::pressure::goals::goals;
 use tools::pressure::page::page;
+use tools::pressure::results::{CHASE, Chase};
 use tools::pressure::table::Table;
-use tools::pressure::{Comparison, Results};
+use tools::pressure::{Comparison, Results, Skip};
 
 use crate::process::Process;
 use crate::verdict::Outcome;
-use crate::{Failure, cli, workspace};
+use crate::{Failure, cli, interrupt, workspace};
 
 /// The package.
 const PACKAGE: &str = "direct-map-phases";
@@ -28,7 +29,16 @@ const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 pub fn tlb(flags: &cli::Tlb) -> Result<Outcome, Failure> {
     let json = beside(&flags.json, "tlb.json")?;
     measure(flags, &json)?;
-    let results = Results::read(&json)?;
+    let mut results = Results::read(&json)?;
+    match hold_against_this_machine(&json.with_extension("chase.json")) {
+        Ok(chase) => results.chase = Some(chase),
+        Err(error) if interrupt::asked() => return Err(error.into()),
+        Err(error) => results.skipped.push(Skip {
+            what: CHASE.into(),
+            reason: format!("{error:#}"),
+        }),
+    }
+    results.write(&json)?;
     println!("\n{}", Table(&results));
     println!("json: {}", json.display());
     write_page(&results, None, &flags.page)?;
@@ -71,6 +81,15 @@ pub fn report(flags: &cli::Report) -> Result<(), Failure> {
 /// # Errors
 /// It can't be built or run, or does not know this core.
 pub fn chase(flags: &cli::Chase) -> Result<Outcome, Failure> {
+    let mut cargo = chase_command();
+    if let Some(core) = &flags.core {
+        cargo.args(["--core", core]);
+    }
+    run(&mut cargo, "lacuna-tlb")?;
+    Ok(Outcome::Pass)
+}
+
+fn chase_command() -> Command {
     let mut cargo = workspace::cargo();
     cargo.args([
         "run",
@@ -80,14 +99,28 @@ pub fn chase(flags: &cli::Chase) -> Result<Outcome, Failure> {
         "tools",
         "--bin",
         "lacuna-tlb",
-        "--",
-        "chase",
     ]);
-    if let Some(core) = &flags.core {
-        cargo.args(["--core", core]);
-    }
-    run(&mut cargo, "lacuna-tlb")?;
-    Ok(Outcome::Pass)
+    cargo.args(["--", "chase"]);
+    cargo
+}
+
+/// The same for the page, by way of a file that goes again.
+fn hold_against_this_machine(file: &Path) -> Result<Chase> {
+    eprintln!("chasing pointers on this machine, half a minute and 2 GiB of memory");
+    let mut cargo = chase_command();
+    // Its table goes to the page instead.
+    cargo.arg("--json").arg(file).stdout(Stdio::null());
+    let outcome = run(&mut cargo, "lacuna-tlb").and_then(|()| {
+        ensure!(
+            file.exists(),
+            "the system gives no large pages: see `cargo xtask bench chase`"
+        );
+        let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        serde_json::from_slice(&text).context("the chase")
+    });
+    // It may not be there.
+    let _ = fs::remove_file(file);
+    outcome
 }
 
 /// Runs a program of ours to its end, which must be a good one.
@@ -129,6 +162,9 @@ fn measure(flags: &cli::Tlb, json: &Path) -> Result<()> {
     ]);
     if let Some(policies) = &flags.policies {
         cargo.args(["--policies", policies]);
+    }
+    if let Some(sizes) = &flags.sizes {
+        cargo.args(["--sizes", sizes]);
     }
     if let Some(outer) = &flags.outer {
         cargo.args(["--outer", outer]);

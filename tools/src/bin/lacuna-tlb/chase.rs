@@ -1,17 +1,20 @@
 //! The chase, and the prediction beside it.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use raw_cpuid::CpuId;
 use tools::chase::arena::{Arena, Pages};
 use tools::chase::predict::predict;
 use tools::chase::{self, Chased};
+use tools::pressure::results::{Chase, ChaseRow};
 use tools::tlb::{Dimensions, Geometry, PageSize, Replacement};
 
 /// Numbers of 4K pages, one object in each: from what fits the first level to 1 GiB.
 const PAGES: [u64; 9] = [16, 64, 256, 1024, 2048, 4096, 16_384, 65_536, 262_144];
 
-/// Measures, and prints the table.
-pub fn run(core: Option<&'static Geometry>, seed: u64) -> Result<()> {
+/// Measures, prints the table, and writes it to a file if one is given; nothing is written when there are no large pages.
+pub fn run(core: Option<&'static Geometry>, seed: u64, json: Option<&Path>) -> Result<()> {
     let cpuid = CpuId::new();
     let (core, cpu) = match core {
         Some(core) => (core, "given".to_owned()),
@@ -63,33 +66,49 @@ pub fn run(core: Option<&'static Geometry>, seed: u64) -> Result<()> {
         "outer 4K",
         "outer 2M"
     );
+    let mut rows = Vec::new();
     for pages in PAGES {
         let order = chase::places(pages, seed);
         let Chased { small: k4, large: m2 } = chase::chase(&mut small, &mut large, &order);
-        print!(
-            "{pages:>7}{:>7.1}  {:>7.1}{:>8.1}{:>8.1}  {:>7.1}{:>8.1}{:>8.1}  {:>9.1}  ",
-            (pages << 12) as f64 / f64::from(1 << 20),
-            k4.p10,
-            k4.p25,
-            k4.median,
-            m2.p10,
-            m2.p25,
-            m2.median,
-            k4.p25 - m2.p25
-        );
-        for (width, dimensions) in [
-            (11, Dimensions::One),
-            (10, Dimensions::Two(PageSize::K4)),
-            (10, Dimensions::Two(PageSize::M2)),
-        ] {
+        let predicted = |dimensions| -> Result<f64> {
             let cycles = |size| -> Result<f64> {
                 let counts = predict(core, Replacement::Lru, dimensions, pages, size, seed)?;
                 Ok(counts.cycles as f64 / counts.accesses as f64)
             };
-            let difference = (cycles(Pages::Small)? - cycles(Pages::Large)?) * cycle;
-            print!("{difference:>width$.1}");
-        }
-        println!();
+            Ok((cycles(Pages::Small)? - cycles(Pages::Large)?) * cycle)
+        };
+        let row = ChaseRow {
+            pages,
+            windows: k4.windows(),
+            small: k4.percentiles(),
+            large: m2.percentiles(),
+            predicted: [
+                predicted(Dimensions::One)?,
+                predicted(Dimensions::Two(PageSize::K4))?,
+                predicted(Dimensions::Two(PageSize::M2))?,
+            ],
+        };
+        let at = |percent| (k4.percentile(percent), m2.percentile(percent));
+        let [(k4_10, m2_10), (k4_25, m2_25), (k4_50, m2_50)] = [at(10), at(25), at(50)];
+        let [none, outer_4k, outer_2m] = row.predicted;
+        println!(
+            "{pages:>7}{:>7.1}  {k4_10:>7.1}{k4_25:>8.1}{k4_50:>8.1}  {m2_10:>7.1}{m2_25:>8.1}{m2_50:>8.1}  {:>9.1}  {none:>11.1}{outer_4k:>10.1}{outer_2m:>10.1}",
+            (pages << 12) as f64 / f64::from(1 << 20),
+            k4_25 - m2_25,
+        );
+        rows.push(row);
+    }
+    if let Some(path) = json {
+        let result = Chase {
+            cpu: format!("{cpu}, taken for {}", core.core),
+            hypervisor: hypervisor(&cpuid),
+            large_entries: probe.are_large(),
+            probe: (probe.few, probe.many),
+            cycle,
+            rows,
+        };
+        let text = serde_json::to_string(&result).context("the chase as JSON")?;
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }

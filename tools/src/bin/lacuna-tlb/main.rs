@@ -41,6 +41,9 @@ enum Task {
         /// Seed of the order
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Write what was measured to this file, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
 }
 
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
             core,
             outer,
         } => model::run(leaves, addresses, *core, *outer),
-        Task::Chase { core, seed } => chase::run(*core, *seed),
+        Task::Chase { core, seed, json } => chase::run(*core, *seed, json.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
