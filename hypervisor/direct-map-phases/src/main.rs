@@ -170,6 +170,8 @@ fn main() -> Result<()> {
                 }),
             }
         }
+        // What is done is kept, should a later policy fail.
+        results.write(&flags.json)?;
         eprintln!(" guests by size after {:.1} s", started.elapsed().as_secs_f64());
     }
     for policy in yardsticks {

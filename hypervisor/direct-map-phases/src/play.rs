@@ -18,8 +18,10 @@ use crate::history::{Event, History};
 
 /// Linux' figure for memory among unmovable neighbours: one frame in 3.4 is free (docs/performance.md).
 const AGED: (u64, u64) = (10, 34);
-/// Frames left free beside the guests' in the scattered case: for tables, one for each 2M leaf that is split.
+/// Frames left free beside the guests' in the scattered case, at least, and one in so many of all: for tables, one for each 2M leaf that is split, which comes
+/// to be all of them, and as many again for second stages and the host.
 const SPARE: u64 = 1 << 16;
+const SPARE_OF: u64 = 256;
 /// Frames that are not aged then: the host's own extents are larger than a frame, and scattered frames are not.
 const WHOLE: u64 = 1 << 18;
 
@@ -133,7 +135,7 @@ fn prepare(policy: Policy, history: &History, memory: &mut HostMemory<'_>, seed:
         }
         Policy::Scattered => {
             let count = memory.frames.free_frames().saturating_sub(WHOLE);
-            let free = history.peak_frames + SPARE;
+            let free = history.peak_frames + SPARE.max(memory.frames.free_frames() / SPARE_OF);
             memory.frames.age(count, || random.rand_range(0..count) >= free);
         }
         Policy::Grouped | Policy::LinuxFresh | Policy::All4K | Policy::All2M | Policy::All1G => {}

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::goals::WORKLOAD;
 use super::results::{Phase, Policy, Results};
+use super::table::size;
 
 /// What one policy costs at one moment in each run.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +58,7 @@ impl Comparison {
         for (name, other) in others {
             let settings = |run: &Results| {
                 [
-                    ("RAM", run.ram.to_string()),
+                    ("RAM", size(run.ram)),
                     ("seed", run.seed.to_string()),
                     ("lifetimes", run.lifetimes.to_string()),
                     ("accesses", run.accesses.to_string()),
@@ -125,9 +126,16 @@ mod tests {
         other.policies[0].phases[1].figures[0].cycles = 121.0;
         other.policies.truncate(1);
         other.seed = 7;
+        other.ram *= 2;
         let runs = [("one".to_owned(), sample()), ("two".to_owned(), other)];
         let comparison = Comparison::new(&runs).unwrap();
-        assert_eq!(comparison.notes, ["two has seed 7, one 1: not the same work"]);
+        assert_eq!(
+            comparison.notes,
+            [
+                "two has RAM 4G, one 2G: not the same work",
+                "two has seed 7, one 1: not the same work"
+            ]
+        );
         let texts = |phase, policy| {
             let row = comparison
                 .rows
