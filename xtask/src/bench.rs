@@ -3,10 +3,11 @@
 //! One boot for each policy and size ([`Case`]) on QEMU's emulation, whose clock follows the instructions ([`machine`]), so that
 //! equal boots give equal figures. [`measured`] takes the `bench` line out of a boot's report, [`Tables`] shows all of them, and
 //! [`goals`] says what they must be: the tests ask that. [`native`] is the benchmark on this machine itself, and [`tlb`] the one
-//! of what hidden memory costs the TLB, by a model.
+//! of what hidden memory costs the TLB, by a model, beside which [`on_machine`] puts what the hypervisor measures itself.
 
 pub mod goals;
 pub mod native;
+mod on_machine;
 mod rounds;
 mod table;
 pub mod tlb;

@@ -310,6 +310,9 @@ pub struct Tlb {
     /// Model walks over an outer hypervisor whose leaves have this size: 4K, 2M or 1G
     #[arg(long, value_name = "SIZE")]
     pub outer: Option<String>,
+    /// Instead of booting the hypervisor here to measure, take the reports (JSON lines) of runs with measure=tlb elsewhere, separated by commas
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    pub measured: Vec<PathBuf>,
     /// Where the JSON goes [default: tlb.json beside what cargo builds]
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -94,6 +94,7 @@ fn main() -> Result<()> {
             None => "one: the tables alone".into(),
             Some(size) => format!("two: over an outer hypervisor with leaves of {size}"),
         },
+        measured: Vec::new(),
         cores: flags.cores.iter().map(|core| described(core)).collect(),
         policies: Vec::new(),
         sizes: Vec::new(),

@@ -103,6 +103,11 @@ impl<'r, R: Registers> Pmu<'r, R> {
         self.host_only
     }
 
+    /// Does without that bit from now on, as [`Self::survey`] does when nothing counts with it.
+    pub fn forgo_host_only(&mut self) {
+        self.host_only = false;
+    }
+
     /// Counters that are ours.
     pub fn free(&self) -> usize {
         self.free.len()

@@ -61,3 +61,11 @@ pub fn touch(page: Pfn) {
     // page.
     unsafe { asm!("lock or qword ptr [{}], 0", in(reg) at.get(), options(nostack)) };
 }
+
+/// Writes a word of a page, by a plain store: the page is the caller's own.
+pub fn store(page: Pfn) {
+    let Some(at) = direct(page.hpa()) else { return };
+    let word = core::ptr::with_exposed_provenance_mut::<u64>(at.get() as usize);
+    // SAFETY: one of the pages that were taken for measuring: RAM that the direct map shows writable, with nothing in it.
+    unsafe { word.write_volatile(0) };
+}

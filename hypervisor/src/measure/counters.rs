@@ -45,6 +45,8 @@ impl Registers for Native {
 /// The events that count at this moment on this CPU.
 pub struct Counters {
     unit: Option<Unit>,
+    /// The bit "only while not in a guest" lets count.
+    host_only: bool,
     states: heapless::Vec<State, { pmu_events::MOST_EVENTS }>,
 }
 
@@ -53,6 +55,7 @@ impl Counters {
     pub fn open(place: Place, leaf: AnyLeaf, own: &'static [Extent]) -> Self {
         let mut none = Self {
             unit: None,
+            host_only: false,
             states: heapless::Vec::new(),
         };
         let unit = match Unit::detect(&CpuIdReaderNative) {
@@ -64,6 +67,7 @@ impl Counters {
         };
         let mut work = Misses { leaf, own };
         let mut native = Native;
+        // Some tens of milliseconds with interrupts masked. All other CPUs rest, so nobody waits for this one.
         let tried = with_interrupts_masked(|| {
             let mut pmu = Pmu::open(unit, &mut native)?;
             let states = pmu.survey(&mut work);
@@ -87,6 +91,7 @@ impl Counters {
         states.iter().for_each(|state| report_event(place, unit, state));
         if all == Liveness::Live {
             none.unit = Some(unit);
+            none.host_only = host_only;
             none.states = states;
         }
         none
@@ -113,6 +118,9 @@ impl Counters {
             Ok(pmu) => pmu,
             Err(death) => return skip(place, workload, death),
         };
+        if !self.host_only {
+            pmu.forgo_host_only();
+        }
         for events in passes(&self.states, pmu.free()) {
             let counted = with_interrupts_masked(|| {
                 run();
@@ -261,11 +269,13 @@ impl Misses {
 impl Work for Misses {
     fn provoke(&mut self, metric: Metric) {
         match metric {
-            Metric::Cycles | Metric::Instructions => (0..ITERATIONS).for_each(|_| core::hint::spin_loop()),
+            Metric::Cycles | Metric::Instructions => (0..ITERATIONS).for_each(|number| {
+                core::hint::black_box(number);
+            }),
             Metric::StoreWalks | Metric::RetiredStoreMisses => {
                 for _ in 0..ROUNDS {
                     tlb::flush();
-                    self.own_page().into_iter().for_each(chase::touch);
+                    self.own_page().into_iter().for_each(chase::store);
                 }
             }
             Metric::LoadSecondHits

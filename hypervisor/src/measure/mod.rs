@@ -29,6 +29,8 @@ use crate::reporting::json;
 /// The share of free memory that is taken, and the most regions: 64 GiB.
 const SHARE: u64 = 16;
 const MOST_REGIONS: u64 = 32 * 1024;
+/// The most where no figures come of it: an emulator's RAM is another's.
+const FEW_REGIONS: u64 = 16;
 /// Loads of a workload before its addresses begin again: more than any second level has entries.
 const LOADS: usize = 64 * 1024;
 /// Windows, and loads in each: some microseconds.
@@ -86,7 +88,13 @@ impl Measurer {
             frames: 0,
         };
         let (free, frames) = with_memory(|memory| (memory.frames.free_regions(), memory.frames.frames()));
-        let wanted = (free / SHARE).clamp(1, MOST_REGIONS);
+        let no_time = no_time();
+        let most = if no_time.is_some() {
+            FEW_REGIONS
+        } else {
+            MOST_REGIONS
+        };
+        let wanted = (free / SHARE).clamp(1, most);
         let own = leak_slice(wanted as usize, nothing)?;
         let mut taken = 0;
         for extent in own.iter_mut() {
@@ -121,7 +129,7 @@ impl Measurer {
             ticks: leak_slice(WINDOWS / part, 0)?,
             seed: config.seed,
             tsc_khz: tsc_hz / 1000,
-            no_time: no_time(),
+            no_time,
             anyway,
             leaf: AnyLeaf::default(),
         })
@@ -134,7 +142,11 @@ impl Measurer {
             .then(|| self.room.take())
             .flatten()
             .map(Near::new);
-        let constants = image::sections().map(|section| section.hpa().get() / Level::L2.bytes());
+        // Blocks with a part of the image, which is read-only in places.
+        let image = image::sections().map(|section| {
+            let first = section.hpa().get() / Level::L2.bytes();
+            first..=(section.hpa().get() + section.bytes()) / Level::L2.bytes()
+        });
         for span in spans {
             let at = Hpa::new(span.first * Level::L2.bytes());
             let block = match span.state {
@@ -149,9 +161,9 @@ impl Measurer {
                 BlockState::Hole => Block::Hole,
                 BlockState::NotRam | BlockState::Small4K { .. } | BlockState::Missing => Block::Other,
             };
-            let has_image = constants
+            let has_image = image
                 .iter()
-                .any(|block| (span.first..span.first + span.blocks).contains(block));
+                .any(|blocks| span.first <= *blocks.end() && span.first + span.blocks > *blocks.start());
             if let Some(near) = near.as_mut()
                 && !(block == Block::Leaf && has_image)
             {

@@ -6,6 +6,7 @@
 pub mod chart;
 pub mod compare;
 pub mod goals;
+pub mod measured;
 pub mod page;
 pub mod picture;
 pub mod results;

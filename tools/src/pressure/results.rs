@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::measured::MeasuredRun;
 use crate::tlb::mapping::Cell;
 
 /// The form of the file; it rises when a field changes its meaning or goes away.
@@ -380,6 +381,9 @@ pub struct Results {
     pub accesses: u64,
     /// `1`, or `2 over 4K` and so on.
     pub dimensions: String,
+    /// What the hypervisor measured itself; absent in older files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<MeasuredRun>,
     /// The cores.
     pub cores: Vec<Core>,
     /// The policies.
@@ -501,6 +505,7 @@ pub fn sample() -> Results {
         lifetimes: 10,
         accesses: 1000,
         dimensions: "one".into(),
+        measured: Vec::new(),
         cores: vec![Core {
             name: "spr".into(),
             core: "a core".into(),

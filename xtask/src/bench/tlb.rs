@@ -8,17 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tools::pressure::goals::goals;
+use tools::pressure::measured::MeasuredTable;
 use tools::pressure::page::page;
 use tools::pressure::results::{CHASE, Chase};
 use tools::pressure::table::Table;
 use tools::pressure::{Comparison, Results, Skip};
 
+use crate::bench::on_machine;
 use crate::process::Process;
 use crate::verdict::Outcome;
 use crate::{Failure, cli, interrupt, workspace};
 
 /// The package.
 const PACKAGE: &str = "direct-map-phases";
+/// What the hypervisor measures, by the names of the sources.
+const SOURCES: [&str; 2] = ["pmu", "latency"];
 /// The default took seven minutes on two busy cores, with the build nine.
 const LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -38,8 +42,10 @@ pub fn tlb(flags: &cli::Tlb) -> Result<Outcome, Failure> {
             reason: format!("{error:#}"),
         }),
     }
+    add_measured(&mut results, flags)?;
     results.write(&json)?;
     println!("\n{}", Table(&results));
+    println!("{}", MeasuredTable(&results.measured));
     println!("json: {}", json.display());
     write_page(&results, None, &flags.page)?;
     let missed: Vec<String> = goals(&results)
@@ -52,6 +58,51 @@ pub fn tlb(flags: &cli::Tlb) -> Result<Outcome, Failure> {
     } else {
         Outcome::Fail(missed.join("; "))
     })
+}
+
+/// Has the hypervisor measure, and puts its figures, or its reasons, where the model has none.
+fn add_measured(results: &mut Results, flags: &cli::Tlb) -> Result<()> {
+    // A file that can't be read is a mistake; a boot that fails takes nothing from the model.
+    let measured = if flags.measured.is_empty() {
+        on_machine::boots(flags.seed)
+    } else {
+        Ok(on_machine::files(&flags.measured)?)
+    };
+    results
+        .skipped
+        .retain(|skip| !SOURCES.contains(&skip.what.as_str()));
+    match measured {
+        Ok(runs) => {
+            let reasons = runs.iter().flat_map(|run| run.skipped());
+            let reasons = reasons.filter(|skip| SOURCES.contains(&skip.what.as_str()));
+            for skip in reasons {
+                if !results.skipped.contains(&skip) {
+                    results.skipped.push(skip);
+                }
+            }
+            let sources = SOURCES.iter().filter(|source| {
+                let mut figures = runs
+                    .iter()
+                    .flat_map(|run| &run.moments)
+                    .flat_map(|moment| &moment.figures);
+                figures.any(|figure| figure.source == **source)
+            });
+            results.skipped.extend(sources.map(|source| Skip {
+                what: (*source).into(),
+                reason: "not of the model's moments: what the hypervisor measured itself stands below".into(),
+            }));
+            results.measured = runs;
+        }
+        Err(error) if interrupt::asked() => return Err(error),
+        Err(error) => {
+            let skip = |what: &&str| Skip {
+                what: (*what).into(),
+                reason: format!("the hypervisor could not measure: {error:#}"),
+            };
+            results.skipped.extend(SOURCES.iter().map(skip));
+        }
+    }
+    Ok(())
 }
 
 /// Shows files again: the table and the page of the first, and how the others compare to it.
@@ -68,6 +119,7 @@ pub fn report(flags: &cli::Report) -> Result<(), Failure> {
     let comparison = Comparison::new(&runs);
     if let Some((_, first)) = runs.first() {
         println!("{}", Table(first));
+        println!("{}", MeasuredTable(&first.measured));
         if let Some(comparison) = &comparison {
             println!("{comparison}");
         }

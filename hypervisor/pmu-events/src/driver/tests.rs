@@ -442,6 +442,27 @@ fn four_events_a_pass_are_counted_exactly_and_no_trace_is_left() {
 }
 
 #[test]
+fn without_the_bit_for_the_host_alone_there_are_counts_all_the_same() {
+    let unit = amd(0x00a1_0f11, true, true);
+    let mut cpu = Cpu::new(unit, Manner::HostOnlyIsDead);
+    let world = cpu.world.clone();
+    let events: Vec<_> = unit.all().take(1).collect();
+    let count = |pmu: &mut Pmu<'_, Cpu>| {
+        let counted = pmu.count(&events, || world.happens(Metric::Cycles, 5));
+        counted.map(|counts| counts.to_vec())
+    };
+    let mut pmu = Pmu::open(unit, &mut cpu).unwrap();
+    assert_eq!((pmu.host_only(), count(&mut pmu)), (true, Ok(Vec::from([0]))));
+    pmu.survey(&mut Busy(world.clone()));
+    assert_eq!((pmu.host_only(), count(&mut pmu)), (false, Ok(Vec::from([5]))));
+    drop(pmu);
+    // Opened anew it knows nothing of that.
+    let mut pmu = Pmu::open(unit, &mut cpu).unwrap();
+    pmu.forgo_host_only();
+    assert_eq!(count(&mut pmu), Ok(Vec::from([5])));
+}
+
+#[test]
 fn a_counter_that_is_taken_away_gives_no_figure() {
     let unit = intel(2);
     let mut cpu = Cpu::new(unit, Manner::Well);
