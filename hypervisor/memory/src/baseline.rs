@@ -195,7 +195,7 @@ impl DirectMap {
 /// One shootdown, counted. The lock of the memory subsystem is held meanwhile, as Linux holds its own.
 fn flush<M: Machine>(machine: &M, stats: &mut Stats) {
     let cpu = machine.cpu();
-    cpu.wait(machine, cpu.request());
+    cpu.wait(machine, cpu.request()).count(stats);
     stats.flushes += 1;
 }
 

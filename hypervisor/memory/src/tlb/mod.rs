@@ -251,9 +251,7 @@ impl Flusher {
         mut receipt: Receipt,
     ) -> Opened {
         if let Some(acknowledged) = receipt.acknowledged {
-            stats.cpus_interrupted += u64::from(acknowledged.interrupted);
-            stats.cpus_flagged += u64::from(acknowledged.flagged);
-            stats.cpus_spared += u64::from(acknowledged.spared);
+            acknowledged.count(stats);
         }
         self.release(cpu, frames);
         Opened(receipt.extents.take())

@@ -38,6 +38,8 @@ pub use presence::{JoinError, Visit};
 
 use core::fmt;
 
+use crate::stats::Stats;
+
 use super::atomics::{AtomicU32, AtomicU64, Ordering, const_unless_modelled, fence};
 
 /// The number of a CPU: its place among the lines.
@@ -243,6 +245,15 @@ pub struct Acknowledged {
     pub flagged: u32,
     /// Other CPUs that needed neither: they had flushed already, had an interrupt on its way, or are not started.
     pub spared: u32,
+}
+
+impl Acknowledged {
+    /// Adds whom it reached to the counters.
+    pub(crate) fn count(&self, stats: &mut Stats) {
+        stats.cpus_interrupted += u64::from(self.interrupted);
+        stats.cpus_flagged += u64::from(self.flagged);
+        stats.cpus_spared += u64::from(self.spared);
+    }
 }
 
 /// The state of the protocol for all CPUs.
