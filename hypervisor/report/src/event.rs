@@ -428,6 +428,8 @@ pub struct Stress {
     pub operations: u64,
     /// Times that all CPUs stopped for a check of everything while operations went on.
     pub stops: u64,
+    /// Stops at which no guest lived.
+    pub stops_without_guests: u64,
     /// What did not hold, in all.
     pub failures: u64,
     /// Frames asked of the CPU's magazine.

@@ -12,6 +12,9 @@ pub struct Queue<'a> {
     launched: u32,
     /// The same before the last guest was taken off.
     before: (usize, u32),
+    /// It was begun anew.
+    #[cfg(feature = "test-hooks")]
+    again: bool,
 }
 
 /// One guest to launch.
@@ -41,6 +44,8 @@ impl<'a> Queue<'a> {
                 at: 0,
                 launched: 0,
                 before: (0, 0),
+                #[cfg(feature = "test-hooks")]
+                again: false,
             }),
         }
     }
@@ -64,6 +69,21 @@ impl<'a> Queue<'a> {
     /// Puts the guest that was taken off last back: it is the next again. Nobody may have been taken off since.
     pub fn retreat(&mut self) {
         (self.at, self.launched) = self.before;
+    }
+
+    /// Begins anew, as if nobody had been launched.
+    #[cfg(feature = "test-hooks")]
+    pub fn rewind(&mut self) {
+        (self.at, self.launched) = (0, 0);
+        self.again = true;
+    }
+
+    /// Drops what is left of a queue that was begun anew.
+    #[cfg(feature = "test-hooks")]
+    pub fn cut(&mut self) {
+        if self.again {
+            self.at = usize::MAX;
+        }
     }
 
     /// Takes the guest in turn off the queue.

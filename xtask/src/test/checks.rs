@@ -398,6 +398,13 @@ pub fn stress(record: &Record) -> Held {
         || format!("asked for {asked:?}, done: {line:?}"),
     )?;
     must(line.failures == 0, || format!("{} failures", line.failures))?;
+    // While one is launched and others are taken down, none may be there for a moment.
+    must(line.stops_without_guests <= line.stops.div_ceil(10), || {
+        format!(
+            "no guest lived at {} of {} stops",
+            line.stops_without_guests, line.stops
+        )
+    })?;
     let kinds = line.kinds();
     must(
         kinds.iter().map(|(_, count)| count).sum::<u64>() == line.operations,

@@ -116,7 +116,12 @@ pub fn look(report: &mut Report, guests: &dyn Memories) {
             reporter.stress_failed(format_args!("{missing}"));
         }
         conclude(shared, all, failed);
-    } else if looks.is_multiple_of((shared.plan.stops / 10).max(1)) {
+        return;
+    }
+    if alive == 0 {
+        shared.lonely.fetch_add(1, Ordering::AcqRel);
+    }
+    if looks.is_multiple_of((shared.plan.stops / 10).max(1)) {
         let done = shared.next.load(Ordering::Relaxed).min(shared.plan.operations);
         println!("stress: {done} operations, {looks} stops, {held} frames held, {alive} guests");
     }
@@ -180,6 +185,7 @@ fn conclude(shared: &Shared, cpus: u32, failures: u64) {
         cpus,
         operations: Kind::ALL.into_iter().map(count).sum(),
         stops: shared.looks.load(Ordering::Acquire) - 1,
+        stops_without_guests: shared.lonely.load(Ordering::Acquire),
         failures,
         take_frame: count(Kind::TakeFrame),
         take: count(Kind::Take),

@@ -1,5 +1,5 @@
 //! The stress (`stress=` on the command line): between two pieces of work, each CPU makes random operations on the pool of hidden memory, while
-//! guests come, run and go on all of them.
+//! guests come, run and go on all of them: over and over, until the operations are done.
 //!
 //! Everything random is from the run's seed: what each CPU does one after the other, and at which of all operations everybody stops for a check
 //! ([`look`]). What a CPU holds is in its [`Hand`], which only it touches, but for the check. Every extent is looked through when it
@@ -76,6 +76,8 @@ struct Shared {
     concluded: AtomicBool,
     /// Checks of everything so far.
     looks: AtomicU64,
+    /// Those at which no guest lived, but for the last, at the end.
+    lonely: AtomicU64,
     /// CPUs in guest mode at the same time, at most.
     most_in_guests: AtomicU32,
     /// Frames of all kinds that the allocator knows.
@@ -166,6 +168,7 @@ pub fn start(config: &Config<'_>, cpus: u32) -> Result<(), OutOfMemory> {
             finished: AtomicU32::new(0),
             concluded: AtomicBool::new(false),
             looks: AtomicU64::new(0),
+            lonely: AtomicU64::new(0),
             most_in_guests: AtomicU32::new(0),
             frames: look::frames_of_all_kinds(&view),
             cache: config.cache,
@@ -178,6 +181,12 @@ pub fn start(config: &Config<'_>, cpus: u32) -> Result<(), OutOfMemory> {
 /// Whether there is one in this run.
 pub fn is_on() -> bool {
     SHARED.get().is_some()
+}
+
+/// Whether guests are to be launched over and over, because there are operations left; `None` where there is no stress.
+pub fn wants_guests() -> Option<bool> {
+    let shared = SHARED.get()?;
+    Some(shared.next.load(Ordering::Relaxed) < shared.plan.operations)
 }
 
 /// Between two pieces of the CPU's work: some operations. Interrupts are masked before and after.

@@ -355,6 +355,7 @@ fn a_stress_does_what_was_asked_for_and_nothing_fails() {
         cpus: 4,
         operations: 100_000,
         stops: 20,
+        stops_without_guests: 2,
         take_frame: 99_987,
         take: 1,
         take_large: 1,
@@ -391,7 +392,8 @@ fn a_stress_does_what_was_asked_for_and_nothing_fails() {
     };
     assert_eq!(judged(good_line, 1), Ok(()));
     assert!(judged(good_line, 0).is_err());
-    let wrong: [fn(&mut report::Stress); 10] = [
+    let wrong: [fn(&mut report::Stress); 11] = [
+        |line| line.stops_without_guests = 3,
         |line| line.cpus = 3,
         |line| line.operations -= 1,
         |line| line.stops -= 1,
