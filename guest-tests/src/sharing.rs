@@ -29,8 +29,10 @@ pub fn shared_bit() -> u64 {
 /// Maps the first GiB of the shared alias, once.
 pub fn map() {
     let [third_level, second_level] = &TABLES;
+    // Once: each CPUID is an exit.
+    let bit = shared_bit();
     for (region, entry) in (0..).zip(&second_level.0) {
-        entry.store(shared_bit() | region << 21 | LARGE_LEAF, Ordering::Relaxed);
+        entry.store(bit | region << 21 | LARGE_LEAF, Ordering::Relaxed);
     }
     let below = |table: &Table| core::ptr::from_ref(table).addr() as u64 | TABLE;
     third_level.0[0].store(below(second_level), Ordering::Release);

@@ -5,6 +5,7 @@
 //! [`goals`] says what they must be: the tests ask that. [`native`] is the benchmark on this machine itself, and [`tlb`] the one
 //! of what hidden memory costs the TLB, by a model, beside which [`on_machine`] puts what the hypervisor measures itself.
 
+mod conversions;
 pub mod goals;
 pub mod native;
 mod on_machine;
@@ -217,6 +218,7 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
         Some(cli::Benchmark::Native(flags)) => return native::native(flags),
         Some(cli::Benchmark::Tlb(flags)) => return tlb::tlb(flags),
         Some(cli::Benchmark::Chase(flags)) => return tlb::chase(flags),
+        Some(cli::Benchmark::Conversions) => return conversions::conversions(),
         None => {}
     }
     let cases = flags.sizes.iter().flat_map(|bytes| {

@@ -276,6 +276,10 @@ pub enum Benchmark {
     Tlb(Tlb),
     /// Hold the model of `tlb` against this machine: a pointer chase over pages of 4K and of 2M, predicted beside measured
     Chase(Chase),
+    /// Count what a guest pays when pages change between private and shared: instructions, exits, flushes, large leaves
+    ///
+    /// One boot on QEMU's emulation, a few seconds. Exits with 1 when a goal is missed.
+    Conversions,
 }
 
 /// Flags of `bench chase`.

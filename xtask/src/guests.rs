@@ -8,13 +8,14 @@ use boot_config::Config;
 
 use crate::archive::Guest;
 
-/// What the names of guests begin with that attack: each takes a second or so and has a test of its own, so they take no part where all
-/// bundled guests run side by side.
-const ATTACK: &str = "attack-";
+/// What the names of guests begin with that take no part where all bundled guests run side by side: those that attack take a second or so each and
+/// have a test of their own, and those that measure would only measure their neighbours there.
+const ALONE: [&str; 2] = ["attack-", "bench-"];
 
 /// The bundled guests of the main job.
 pub fn of_the_main_job(bundled: &[Guest]) -> impl Iterator<Item = &Guest> {
-    bundled.iter().filter(|guest| !guest.name.starts_with(ATTACK))
+    let alone = |guest: &Guest| ALONE.iter().any(|start| guest.name.starts_with(start));
+    bundled.iter().filter(move |guest| !alone(guest))
 }
 
 /// Picks the bundled guests named in `names` (those of the main job when there are neither names nor guests of the user's own), then
@@ -124,6 +125,7 @@ mod tests {
     fn names_and_files() {
         let bundled = [
             guest("attack-msrs", ""),
+            guest("bench-conversions", ""),
             guest("hello", ""),
             guest("spin", "expect=time-limit"),
         ];

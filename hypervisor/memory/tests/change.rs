@@ -491,6 +491,7 @@ fn a_page_of_a_1g_leaf_is_shared_alone() {
         bench.booted.memory.allow_large_guest_leaves(true);
         let boot = Snapshot::of(bench.machine, &bench.booted.memory);
         let mut guest = bench.launch(kind, GIB + 2 * MIB);
+        assert_eq!(guest.bytes_in_large_leaves(&bench.cpu()), GIB + 2 * MIB);
         let writes = bench.booted.memory.stats().direct_map_writes;
         for (start, bytes) in [
             (GIB - PAGE_SIZE, 2 * PAGE_SIZE),
@@ -503,6 +504,17 @@ fn a_page_of_a_1g_leaf_is_shared_alone() {
                     .unwrap();
             }
             bench.change(&mut guest, Change::Share, start, bytes).unwrap();
+            // Around the border of the GiB two regions are in small leaves; the others go as a whole.
+            let large = match start {
+                start if start == GIB - PAGE_SIZE => GIB - 2 * MIB,
+                start if start == 6 * MIB => GIB - 4 * MIB,
+                _ => GIB - 8 * MIB,
+            };
+            assert_eq!(
+                guest.bytes_in_large_leaves(&bench.cpu()),
+                large,
+                "{kind:?} {start:#x}"
+            );
             let others = [start - PAGE_SIZE, start + bytes];
             let held: Vec<bool> = others
                 .iter()

@@ -175,6 +175,8 @@ pub struct Guest<S> {
     pub instance: u32,
     /// Its memory, all of it private.
     pub memory_mib: u64,
+    /// How much of it was private and in second-stage leaves of 2 MiB or more when it ended, MiB.
+    pub large_leaves_mib: u64,
     /// What its launch was measured as, 96 hexadecimal digits; empty when it was refused.
     pub measurement: S,
     /// How it ended, in the words of `expect=`: `exit:0`, `memory-fault`, ...

@@ -41,6 +41,7 @@ fn samples() -> Vec<Event<&'static str>> {
             name: "escape",
             instance: 3,
             memory_mib: 64,
+            large_leaves_mib: 62,
             measurement: "00ff",
             ending: "memory-fault",
             expected: "memory-fault",

@@ -14,6 +14,7 @@ use crate::bring_up::newcomer::Newcomer;
 use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::timer::Timer;
 use crate::cpu::{registers, stack};
+use crate::hardware::Hardware;
 #[cfg(feature = "test-hooks")]
 use crate::hooks::stress::{self, Piece};
 #[cfg(feature = "test-hooks")]
@@ -166,6 +167,7 @@ impl<B: Backend> Worker<B> {
                         name: due.order.file.name(),
                         instance: due.instance,
                         memory_bytes: due.order.launch.memory,
+                        large_leaves_bytes: 0,
                         measurement: None,
                         ending: Ending::Refused,
                         expected: due.order.launch.expect,
@@ -278,6 +280,7 @@ impl<B: Backend> Worker<B> {
         let Some(end) = guest.take_down() else {
             panic!("broken invariant: guest {} is buried alive", guest.label());
         };
+        let large_leaves_bytes = end.memory.bytes_in_large_leaves(&Hardware);
         launch::take_back(end.memory, flushed, &mut self.own.windows);
         #[cfg(feature = "test-hooks")]
         crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
@@ -286,6 +289,7 @@ impl<B: Backend> Worker<B> {
                 name: guest.file.name(),
                 instance: guest.instance,
                 memory_bytes: guest.launch.memory,
+                large_leaves_bytes,
                 measurement: guest.measurement(),
                 ending: end.ending,
                 expected: guest.launch.expect,

@@ -50,6 +50,8 @@ pub struct GuestResult<'a> {
     pub instance: u32,
     /// Its memory.
     pub memory_bytes: u64,
+    /// How much of it was in leaves of 2 MiB or more when it ended.
+    pub large_leaves_bytes: u64,
     /// What its launch was measured as; `None` when it was refused.
     pub measurement: Option<Digest>,
     /// How it ended.
@@ -238,6 +240,7 @@ impl<'a> Reporter<'a> {
             name: result.name,
             instance: result.instance,
             memory_mib: result.memory_bytes >> 20,
+            large_leaves_mib: result.large_leaves_bytes >> 20,
             measurement: &measurement,
             ending: &ending,
             expected: &expected,

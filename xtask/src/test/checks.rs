@@ -162,6 +162,60 @@ pub fn shared_and_back(record: &Record) -> Held {
     })
 }
 
+/// MiB in large leaves, and MiB of memory, of the three instances of `conversion-storm`: that which ended before the storm, in the middle of it, and after it.
+///
+/// # Errors
+/// There is one more or less of them.
+pub fn storm(report: &Report) -> Result<[(u64, u64); 3], String> {
+    const NAME: &str = "conversion-storm";
+    let found = [0, 1, 2].map(|moment| {
+        let says = report.events.iter().find_map(|event| match event {
+            Event::ReportValue(value)
+                if value.guest == NAME && value.name == "moment" && value.value == moment =>
+            {
+                Some(value.instance)
+            }
+            _ => None,
+        })?;
+        let guest = report
+            .guests()
+            .find(|guest| guest.name == NAME && guest.instance == says)?;
+        Some((guest.large_leaves_mib, guest.memory_mib))
+    });
+    match found {
+        [Some(before), Some(during), Some(after)] => Ok([before, during, after]),
+        _ => Err(format!(
+            "of the moments of the storm, MiB in large leaves: {found:?}"
+        )),
+    }
+}
+
+/// After a run of `conversion-storm`: large leaves before it and after it, and few in the middle.
+pub fn conversion_storm(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("the report has no `counters`")?;
+    let [(before, all), (during, _), (after, _)] = storm(&record.report)?;
+    // Where code must not run from large leaves, those stay split.
+    let stays = counters.promotions_blocked_executable > 0;
+    must(
+        (before == all || stays) && during < before && (after == before || stays),
+        || format!("MiB in large leaves before, during, after: {before}, {during}, {after} of {all}"),
+    )
+}
+
+/// At most one flush for 512 conversions, the guests' and the host's: of the latter a launch has one, and so may a teardown.
+pub fn few_flushes(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("the report has no `counters`")?;
+    let pages = counters.pages_shared + counters.pages_unshared;
+    let flushes = counters.guest_flushes;
+    must(flushes > 0 && flushes * 512 <= pages, || {
+        format!("{flushes} flushes of guests for {pages} conversions")
+    })?;
+    let guests = record.report.guests().count() as u64;
+    must(counters.flushes <= 2 * guests, || {
+        format!("{} flushes of the host for {guests} guests", counters.flushes)
+    })
+}
+
 /// 1G leaves are used where memory allows, and splitting one was needed and undone.
 pub fn gigabyte_leaves(record: &Record) -> Held {
     let report = &record.report;

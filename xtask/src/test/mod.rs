@@ -5,7 +5,7 @@
 //! its RAM while the machine is paused; `benchmark` asks what private memory costs, `native` what the memory subsystem does on this host. Every result is a line: ok, FAILED, or SKIP with the reason.
 
 mod benchmark;
-mod checks;
+pub mod checks;
 mod host;
 mod inputs;
 mod measuring;

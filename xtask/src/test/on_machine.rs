@@ -334,7 +334,8 @@ mod tests {
             name: name.into(),
             path: name.into(),
             launch: boot_config::Launch::default()
-                .parse_over("memory=4M,limit=200ms,expect=time-limit")
+                // As long as they are on average.
+                .parse_over("memory=16M,limit=120s")
                 .unwrap(),
         };
         // The guests that any row names, each once.

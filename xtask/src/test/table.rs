@@ -141,11 +141,22 @@ fn together() -> Vec<Row> {
         },
         Row {
             // Three long calls and an exit: without turns in the middle there would be four.
-            check: |record| checks::alternations(&record.report, "share-much", 1, 8),
+            check: |record| {
+                checks::few_flushes(record)?;
+                checks::alternations(&record.report, "share-much", 1, 8)
+            },
             ..Row::passing(
                 "long-call",
-                "a guest that changes much of its memory by one call gives others their turns meanwhile",
+                "a guest that changes much of its memory by one call gives others their turns meanwhile, and flushes once for 512 pages at most",
                 "guest=share-much,memory=128M,limit=60s guest=spin,memory=4M,limit=1s,expect=time-limit",
+            )
+        },
+        Row {
+            check: checks::conversion_storm,
+            ..Row::passing(
+                "conversion-storm",
+                "large leaves of a guest that are split by a storm of conversions come back, all of them",
+                "{conversion-storm}",
             )
         },
         Row {

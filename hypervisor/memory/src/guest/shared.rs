@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use crate::address::{Gfn, Gpa, Hva, PAGE_SIZE, Pfn};
+use crate::address::{Gfn, Gpa, Hva, Level, PAGE_SIZE, Pfn};
 use crate::frame::FrameTable;
 use crate::layout::direct;
 use crate::machine::{Machine, WindowSpan};
@@ -74,6 +74,21 @@ impl GuestMemory {
             Err(_) => PageState::Absent,
         };
         Page { start, alias, state }
+    }
+
+    /// Bytes of its memory that it reaches, at the private alias, through leaves of 2 MiB or more. Looks at each entry for 2 MiB.
+    pub fn bytes_in_large_leaves<M: Machine>(&self, machine: &M) -> u64 {
+        let region = Level::L2.frames();
+        let (mut next, mut pages) = (Gfn::default(), 0);
+        while next.gpa().get() < self.bytes {
+            let (state, _, alike) = self.tables.alike(machine, next);
+            if state == PageState::Accepted && alike >= region {
+                pages += alike;
+            }
+            // Where an entry is for one page, all of the 2 MiB are in such entries.
+            next = next.add(alike.max(region));
+        }
+        pages * PAGE_SIZE
     }
 
     /// Hidden frames of the guest that it can't reach: pending, kept for pages that are shared, or on the way from one alias to the other. First

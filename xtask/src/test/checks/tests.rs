@@ -51,6 +51,7 @@ fn guest(instance: u32, ending: &str, held: bool) -> Event<String> {
         name: "hello".into(),
         instance,
         memory_mib: 4,
+        large_leaves_mib: 4,
         measurement: String::new(),
         ending: ending.into(),
         expected: "exit:0".into(),
@@ -238,6 +239,7 @@ fn kicks_are_counted() {
             name: name.into(),
             instance: 9,
             memory_mib: 4,
+            large_leaves_mib: 4,
             measurement: String::new(),
             ending: "time-limit".into(),
             expected: "time-limit".into(),
@@ -632,4 +634,68 @@ fn what_was_shared_in_place_came_back_without_ordinary_frames() {
     let mut stays = right;
     (stays.second_stage_collapses, stays.promotions_blocked_executable) = (0, 9);
     assert_eq!(run(stays, ""), Ok(()));
+}
+
+#[test]
+fn a_storm_leaves_nothing_small_behind() {
+    let run = |large: &[u64], executable: u64| {
+        let mut events = Vec::new();
+        // Instances are counted through all guests of a boot, so any of them can be the first.
+        for (instance, (moment, large)) in (5..).zip((0..).zip(large)) {
+            let Event::Guest(guest) = guest(instance, "exit:0", true) else {
+                unreachable!()
+            };
+            let name = "conversion-storm".to_owned();
+            events.push(Event::ReportValue(ReportValue {
+                guest: name.clone(),
+                instance,
+                name: "moment".into(),
+                value: moment,
+            }));
+            events.push(Event::Guest(Guest {
+                name,
+                memory_mib: 32,
+                large_leaves_mib: *large,
+                ..guest
+            }));
+        }
+        events.push(Event::Counters(Counters {
+            promotions_blocked_executable: executable,
+            ..Counters::default()
+        }));
+        conversion_storm(&record(Outcome::Pass, events))
+    };
+    assert_eq!(run(&[32, 8, 32], 0), Ok(()));
+    // Where code must not run from large leaves.
+    assert_eq!(run(&[32, 8, 8], 12), Ok(()));
+    for wrong in [&[32, 8, 8][..], &[32, 32, 32], &[30, 8, 32], &[32, 8], &[]] {
+        assert!(run(wrong, 0).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn few_flushes_do_for_many_conversions() {
+    let run = |counters| {
+        let events = vec![guest(1, "exit:0", true), Event::Counters(counters)];
+        few_flushes(&record(Outcome::Pass, events))
+    };
+    let right = Counters {
+        pages_shared: 1024,
+        pages_unshared: 1024,
+        guest_flushes: 2,
+        flushes: 2,
+        ..Counters::default()
+    };
+    assert_eq!(run(right), Ok(()));
+    let spoils: [fn(&mut Counters); 4] = [
+        |counters| (counters.pages_shared, counters.pages_unshared) = (500, 500),
+        |counters| counters.guest_flushes = 0,
+        |counters| counters.guest_flushes = 5,
+        |counters| counters.flushes = 3,
+    ];
+    for spoil in spoils {
+        let mut counters = right;
+        spoil(&mut counters);
+        assert!(run(counters).is_err(), "{counters:?}");
+    }
 }
