@@ -12,11 +12,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use audit::{Pa, PhysicalRead};
 use boot_config::MIN_MEMORY;
 use heapless::String;
-use memory::address::{Gpa, Hva, Level, PAGE_SIZE, Pfn};
-use memory::frame::GuestId;
+use memory::address::{Gpa, Hva, Level, PAGE_SIZE, Pfn, REGION_ORDER};
+use memory::frame::{GuestId, HostFrames};
 use memory::guest::{GuestFlushed, GuestMemory, SecondStageKind};
 use memory::layout::{DIRECT_MAP_BASE, PAGE_WINDOW_BASE, WINDOW_BASE, direct};
 use memory::machine::Table;
+use memory::region::Watermarks;
 use memory::window::Windows;
 use report::{Check, Event};
 use x86::irq::PAGE_FAULT_VECTOR;
@@ -32,8 +33,6 @@ use crate::{describe, println};
 /// Error code of a page fault: a write, a fetch (SDM vol. 3A, 4.7). Clear: not present, supervisor.
 const WRITE: u64 = 1 << 1;
 const FETCH: u64 = 1 << 4;
-/// Bytes of a hole.
-const END: i64 = Level::L2.bytes() as i64;
 /// Bytes that are copied and zeroed, by routines, which may begin with any of them.
 const BYTES: usize = 64;
 
@@ -166,22 +165,69 @@ extern "sysv64" fn walk(at: u64) {
     core::hint::black_box(view.read_u64(Pa::new(at - DIRECT_MAP_BASE.get())));
 }
 
+/// A place in a hole, which may be as small as a page.
+#[derive(Clone, Copy)]
+enum Place {
+    /// So many bytes behind its start.
+    Start(i64),
+    /// Behind its middle.
+    Middle,
+    /// So many bytes before its end.
+    End(u64),
+}
+
+/// A hole in the direct map.
+#[derive(Clone, Copy)]
+struct Hole {
+    start: Hva,
+    bytes: u64,
+}
+
+impl Hole {
+    fn at(self, place: Place) -> Hva {
+        let start = self.start.get();
+        Hva::new(match place {
+            Place::Start(offset) => start.wrapping_add_signed(offset),
+            Place::Middle => start + self.bytes / 2,
+            Place::End(offset) => start + self.bytes - offset,
+        })
+    }
+}
+
 /// What is tried on a hole: a name, the access, where in the hole, the error code of its fault, and at how many bytes from there it may come.
-const TRIED: [(&str, Access, i64, u64, u64); 14] = [
-    ("a read", read, 0x1238, 0, 1),
-    ("a read of its first byte", read_byte, 0, 0, 1),
-    ("a read of its last byte", read_byte, END - 1, 0, 1),
-    ("a read across its border", read_unaligned, -4, 0, 1),
-    ("a write", write, 0x2340, WRITE, 1),
-    ("a write of its first word", write, 0, WRITE, 1),
-    ("a write of its last word", write, END - 8, WRITE, 1),
-    ("execution", execute, 0x4000, FETCH, 1),
-    ("the copy routine, out of it", copy_out, 0x5000, 0, BYTES as u64),
-    ("the copy routine, into it", copy_in, 0x6000, WRITE, BYTES as u64),
-    ("the routine that scrubs", zero, 0x7000, WRITE, BYTES as u64),
-    ("a page table in it", entry, 0x8000, 0, 1),
-    ("the independent walker", walk, 0x9000, 0, 1),
-    ("a read of its middle", read, END / 2, 0, 1),
+const TRIED: [(&str, Access, Place, u64, u64); 14] = [
+    ("a read", read, Place::Start(0x238), 0, 1),
+    ("a read of its first byte", read_byte, Place::Start(0), 0, 1),
+    ("a read of its last byte", read_byte, Place::End(1), 0, 1),
+    ("a read across its border", read_unaligned, Place::Start(-4), 0, 1),
+    ("a write", write, Place::Start(0x340), WRITE, 1),
+    ("a write of its first word", write, Place::Start(0), WRITE, 1),
+    ("a write of its last word", write, Place::End(8), WRITE, 1),
+    ("execution", execute, Place::Start(0x400), FETCH, 1),
+    (
+        "the copy routine, out of it",
+        copy_out,
+        Place::Start(0x500),
+        0,
+        BYTES as u64,
+    ),
+    (
+        "the copy routine, into it",
+        copy_in,
+        Place::Start(0x600),
+        WRITE,
+        BYTES as u64,
+    ),
+    (
+        "the routine that scrubs",
+        zero,
+        Place::Start(0x700),
+        WRITE,
+        BYTES as u64,
+    ),
+    ("a page table in it", entry, Place::Start(0), 0, 1),
+    ("the independent walker", walk, Place::End(0x700), 0, 1),
+    ("a read of its middle", read, Place::Middle, 0, 1),
 ];
 
 /// What went wrong, counted.
@@ -274,11 +320,28 @@ fn try_each(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outcome)
         println!("FAILED: the hole is not where the memory was taken from: {at}");
         outcome.failed += 1;
     }
+    let hole = Hole {
+        start,
+        bytes: Level::L2.bytes(),
+    };
+    try_hole(hole, outcome)?;
+
+    windows_that_are_closed(&guest, windows, outcome);
+    let flushed = GuestFlushed::new(guest.id());
+    launch::take_back(guest, flushed, windows);
+    outcome.passes("a read after it was given back", read, start);
+    outcome.passes("the routine that scrubs, after it was given back", zero, start);
+    freed_frames(outcome);
+    small_holes(kind, windows, outcome)
+}
+
+/// Everything on one hole.
+fn try_hole(hole: Hole, outcome: &mut Outcome) -> Option<()> {
     let called: String<32> = String::try_from("hole of guest 65535").ok()?;
-    for (name, access, offset, error, bytes) in TRIED {
-        let at = Hva::new(start.get().wrapping_add_signed(offset));
+    for (name, access, place, error, bytes) in TRIED {
+        let at = hole.at(place);
         // The one that begins before the hole faults at its first byte.
-        let first = at.get().max(start.get());
+        let first = at.get().max(hole.start.get());
         outcome.faults(
             name,
             access,
@@ -288,14 +351,73 @@ fn try_each(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outcome)
             &called,
         );
     }
-    outcome.passes("a read below the hole", read, Hva::new(start.get() - 8));
+    outcome.passes("a read below the hole", read, hole.at(Place::Start(-8)));
+    Some(())
+}
 
-    windows_that_are_closed(&guest, windows, outcome);
+/// The same on a hole that is smaller than 2 MiB: in the memory of a guest that was launched when hardly a whole region was free, so that the direct map
+/// has 4K leaves around its pieces.
+fn small_holes(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outcome) -> Option<()> {
+    let id = GuestId::new(u16::MAX)?;
+    let hiding = with_memory(|memory| {
+        let marks = memory.pool().watermarks();
+        memory.set_watermarks(Watermarks::default());
+        // The lower halves of some regions become free again, the upper ones do not.
+        let mut halves: [Option<HostFrames>; 4] =
+            core::array::from_fn(|_| memory.frames.allocate(REGION_ORDER - 1).ok());
+        for half in &mut halves {
+            if half
+                .as_ref()
+                .is_some_and(|half| half.pfn().is_aligned(Level::L2.frames()))
+                && let Some(lower) = half.take()
+            {
+                memory.frames.free(lower);
+            }
+        }
+        let whole = memory.frames.free_regions().saturating_sub(1);
+        let all = memory.frames.carve(whole);
+        let hiding = memory.launch(&Hardware, kind, id, MIN_MEMORY);
+        if let Ok(all) = all {
+            memory.frames.uncarve(all);
+        }
+        for half in halves.into_iter().flatten() {
+            memory.frames.free(half);
+        }
+        memory.set_watermarks(marks);
+        hiding
+    });
+    let mut launching = hiding.ok()?.wait(&Hardware);
+    while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
+    let guest = with_memory(|memory| launching.finish(memory, &Hardware, windows));
+    // One with ordinary memory on both sides.
+    let found = with_memory(|memory| {
+        let pieces = || guest.pieces(&Hardware, &memory.frames);
+        let touch = |(first, order): (Pfn, u8), (second, _): (Pfn, u8)| first.add(1 << order) == second;
+        pieces().find(|piece| !pieces().any(|other| touch(other, *piece) || touch(*piece, other)))
+    });
+    let done = found.and_then(|(pfn, order)| {
+        let hole = Hole {
+            start: direct(pfn.hpa())?,
+            bytes: PAGE_SIZE << order,
+        };
+        println!(
+            "a guest with a hole of {} KiB at {}",
+            hole.bytes >> 10,
+            hole.start
+        );
+        try_hole(hole, outcome)?;
+        outcome.passes("a read above the hole", read, hole.at(Place::End(0)));
+        Some(hole)
+    });
     let flushed = GuestFlushed::new(guest.id());
     launch::take_back(guest, flushed, windows);
-    outcome.passes("a read after it was given back", read, start);
-    outcome.passes("the routine that scrubs, after it was given back", zero, start);
-    freed_frames(outcome);
+    let hole = done?;
+    outcome.passes("a read after it was given back", read, hole.start);
+    outcome.passes(
+        "a write of its last word, after that",
+        write,
+        hole.at(Place::End(8)),
+    );
     Some(())
 }
 
