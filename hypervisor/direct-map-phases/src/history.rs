@@ -140,7 +140,12 @@ impl Maker {
             ranges[which].3 = match change {
                 Change::Share => Change::Unshare,
                 Change::Unshare => Change::Accept,
-                Change::Accept => Change::Share,
+                Change::ShareInPlace => Change::UnshareInPlace,
+                // Accepted again: in one of the two ways, at random.
+                Change::Accept | Change::UnshareInPlace if self.random.rand_range(0..2) == 0 => {
+                    Change::ShareInPlace
+                }
+                Change::Accept | Change::UnshareInPlace => Change::Share,
             };
         }
     }
