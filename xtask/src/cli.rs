@@ -388,6 +388,9 @@ pub struct Mutants {
     /// Change only these files, below hypervisor/memory/src, such as 'tlb/**' [default: all]
     #[arg(long = "file", value_name = "GLOB")]
     pub files: Vec<String>,
+    /// Go on where an earlier run stopped, and try again what survived; right when only tests have changed since
+    #[arg(long)]
+    pub go_on: bool,
     /// How many changes to try at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub jobs: usize,

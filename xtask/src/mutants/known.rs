@@ -89,7 +89,8 @@ fn row(line: &str) -> Result<Change> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tally::tests::pass;
+    use super::super::tally::End;
+    use super::super::tally::tests::tally;
     use super::*;
 
     fn known(rows: &[&str]) -> Result<Known> {
@@ -106,11 +107,9 @@ mod tests {
     fn judge(rows: &[&str], survivors: &[&str]) -> Vec<String> {
         let rows: Vec<String> = rows.iter().map(|file| row_of(file)).collect();
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
-        let mut list = vec![("stats.rs", "CaughtMutant"); 97];
-        list.extend(survivors.iter().map(|file| (*file, "MissedMutant")));
-        let mut tally = Tally::default();
-        tally.add(&pass(&list));
-        known(&rows).unwrap().judge(&tally)
+        let mut list = vec![("stats.rs", End::Noticed); 97];
+        list.extend(survivors.iter().map(|file| (*file, End::Survived)));
+        known(&rows).unwrap().judge(&tally(&list))
     }
 
     #[test]

@@ -1,16 +1,13 @@
-//! What became of each change, from cargo-mutants' `outcomes.json`.
+//! What became of each change.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::Value;
-
-use super::SOURCES;
 use super::weave::Mutant;
 
 /// How a change ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
     /// It does not build.
     Unviable,
     /// A test noticed it.
@@ -26,11 +23,16 @@ pub struct Change {
 }
 
 impl Change {
-    /// By a path from the workspace on, and a name: that is a path, a line, a column, and what is changed.
-    fn of(file: &str, name: &str) -> Self {
+    fn of(mutant: &Mutant) -> Self {
         Self {
-            file: file.strip_prefix(SOURCES).unwrap_or(file).to_owned(),
-            what: name.splitn(4, ':').last().unwrap_or_default().trim().to_owned(),
+            file: mutant.below_sources().to_owned(),
+            what: mutant
+                .name
+                .splitn(4, ':')
+                .last()
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
         }
     }
 }
@@ -46,32 +48,10 @@ impl fmt::Display for Change {
 pub struct Tally(BTreeMap<String, (Change, End)>);
 
 impl Tally {
-    /// Adds a change that was noticed.
-    pub fn noticed(&mut self, mutant: &Mutant) {
-        let change = Change::of(&mutant.file, &mutant.name);
-        self.0.insert(mutant.name.clone(), (change, End::Noticed));
-    }
-
-    /// Adds what cargo-mutants found.
-    pub fn add(&mut self, outcomes: &Value) {
-        for outcome in outcomes["outcomes"].as_array().into_iter().flatten() {
-            // The tests without any change have no name.
-            let mutant = &outcome["scenario"]["Mutant"];
-            let (Some(name), Some(file), Some(summary)) = (
-                mutant["name"].as_str(),
-                mutant["file"].as_str(),
-                outcome["summary"].as_str(),
-            ) else {
-                continue;
-            };
-            let end = match summary {
-                "Unviable" => End::Unviable,
-                "MissedMutant" => End::Survived,
-                _ => End::Noticed,
-            };
-            let change = Change::of(file, name);
-            self.0.insert(name.to_owned(), (change, end));
-        }
+    /// Adds a change.
+    pub fn add(&mut self, mutant: &Mutant, end: End) {
+        let change = Change::of(mutant);
+        self.0.insert(mutant.name.clone(), (change, end));
     }
 
     /// What no test noticed, with its place.
@@ -89,6 +69,11 @@ impl Tally {
     /// Changes that build.
     pub fn built(&self) -> usize {
         self.0.len() - self.ending(End::Unviable).count()
+    }
+
+    /// Whether it is known what became of a change.
+    pub fn has(&self, mutant: &Mutant) -> bool {
+        self.0.contains_key(&mutant.name)
     }
 
     /// Whether anything in a file was changed.
@@ -118,34 +103,29 @@ impl fmt::Display for Tally {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    /// A pass that ended so for changes in these files; each is on a line of its own.
-    pub fn pass(list: &[(&str, &str)]) -> Value {
-        let mut outcomes = vec![json!({"scenario": "Baseline", "summary": "Success"})];
-        outcomes.extend(list.iter().zip(1..).map(|((file, summary), line)| {
+    /// Changes in these files that ended so; each is on a line of its own.
+    pub fn tally(list: &[(&str, End)]) -> Tally {
+        let mut tally = Tally::default();
+        for ((file, end), line) in list.iter().zip(1..) {
             let file = format!("hypervisor/memory/src/{file}");
             let name = format!("{file}:{line}:9: replace || with && in <impl A for B>::c");
-            json!({"scenario": {"Mutant": {"name": name, "file": file}}, "summary": summary})
-        }));
-        json!({ "outcomes": outcomes })
+            tally.add(&Mutant::named(&name, &file), *end);
+        }
+        tally
     }
 
     #[test]
-    fn a_change_counts_as_it_was_found_last() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.built(), 0);
-        tally.add(&pass(&[
-            ("a.rs", "MissedMutant"),
-            ("a.rs", "CaughtMutant"),
-            ("b.rs", "Unviable"),
-            ("b.rs", "Timeout"),
-            ("b.rs", "MissedMutant"),
-        ]));
-        assert_eq!((tally.built(), tally.survivors().count()), (4, 2));
-        tally.add(&pass(&[("a.rs", "CaughtMutant")]));
+    fn what_became_of_changes_is_counted_by_file() {
+        assert_eq!(Tally::default().built(), 0);
+        let tally = tally(&[
+            ("a.rs", End::Noticed),
+            ("a.rs", End::Noticed),
+            ("b.rs", End::Unviable),
+            ("b.rs", End::Noticed),
+            ("b.rs", End::Survived),
+        ]);
         assert_eq!((tally.built(), tally.survivors().count()), (4, 1));
         let (_, change) = tally.survivors().next().unwrap();
         assert_eq!(

@@ -7,32 +7,69 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::SOURCES;
+
 /// The variable that says which change is on.
 pub const VARIABLE: &str = "LACUNA_CHANGE";
+/// The variable that names a file for the numbers of all functions that the program comes to; none is changed then.
+pub const REACHED: &str = "LACUNA_REACHED";
 
-/// What the crate gets besides: the switch.
+/// What the crate gets besides: the switch. Where the compiler works out a constant nothing can be read, and no change is on.
 const SWITCH: &str = "
 /// Which change is on.
 pub mod switch {
-    use core::sync::atomic::{AtomicU32, Ordering};
+    extern crate std as for_the_switch;
 
-    static ACTIVE: AtomicU32 = AtomicU32::new(u32::MAX);
+    use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+    use for_the_switch::{env, fs, io::Write, string::ToString};
 
-    /// The number of the change; one that there is not, where none is on.
-    #[inline]
-    pub fn active() -> u32 {
-        match ACTIVE.load(Ordering::Relaxed) {
-            u32::MAX => read(),
+    const NONE: u32 = u32::MAX;
+    const NOTING: u32 = u32::MAX - 1;
+    const UNREAD: u32 = u32::MAX - 2;
+    static ACTIVE: AtomicU32 = AtomicU32::new(UNREAD);
+    static REACHED: [AtomicBool; MUTANTS] = [const { AtomicBool::new(false) }; MUTANTS];
+
+    /// The number of the change that is on, in a function.
+    #[inline(always)]
+    pub const fn active(function: usize) -> u32 {
+        core::intrinsics::const_eval_select((function,), at_build, at_run)
+    }
+
+    const fn at_build(_function: usize) -> u32 {
+        NONE
+    }
+
+    fn at_run(function: usize) -> u32 {
+        match ACTIVE.load(Relaxed) {
+            UNREAD => {
+                read();
+                at_run(function)
+            }
+            NOTING => {
+                if !REACHED[function].swap(true, Relaxed) {
+                    note(function);
+                }
+                NONE
+            }
             change => change,
         }
     }
 
     #[cold]
-    fn read() -> u32 {
-        let said = for_the_switch::env::var(\"LACUNA_CHANGE\");
-        let change = said.map_or(u32::MAX - 1, |text| text.parse().unwrap());
-        ACTIVE.store(change, Ordering::Relaxed);
-        change
+    fn read() {
+        let change = match env::var(\"LACUNA_CHANGE\") {
+            Ok(text) => text.parse().unwrap(),
+            Err(_) if env::var(\"LACUNA_REACHED\").is_ok() => NOTING,
+            Err(_) => NONE,
+        };
+        ACTIVE.store(change, Relaxed);
+    }
+
+    #[cold]
+    fn note(function: usize) {
+        let file = env::var(\"LACUNA_REACHED\").unwrap();
+        let mut file = fs::File::options().append(true).open(file).unwrap();
+        file.write_all((function.to_string() + \"\\n\").as_bytes()).unwrap();
     }
 }
 ";
@@ -47,8 +84,8 @@ pub struct Mutant {
     pub name: String,
     /// The path from the workspace on.
     pub file: String,
-    /// The function around it, by name, and where it is.
-    function: Option<(String, Place, Place)>,
+    /// Where the function around it is.
+    function: Option<(Place, Place)>,
     /// What is replaced.
     span: (Place, Place),
     replacement: String,
@@ -63,20 +100,65 @@ impl Mutant {
         let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
         let place = |value: &Value| Some((number(&value["line"])?, number(&value["column"])?));
         let span = |value: &Value| Some((place(&value["start"])?, place(&value["end"])?));
-        let function = &value["function"];
         let read = || {
             Some(Self {
                 name: text(&value["name"])?,
                 file: text(&value["file"])?,
-                function: match span(&function["span"]) {
-                    Some((start, end)) => Some((text(&function["function_name"])?, start, end)),
-                    None => None,
-                },
+                function: span(&value["function"]["span"]),
                 span: span(&value["span"])?,
                 replacement: text(&value["replacement"])?,
             })
         };
         read().with_context(|| format!("a change without its place: {value}"))
+    }
+
+    /// Its file, from the sources on.
+    pub fn below_sources(&self) -> &str {
+        self.file.strip_prefix(SOURCES).unwrap_or(&self.file)
+    }
+
+    /// One without a place.
+    #[cfg(test)]
+    pub fn named(name: &str, file: &str) -> Self {
+        Self {
+            name: name.into(),
+            file: file.into(),
+            function: None,
+            span: ((1, 1), (1, 1)),
+            replacement: String::new(),
+        }
+    }
+
+    /// A source with this change.
+    pub fn applied(&self, source: &str) -> String {
+        let offsets = Offsets::of(source);
+        let (from, to) = (offsets.at(self.span.0), offsets.at(self.span.1));
+        format!("{}{}{}", &source[..from], self.replacement, &source[to..])
+    }
+}
+
+/// Where the lines of a source begin.
+struct Offsets<'s> {
+    source: &'s str,
+    lines: Vec<usize>,
+}
+
+impl<'s> Offsets<'s> {
+    fn of(source: &'s str) -> Self {
+        let lines = source.match_indices('\n').map(|(at, _)| at + 1);
+        Self {
+            source,
+            lines: std::iter::once(0).chain(lines).collect(),
+        }
+    }
+
+    fn at(&self, (line, column): Place) -> usize {
+        let start = self.lines[line - 1];
+        let mut chars = self.source[start..].char_indices();
+        start
+            + chars
+                .nth(column - 1)
+                .map_or(self.source.len() - start, |(at, _)| at)
     }
 }
 
@@ -89,29 +171,24 @@ pub struct Woven {
     pub text: String,
     /// The lines of each change, and its number.
     pub arms: Vec<(RangeInclusive<usize>, usize)>,
+    /// The function that each change is in, by the number of its first change.
+    pub functions: Vec<(usize, usize)>,
 }
 
-/// Puts the changes of one file behind the switch, but for those in `left_out`; adds those to it that cannot be: functions that return
-/// something without a name, functions inside of others, and the functions named in `constant`, which are used where nothing can be read.
+/// Puts the changes of one file behind the switch, but for those in `without`; adds those to `left_out` that cannot be: outside of functions,
+/// in functions that return something without a name, in functions inside of others, and in their heads.
 pub fn weave(
     source: &str,
     mutants: &[(usize, &Mutant)],
-    constant: &HashSet<String>,
+    without: &HashSet<usize>,
     left_out: &mut HashSet<usize>,
 ) -> Woven {
-    let offsets: Vec<usize> = std::iter::once(0)
-        .chain(source.match_indices('\n').map(|(at, _)| at + 1))
-        .collect();
-    let offset = |(line, column): Place| {
-        let start = offsets[line - 1];
-        let chars = source[start..].char_indices().nth(column - 1);
-        start + chars.map_or(source.len() - start, |(at, _)| at)
-    };
+    let offsets = Offsets::of(source);
     let mut functions: BTreeMap<(usize, usize), Vec<(usize, &Mutant)>> = BTreeMap::new();
     for (number, mutant) in mutants {
-        match &mutant.function {
-            Some((_, start, end)) => functions
-                .entry((offset(*start), offset(*end)))
+        match mutant.function {
+            Some((start, end)) => functions
+                .entry((offsets.at(start), offsets.at(end)))
                 .or_default()
                 .push((*number, mutant)),
             None => {
@@ -119,47 +196,49 @@ pub fn weave(
             }
         }
     }
-    let (mut woven, mut done) = (
-        Woven {
-            text: String::new(),
-            arms: Vec::new(),
-        },
-        0,
-    );
+    let mut woven = Woven {
+        text: String::new(),
+        arms: Vec::new(),
+        functions: Vec::new(),
+    };
+    let mut done = 0;
     for ((start, end), changes) in functions {
-        let parts = Function::find(&source[start..end]).filter(|_| start >= done);
-        let is_constant = |(_, mutant): &(usize, &Mutant)| {
-            mutant
-                .function
-                .as_ref()
-                .is_some_and(|(name, ..)| constant.contains(name))
-        };
-        let Some(function) = parts.filter(|_| !changes.iter().any(is_constant)) else {
+        let Some(function) = Function::find(&source[start..end]).filter(|_| start >= done) else {
             left_out.extend(changes.iter().map(|(number, _)| *number));
             continue;
         };
+        let name = changes[0].0;
+        woven
+            .functions
+            .extend(changes.iter().map(|(number, _)| (*number, name)));
         woven.text += &source[done..start];
-        woven.text += &function.head;
-        woven.text += "{ match crate::switch::active() {\n";
+        woven.text += function.head;
+        if function.is_named {
+            woven.text += &format!("{{ match crate::switch::active({name}) {{\n");
+        } else {
+            // Two bodies would be of two types.
+            woven.text += &format!("{{ let _ = crate::switch::active({name}); {{\n");
+        }
         for (number, mutant) in changes {
             let body = start + function.body_at;
-            let span = (offset(mutant.span.0), offset(mutant.span.1));
-            let (Some(from), Some(to)) = (span.0.checked_sub(body), span.1.checked_sub(body)) else {
-                left_out.insert(number);
-                continue;
-            };
-            if left_out.contains(&number) || to > function.body.len() {
+            let (from, to) = (offsets.at(mutant.span.0), offsets.at(mutant.span.1));
+            let within = from >= body && to <= body + function.body.len();
+            if !within || !function.is_named {
                 left_out.insert(number);
                 continue;
             }
+            if without.contains(&number) {
+                continue;
+            }
             let first = woven.text.matches('\n').count() + 1;
-            let (before, after) = (&function.body[..from], &function.body[to..]);
+            let (before, after) = (&function.body[..from - body], &function.body[to - body..]);
             woven.text += &format!("{number} => {{{before}{}{after}\n}}\n", mutant.replacement);
             woven
                 .arms
                 .push((first..=woven.text.matches('\n').count(), number));
         }
-        woven.text += &format!("_ => {{{}\n}}\n}} }}", function.body);
+        let arm = if function.is_named { "_ => " } else { "" };
+        woven.text += &format!("{arm}{{{}\n}}\n}} }}", function.body);
         done = end;
     }
     woven.text += &source[done..];
@@ -168,14 +247,15 @@ pub fn weave(
 
 /// The parts of a function's text.
 struct Function<'s> {
-    /// Up to the body, and not `const`.
-    head: String,
+    /// Up to the body.
+    head: &'s str,
     body: &'s str,
     body_at: usize,
+    /// Whether what it returns has a name; it has none where it is `impl` something.
+    is_named: bool,
 }
 
 impl<'s> Function<'s> {
-    /// `None` where it returns `impl` something: two bodies would be of two types.
     fn find(text: &'s str) -> Option<Self> {
         let mut at = 0;
         let line = text.split_inclusive('\n').find(|line| {
@@ -187,21 +267,18 @@ impl<'s> Function<'s> {
         let keyword = at + line.find("fn ")?;
         let brace = keyword + text[keyword..].find('{')?;
         let head = &text[..brace];
-        if head.contains("-> impl") || head.contains("-> Option<impl") {
-            return None;
-        }
         Some(Self {
-            head: format!("{}{}", head[..keyword].replace("const ", ""), &head[keyword..]),
+            head,
             body: text[brace + 1..].strip_suffix('}')?,
             body_at: brace + 1,
+            is_named: !head.contains("-> impl") && !head.contains("-> Option<impl"),
         })
     }
 }
 
-/// The root of the crate, with the switch in it.
-pub fn with_switch(root: &str) -> String {
-    let mut after = 0;
-    let mut at = 0;
+/// The root of the crate, with the switch in it, for so many changes.
+pub fn with_switch(root: &str, mutants: usize) -> String {
+    let (mut after, mut at) = (0, 0);
     for line in root.split_inclusive('\n') {
         at += line.len();
         if line.starts_with("#![") {
@@ -209,7 +286,8 @@ pub fn with_switch(root: &str) -> String {
         }
     }
     let (attributes, rest) = root.split_at(after);
-    format!("{attributes}extern crate std as for_the_switch;\n{rest}{SWITCH}")
+    let switch = SWITCH.replace("MUTANTS", &mutants.max(1).to_string());
+    format!("{attributes}#![feature(core_intrinsics, const_eval_select)]\n{rest}{switch}")
 }
 
 #[cfg(test)]
@@ -236,15 +314,13 @@ mod tests {
         let minus = mutant("add", add, [(5, 7), (5, 8)], "-");
         let zero = mutant("add", add, [(5, 5), (5, 10)], "0");
         let all = mutant("all", [(8, 1), (10, 2)], [(9, 10), (9, 11)], "*");
-        let mut left_out = HashSet::new();
+        let (mut left_out, mut without) = (HashSet::new(), HashSet::new());
         let list = [(4, &minus), (5, &zero), (6, &all)];
-        let woven = weave(SOURCE, &list, &HashSet::new(), &mut left_out);
+        let woven = weave(SOURCE, &list, &without, &mut left_out);
         assert_eq!(left_out, HashSet::from([6]));
-        assert!(
-            woven.text.contains("pub fn add(a: u32, b: u32) -> u32 { match"),
-            "{}",
-            woven.text
-        );
+        assert_eq!(woven.functions, [(4, 4), (5, 4), (6, 6)]);
+        let head = "pub const fn add(a: u32, b: u32) -> u32 { match crate::switch::active(4) {";
+        assert!(woven.text.contains(head), "{}", woven.text);
         let lines: Vec<&str> = woven.text.lines().collect();
         for (range, number) in &woven.arms {
             let text = lines[range.start() - 1..*range.end()].concat();
@@ -256,23 +332,22 @@ mod tests {
             assert_eq!(text, body);
         }
         assert!(woven.text.contains("_ => {\n    a + b\n\n}"), "{}", woven.text);
-        assert!(woven.text.ends_with("0..3 + 1\n}\n"));
-        // One that did not build, and a function that must be constant.
-        left_out.insert(4);
-        let again = weave(SOURCE, &list, &HashSet::new(), &mut left_out);
+        let unnamed =
+            "-> impl Iterator<Item = u32> { let _ = crate::switch::active(6); {\n{\n    0..3 + 1\n\n}\n} }\n";
+        assert!(woven.text.ends_with(unnamed), "{}", woven.text);
+        // One that did not build.
+        without.insert(4);
+        let again = weave(SOURCE, &list, &without, &mut left_out);
         assert_eq!(again.arms.iter().map(|arm| arm.1).collect::<Vec<_>>(), [5]);
-        let constant = HashSet::from(["add".to_owned()]);
-        assert_eq!(weave(SOURCE, &list, &constant, &mut left_out).text, SOURCE);
-        assert_eq!(left_out.len(), 3);
+        assert_eq!(minus.applied(SOURCE), SOURCE.replace("a + b", "a - b"));
     }
 
     #[test]
     fn the_switch_stands_below_the_attributes() {
-        let text = with_switch("//! A crate.\n#![no_std]\n#![forbid(unsafe_code)]\n\nmod a;\n");
-        assert!(
-            text.contains("(unsafe_code)]\nextern crate std as for_the_switch;\n\nmod a;\n"),
-            "{text}"
-        );
+        let text = with_switch("//! A crate.\n#![no_std]\n#![forbid(unsafe_code)]\n\nmod a;\n", 9);
+        let start = "//! A crate.\n#![no_std]\n#![forbid(unsafe_code)]\n#![feature(core_intrinsics, const_eval_select)]\n\nmod a;\n";
+        assert!(text.starts_with(start), "{text}");
         assert!(text.contains(&format!("var(\"{VARIABLE}\")")));
+        assert!(text.contains(&format!("var(\"{REACHED}\")")) && text.contains("AtomicBool; 9]"));
     }
 }
