@@ -22,7 +22,7 @@ fn op(bytes: &[u8]) -> Op {
         1 => SecondStageKind::Extended,
         _ => SecondStageKind::ExtendedSplit,
     };
-    match bytes[0] % 34 {
+    match bytes[0] % 35 {
         0 => Op::Launch { cpu, regions, kind },
         1 => Op::Prepare { regions, kind },
         2 | 3 => Op::Advance {
@@ -107,6 +107,12 @@ fn op(bytes: &[u8]) -> Op {
             regions: u64::from(much % 8),
         },
         32 => Op::Drain { cpu },
+        33 => Op::TakeBack {
+            cpu,
+            guest,
+            which: usize::from(more) << 2,
+            steps: usize::from(much >> 2),
+        },
         _ => Op::LargeLeaves {
             allowed: much % 2 == 1,
         },

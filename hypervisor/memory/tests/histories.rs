@@ -53,6 +53,8 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(cpu, guest, at, bytes)| Op::HostWrite { cpu, guest, at, bytes }),
         8 => (cpu.clone(), guest.clone(), change, range, 1..40_usize)
             .prop_map(|(cpu, guest, change, (at, pages), steps)| Op::Change { cpu, guest, change, at, pages, steps }),
+        6 => (cpu.clone(), guest.clone(), any::<usize>(), 1..40_usize)
+            .prop_map(|(cpu, guest, which, steps)| Op::TakeBack { cpu, guest, which, steps }),
         2 => (cpu.clone(), guest, any::<u64>()).prop_map(|(cpu, guest, at)| Op::Fetch { cpu, guest, at }),
         3 => (cpu.clone(), 0..=11_u8).prop_map(|(cpu, order)| Op::Allocate { cpu, order }),
         3 => any::<usize>().prop_map(|which| Op::Free { which }),
@@ -79,6 +81,47 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
         4 => cpu.prop_map(|cpu| Op::Nmi { cpu }),
     ];
     prop::collection::vec(op, 1..length)
+}
+
+/// Two guests that live, change their memory most of the time, and use it.
+fn changes(length: usize) -> impl Strategy<Value = Vec<Op>> {
+    let kind = select(vec![
+        SecondStageKind::Nested,
+        SecondStageKind::Extended,
+        SecondStageKind::ExtendedSplit,
+    ]);
+    let (cpu, guest) = (0..2_usize, 0..2_usize);
+    let steps = prop_oneof![2 => 1..6_usize, 3 => Just(40)];
+    let range = (
+        select(vec![0, 1, 2, 511, 512, 513]),
+        prop_oneof![4 => select(vec![1, 2, 3, 510, 512, 513]), 1 => 0..40_u64],
+    );
+    let op = prop_oneof![
+        12 => (cpu.clone(), guest.clone(), select(Change::ALL.to_vec()), range, steps.clone())
+            .prop_map(|(cpu, guest, change, (at, pages), steps)| Op::Change { cpu, guest, change, at, pages, steps }),
+        12 => (cpu.clone(), guest.clone(), any::<usize>(), steps)
+            .prop_map(|(cpu, guest, which, steps)| Op::TakeBack { cpu, guest, which, steps }),
+        6 => (guest.clone(), 0..6 * MIB).prop_map(|(guest, at)| Op::GuestWrite { guest, at }),
+        4 => (cpu.clone(), guest.clone(), 0..6 * MIB, 1..64_usize)
+            .prop_map(|(cpu, guest, at, bytes)| Op::HostWrite { cpu, guest, at, bytes }),
+        2 => (cpu.clone(), guest.clone(), 0..6 * MIB).prop_map(|(cpu, guest, at)| Op::Fetch { cpu, guest, at }),
+        1 => (cpu, guest).prop_map(|(cpu, guest)| Op::Die { cpu, guest }),
+        1 => Just(Op::Hoard),
+        3 => Just(Op::Relent),
+    ];
+    (kind.clone(), kind, prop::collection::vec(op, 1..length)).prop_map(|(first, second, mut ops)| {
+        let launch = |kind| {
+            let (cpu, guest, regions) = (0, 0, 3);
+            let steps = 1000;
+            [
+                Op::Launch { cpu, regions, kind },
+                Op::Advance { cpu, guest, steps },
+            ]
+        };
+        let mut history: Vec<Op> = [launch(first), launch(second)].concat();
+        history.append(&mut ops);
+        history
+    })
 }
 
 fn run(ram: &[(u64, u64)], cpus: usize, largest: Level, history: &[Op]) -> Result<(), TestCaseError> {
@@ -137,6 +180,12 @@ proptest! {
     #[test]
     fn on_a_machine_with_several_large_leaves(history in ops(64, 60)) {
         run(&[(0, 3 * GIB + 36 * MIB)], 3, Level::L3, &history)?;
+    }
+
+    /// Guests change their memory most of the time.
+    #[test]
+    fn on_a_machine_whose_guests_change_their_memory(history in changes(24)) {
+        run(&[(0, 640 << 10), (MIB, 63 * MIB)], 2, Level::L2, &history)?;
     }
 
     /// Little memory: allocations fail all the time.

@@ -70,6 +70,17 @@ pub enum Op {
         /// By how many steps it goes on now.
         steps: usize,
     },
+    /// A guest takes back what it shares, or accepts what is pending: a run of pages that are alike. What it has asked for already goes on first.
+    TakeBack {
+        /// On which CPU.
+        cpu: usize,
+        /// Which guest.
+        guest: usize,
+        /// From which of the pages that are not accepted.
+        which: usize,
+        /// By how many steps it goes on now.
+        steps: usize,
+    },
     /// A guest fetches an instruction.
     Fetch {
         /// On which CPU.

@@ -13,7 +13,7 @@ use crate::journal::{Journal, Time};
 use crate::places::{Place, Places, Space};
 use crate::ram::Ram;
 use crate::reach::{LINEAR, Node, Reached, Walker, host_format};
-use crate::tags::Tags;
+use crate::tags::{Tags, Writer};
 use crate::tally::Tally;
 
 /// The addresses of the windows, without sign.
@@ -75,6 +75,13 @@ impl State {
     pub(crate) fn is_hidden_leaf(&self, ram: &Ram, leaf: &Leaf) -> bool {
         if !is_shared(leaf) {
             return true;
+        }
+        let frame = Hpa::new(leaf.pa.get()).pfn();
+        // Written since it was zeroed: then it is known by whom.
+        match self.tags.get(frame) {
+            Writer::Shared | Writer::Host => return false,
+            Writer::Guest => return true,
+            Writer::Unknown | Writer::Zeroed => {}
         }
         let Some(cpu) = self.cpus.first() else {
             return false;

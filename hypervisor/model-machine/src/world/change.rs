@@ -54,6 +54,22 @@ impl Known {
         })
     }
 
+    /// One of the pages that are not accepted, those behind it that are alike, and what takes them back.
+    fn run_back(&self, which: usize) -> Option<(Change, Range<u64>)> {
+        let mut others: Vec<(u64, PageState)> =
+            self.pages.iter().map(|(page, state)| (*page, *state)).collect();
+        others.retain(|(_, state)| *state != PageState::Accepted);
+        let (first, state) = *others.get(which.checked_rem(others.len())?)?;
+        let change = match state {
+            PageState::Shared => Change::Unshare,
+            PageState::SharedInPlace => Change::UnshareInPlace,
+            PageState::Pending => Change::Accept,
+            PageState::Accepted | PageState::Absent => return None,
+        };
+        let end = (first..).find(|page| self.pages.get(page) != Some(&state))?;
+        Some((change, first..end))
+    }
+
     /// A change is done.
     fn done(&mut self, change: Change, pages: Range<u64>) {
         let bytes = pages.start * PAGE_SIZE..pages.end * PAGE_SIZE;
@@ -108,6 +124,26 @@ impl World<'_> {
             self.go_on(cpu, index)?;
         }
         Ok(())
+    }
+
+    /// A guest takes back some of what it shares, or accepts some of what is pending.
+    pub(super) fn take_back(
+        &mut self,
+        cpu: usize,
+        guest: usize,
+        which: usize,
+        steps: usize,
+    ) -> Result<(), Vec<Violation>> {
+        let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) else {
+            return Ok(());
+        };
+        match self.guests[index].known.run_back(which) {
+            Some((change, pages)) => {
+                let count = pages.end - pages.start;
+                self.change(cpu, guest, (change, pages.start, count), steps)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Hidden frames that a guest can't reach.
@@ -202,7 +238,7 @@ impl World<'_> {
             return Ok(None);
         };
         if result.is_ok() && change.is_in_place() {
-            self.reads_the_same(cpu.index(), index)?;
+            self.reads_the_same(cpu.index(), index, &pages)?;
         } else if result.is_ok() && change != Change::Unshare {
             self.reads_zero(cpu.index(), index, change, pages)?;
         }

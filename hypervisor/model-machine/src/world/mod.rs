@@ -139,6 +139,12 @@ impl<'m> World<'m> {
                 pages,
                 steps,
             } => self.change(cpu, guest, (change, at, pages), steps)?,
+            Op::TakeBack {
+                cpu,
+                guest,
+                which,
+                steps,
+            } => self.take_back(cpu, guest, which, steps)?,
             Op::Fetch { cpu, guest, at } => {
                 let cpu = self.cpu(cpu);
                 if let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) {

@@ -1,6 +1,8 @@
 //! What guests and the host do with memory that they have.
 
-use memory::address::Gpa;
+use std::ops::Range;
+
+use memory::address::{Gpa, PAGE_SIZE};
 use memory::guest::{GuestMemory, PageState};
 use memory::window::Windows;
 
@@ -102,17 +104,23 @@ impl World<'_> {
                 .written
                 .insert((at + 8 * word) | alias, u64::from_le_bytes(*value));
         }
-        let differs = known.first_difference(guest, &cpu, frames, windows);
+        let differs = known.first_difference(guest, &cpu, frames, windows, |_| true);
         differs.map_or(Ok(()), |what| broken(format!("guest {id}: {what}")))
     }
 
-    /// A guest has all that was ever written.
-    pub(super) fn reads_the_same(&mut self, cpu: usize, index: usize) -> Result<(), Vec<Violation>> {
+    /// All that was ever written into these pages of a guest is there.
+    pub(super) fn reads_the_same(
+        &mut self,
+        cpu: usize,
+        index: usize,
+        pages: &Range<u64>,
+    ) -> Result<(), Vec<Violation>> {
         let cpu = self.cpu(cpu);
         let windows = &mut self.windows[cpu.index()];
         let Guest { id, stage, known, .. } = &self.guests[index];
         let Stage::Alive(guest) = stage else { return Ok(()) };
-        let differs = known.first_difference(guest, &cpu, &self.memory.frames, windows);
+        let inside = |at: u64| pages.contains(&(at / PAGE_SIZE));
+        let differs = known.first_difference(guest, &cpu, &self.memory.frames, windows, inside);
         differs.map_or(Ok(()), |what| broken(format!("guest {id}: {what}")))
     }
 }
@@ -125,8 +133,9 @@ impl Known {
         cpu: &ModelCpu<'_>,
         frames: &memory::frame::FrameTable<'_>,
         windows: &mut Windows,
+        is_meant: impl Fn(u64) -> bool,
     ) -> Option<String> {
-        for (at, value) in &self.written {
+        for (at, value) in self.written.iter().filter(|(at, _)| is_meant(**at & !SHARED_BIT)) {
             let (page, mut word) = (Gpa::new(at & !SHARED_BIT), [0; 8]);
             let Some(state) = self.page(page.get()) else {
                 continue;
