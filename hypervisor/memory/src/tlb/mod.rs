@@ -242,7 +242,7 @@ impl Flusher {
     }
 
     /// Opens a batch whose flush is acknowledged: returns its extents, which are hidden from now on, and frees what table frames it
-    /// can, this batch's or others', at most [`FREED_AT_ONCE`].
+    /// can, this batch's or others', at most 512 of them.
     pub fn complete(
         &mut self,
         cpu: Cpu<'_>,
