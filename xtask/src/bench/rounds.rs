@@ -187,12 +187,10 @@ impl fmt::Display for Tables<'_> {
         writeln!(
             f,
             "Rounds of the shootdown, with a guest that spins on every CPU but one (grouped)\n\
-             {:>29}{:>20}{:>19}{:>21}\n\
+             {:>29}{:>39}\n\
              {:>5}{:>7}{:>8}{:>9}{:>10}{:>13}{:>12}{:>7}{:>9}{:>8}",
             "rounds",
-            "CPUs",
             "of these in guests",
-            "CPUs",
             "CPUs",
             "size",
             "guests",
