@@ -2,7 +2,7 @@
 //! emulator, at the ports that take them.
 //!
 //! The sizes take turns from port to port, and differ between instances: `count=3` tries each size at each port, which takes ten seconds
-//! on an emulator.
+//! on an emulator (`every-port-every-size`). Strings end a guest, so they have one of their own, `attack-port-strings`.
 #![no_std]
 #![no_main]
 

@@ -15,11 +15,12 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
     let mut rows: Vec<Row> = guests
         .iter()
         .map(|name| Row {
-            // QEMU's emulation does not intercept task switches: see `task-switch-unseen`.
-            kinds: if name == "attack-task-switch" {
-                &[Kind::Kvm, Kind::Bochs]
-            } else {
-                EVERYWHERE
+            kinds: match name.as_str() {
+                // QEMU's emulation does not intercept task switches: see `task-switch-unseen`.
+                "attack-task-switch" => &[Kind::Kvm, Kind::Bochs],
+                // On Bochs it takes ten seconds: there `vcpus-races` has it, with `--long`.
+                "attack-races" => QEMU,
+                _ => EVERYWHERE,
             },
             ..Row::passing(
                 format!("guest-{name}"),
@@ -69,6 +70,18 @@ fn together() -> Vec<Row> {
         smp: 4,
         check: |record| checks::busy(record, 4),
         ..Row::passing("busy-4-cpus", "guests come and go on 4 CPUs", BUSY)
+    });
+    let races = long_on_bochs(Row {
+        smp: 4,
+        check: |record| {
+            checks::vcpus(&record.report, "attack-races", 4, 2)?;
+            checks::guests_flushed(record)
+        },
+        ..Row::passing(
+            "vcpus-races",
+            "vCPUs change ranges of every shape beside each other, and of those that race for one exactly one succeeds",
+            "{attack-races}",
+        )
     });
     let mut rows = vec![
         Row::passing(
@@ -288,6 +301,7 @@ fn together() -> Vec<Row> {
         },
     ];
     rows.extend(busy_4_cpus);
+    rows.extend(races);
     rows
 }
 
@@ -303,6 +317,28 @@ fn thousand() -> Row {
         )
     }
 }
+
+/// A row for many guests that have rows of their own: all in one boot, for machines on which each boot takes long.
+fn suite(name: &str, about: &'static str, guests: &str) -> Row {
+    Row {
+        long: true,
+        limit: Duration::from_secs(3600),
+        ..Row::passing(name, about, &format!("{guests} together=2 quiet"))
+    }
+}
+
+/// All that attack, but for `attack-task-switch`, which ends otherwise on QEMU's emulation. Two make a hundred thousand exits each, for which a machine
+/// with levels takes half a millisecond each, more on a busy host.
+const ATTACKS: &str = "{attack-accessed} {attack-caches} {attack-control-registers} {attack-endless} {attack-fetch} \
+     guest=attack-msrs,memory=4M,limit=3600s guest=attack-ports,memory=4M,limit=3600s \
+     {attack-pause} {attack-port-strings} {attack-stale-walk} {attack-walk} {control-registers} {cpuid-sweep} {escape} \
+     {escape-device} {escape-exec} {escape-mapping} {escape-table} {escape-write} {exceptions} {halt} {hypercalls} {hypercalls-at-random} \
+     {msr} {port} {self-modifying-code} {spin-open} {triple-fault}";
+
+/// All that change their memory.
+const CONVERSIONS: &str = "{changes-at-random} {conversion-storm} {page-states} {share-and-stay} {share-and-take-back} {share-limit} \
+     {share-much} {shared-page-tables} {touch-pending} {touch-private-as-shared} {touch-shared-as-private} {attack-races} {vcpus-share} \
+     {vcpus-revoked} {reads-zero}";
 
 /// Guests that attack, where more than one is needed, or a machine has a way of its own.
 fn attacks() -> Vec<Row> {
@@ -320,6 +356,32 @@ fn attacks() -> Vec<Row> {
                 "{two-at-once} {attack-control-registers} {attack-fetch} {attack-accessed} {attack-walk} {attack-stale-walk} {attack-endless}",
             )
         },
+        Row {
+            // The sizes take turns from port to port, and from instance to instance.
+            long: true,
+            check: |record| checks::total(&record.report, "attack-ports", "accesses", 3 * 2 * 65_536),
+            limit: Duration::from_secs(600),
+            ..Row::passing(
+                "every-port-every-size",
+                "a byte, a word and a double word from and for each port",
+                "guest=attack-ports,memory=4M,limit=120s,count=3",
+            )
+        },
+        Row {
+            long: true,
+            limit: Duration::from_secs(600),
+            ..Row::passing(
+                "strings-for-ports",
+                "each string instruction at 25 ports, most of them anywhere",
+                "guest=attack-port-strings,memory=4M,count=300,expect=unexpected quiet",
+            )
+        },
+        suite("suite-attacks", "every guest that attacks, in one boot", ATTACKS),
+        suite(
+            "suite-conversions",
+            "every guest that changes its memory, in one boot",
+            CONVERSIONS,
+        ),
         Row {
             kinds: &[Kind::Tcg],
             ..Row::passing(
