@@ -63,7 +63,7 @@ pub enum Task {
     Build,
     /// Count the VM exits that a launch and a teardown cause under nested KVM, by cause and policy
     ///
-    /// On an emulated host (docs/nested-kvm.md): three boots, a minute on nested-amd. docs/performance.md says what the figures mean.
+    /// On an emulated host (docs/nested-kvm.md): four boots, a minute and a half on nested-amd. docs/performance.md says what the figures mean.
     Exits(Exits),
     /// Say whether KVM can be used on this host, and if not, what to change
     Host(Host),
