@@ -485,6 +485,7 @@ pub fn stress(record: &Record) -> Held {
         )
     })?;
     let counters = report.counters().ok_or("no counters")?;
+    must(counters.pages_shared > 0, || "no guest shared a page".into())?;
     must(counters.cpus_flagged > 0, || "no CPU was flagged".into())
 }
 

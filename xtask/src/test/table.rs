@@ -935,15 +935,16 @@ fn deliberate_mistakes() -> Vec<Row> {
 }
 
 /// Guests that come and go while the stress runs: more than CPUs at a time, short ones and such as never leave their CPU by themselves.
-const CROWD: &str = "guest=spin,memory=4M,limit=100ms,expect=time-limit,count=4 {two-at-once} \
+const CROWD: &str = "guest=spin,memory=4M,limit=100ms,expect=time-limit,count=4 {two-at-once} {changes-at-random} \
      guest=touch-all,memory=8M,limit=60s,count=2 guest=hello,memory=4M,count=8 together=6";
 
 /// Few of them, where a CPU is slow or only a mistake is to be noticed.
 const SMALL_CROWD: &str = "guest=spin,memory=4M,limit=50ms,expect=time-limit,count=4 \
-     guest=hello,memory=4M,count=8 together=6";
+     guest=changes-at-random,memory=12M,limit=120s guest=hello,memory=4M,count=8 together=6";
 
 /// The same for longer.
 const LONG_CROWD: &str = "guest=spin,memory=4M,limit=1s,expect=time-limit,count=20 {two-at-once} \
+     guest=changes-at-random,memory=12M,limit=120s,count=20 \
      guest=touch-all,memory=8M,limit=60s,count=40 guest=hello,memory=4M,count=100 \
      guest=spin,memory=16M,limit=500ms,expect=time-limit,count=20 guest=touch-all,memory=32M,limit=60s,count=10 together=8";
 

@@ -379,7 +379,7 @@ fn a_stress_does_what_was_asked_for_and_nothing_fails() {
         most_in_guests: 2,
         ..report::Stress::default()
     };
-    let judged = |line: report::Stress, flagged: u64| {
+    let judged = |line: report::Stress, flagged: u64, converted: u64| {
         let mut events = good();
         if let Event::Start(start) = &mut events[0] {
             (start.cpus_found, start.cpus_used) = (4, 4);
@@ -387,13 +387,15 @@ fn a_stress_does_what_was_asked_for_and_nothing_fails() {
         }
         events[6] = Event::Counters(Counters {
             cpus_flagged: flagged,
+            pages_shared: converted,
             ..counters()
         });
         events.insert(6, Event::Stress(line));
         stress(&record(Outcome::Pass, events))
     };
-    assert_eq!(judged(good_line, 1), Ok(()));
-    assert!(judged(good_line, 0).is_err());
+    assert_eq!(judged(good_line, 1, 1), Ok(()));
+    assert!(judged(good_line, 0, 1).is_err());
+    assert!(judged(good_line, 1, 0).is_err());
     let wrong: [fn(&mut report::Stress); 11] = [
         |line| line.stops_without_guests = 3,
         |line| line.cpus = 3,
@@ -410,7 +412,7 @@ fn a_stress_does_what_was_asked_for_and_nothing_fails() {
     for spoil in wrong {
         let mut line = good_line;
         spoil(&mut line);
-        assert!(judged(line, 1).is_err(), "{line:?}");
+        assert!(judged(line, 1, 1).is_err(), "{line:?}");
     }
     assert!(stress(&record(Outcome::Pass, good())).is_err(), "no line");
 }
