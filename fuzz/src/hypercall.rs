@@ -33,7 +33,9 @@ fuzz_target!(|registers: [u64; 7]| {
                 | Hypercall::Unshare(pages)
                 | Hypercall::Accept(pages)
                 | Hypercall::ShareInPlace(pages)
-                | Hypercall::UnshareInPlace(pages) => {
+                | Hypercall::UnshareInPlace(pages)
+                | Hypercall::GiveBack(pages)
+                | Hypercall::TakeAgain(pages) => {
                     assert_eq!((pages.start() | pages.bytes()) % 4096, 0);
                     assert!(pages.start().checked_add(pages.bytes() - 1).is_some());
                 }

@@ -87,6 +87,28 @@ pub fn unshare_in_place(start: u64, bytes: u64) -> Result<(), HypercallError> {
     make(&Hypercall::UnshareInPlace(Pages::new(start, bytes)?))
 }
 
+/// Gives private pages back to the host; they are absent.
+///
+/// # Errors
+/// As for [`share`].
+pub fn give_back(start: u64, bytes: u64) -> Result<(), HypercallError> {
+    make(&Hypercall::GiveBack(Pages::new(start, bytes)?))
+}
+
+/// Takes absent pages again; they are pending. While the host has no memory for it, others run.
+///
+/// # Errors
+/// As for [`share`].
+pub fn take_again(start: u64, bytes: u64) -> Result<(), HypercallError> {
+    let call = Hypercall::TakeAgain(Pages::new(start, bytes)?);
+    loop {
+        match make(&call) {
+            Err(HypercallError::OutOfMemory) => hypercall::yield_now(),
+            result => return result,
+        }
+    }
+}
+
 /// Prints what lies in shared pages.
 ///
 /// # Errors

@@ -404,10 +404,12 @@ fn gather<'p>(
         let owner = guest.id().get().into();
         if gathered.is_ok() {
             gathered = with_memory(|memory| {
-                let mut regions = guest.regions(&memory.frames);
+                let mut regions = guest.regions(&Hardware, &memory.frames);
                 regions.try_for_each(|pfn| add(pfn, 1 << REGION_ORDER, owner))?;
                 let mut pieces = guest.pieces(&Hardware, &memory.frames);
-                pieces.try_for_each(|(pfn, order)| add(pfn, 1 << order, owner))
+                pieces.try_for_each(|(pfn, order)| add(pfn, 1 << order, owner))?;
+                let mut drawn = guest.drawn(&memory.frames);
+                drawn.try_for_each(|(pfn, order)| add(pfn, 1 << order, NOBODY))
             });
         }
     });

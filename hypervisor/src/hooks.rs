@@ -91,7 +91,9 @@ pub fn commit(hook: Hook, guests: &dyn Memories) -> bool {
 fn hole(guests: &dyn Memories) -> Option<Pfn> {
     let mut found = None;
     guests.each(&mut |guest| {
-        found = found.or_else(|| with_memory(|memory| guest.regions(&memory.frames).next()));
+        found = found.or_else(|| {
+            with_memory(|memory| guest.regions(&crate::hardware::Hardware, &memory.frames).next())
+        });
     });
     found
 }

@@ -38,36 +38,40 @@ fn run(info: &LaunchInfo) {
         }
         let word = |n: u64| random.word(info.instance, 8 * (WORDS * at + n));
         let (number, arguments) = call(&word);
-        let expected =
-            match Hypercall::decode(number, &arguments) {
-                // They would end the guest, or fill the log.
-                Ok(Hypercall::Exit(_) | Hypercall::Print(_) | Hypercall::Report { .. }) => continue,
-                Ok(Hypercall::Yield) if at % YIELDS != 0 => continue,
-                Ok(Hypercall::Yield) => 0,
-                // It was launched with one vCPU.
-                Ok(Hypercall::StartVcpu(_)) => HypercallError::NoMoreVcpus.code(),
-                Ok(Hypercall::Share(pages) | Hypercall::ShareInPlace(pages))
-                    if is_own(pages.start(), pages.bytes()) =>
-                {
-                    continue;
-                }
-                Ok(
-                    Hypercall::Unshare(pages) | Hypercall::Accept(pages) | Hypercall::UnshareInPlace(pages),
-                ) if is_own(pages.start(), pages.bytes()) => HypercallError::WrongState.code(),
-                Ok(
-                    Hypercall::Share(_)
-                    | Hypercall::Unshare(_)
-                    | Hypercall::Accept(_)
-                    | Hypercall::ShareInPlace(_)
-                    | Hypercall::UnshareInPlace(_),
-                ) => HypercallError::BadRange.code(),
-                Ok(Hypercall::PrintShared { start, bytes }) => match (is_own(start, bytes as u64), bytes) {
-                    (false, _) => HypercallError::BadRange.code(),
-                    (true, 0) => 0,
-                    (true, _) => HypercallError::WrongState.code(),
-                },
-                Err(error) => error.code(),
-            };
+        let expected = match Hypercall::decode(number, &arguments) {
+            // They would end the guest, or fill the log.
+            Ok(Hypercall::Exit(_) | Hypercall::Print(_) | Hypercall::Report { .. }) => continue,
+            Ok(Hypercall::Yield) if at % YIELDS != 0 => continue,
+            Ok(Hypercall::Yield) => 0,
+            // It was launched with one vCPU.
+            Ok(Hypercall::StartVcpu(_)) => HypercallError::NoMoreVcpus.code(),
+            Ok(Hypercall::Share(pages) | Hypercall::ShareInPlace(pages) | Hypercall::GiveBack(pages))
+                if is_own(pages.start(), pages.bytes()) =>
+            {
+                continue;
+            }
+            Ok(
+                Hypercall::Unshare(pages)
+                | Hypercall::Accept(pages)
+                | Hypercall::UnshareInPlace(pages)
+                | Hypercall::TakeAgain(pages),
+            ) if is_own(pages.start(), pages.bytes()) => HypercallError::WrongState.code(),
+            Ok(
+                Hypercall::Share(_)
+                | Hypercall::Unshare(_)
+                | Hypercall::Accept(_)
+                | Hypercall::ShareInPlace(_)
+                | Hypercall::UnshareInPlace(_)
+                | Hypercall::GiveBack(_)
+                | Hypercall::TakeAgain(_),
+            ) => HypercallError::BadRange.code(),
+            Ok(Hypercall::PrintShared { start, bytes }) => match (is_own(start, bytes as u64), bytes) {
+                (false, _) => HypercallError::BadRange.code(),
+                (true, 0) => 0,
+                (true, _) => HypercallError::WrongState.code(),
+            },
+            Err(error) => error.code(),
+        };
         let found = hypercall::raw(number, &arguments);
         made += 1;
         if found != expected {

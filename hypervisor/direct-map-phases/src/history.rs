@@ -141,6 +141,8 @@ impl Maker {
                 Change::Share => Change::Unshare,
                 Change::Unshare => Change::Accept,
                 Change::ShareInPlace => Change::UnshareInPlace,
+                Change::GiveBack => Change::TakeAgain,
+                Change::TakeAgain => Change::Accept,
                 // Accepted again: in one of the two ways, at random.
                 Change::Accept | Change::UnshareInPlace if self.random.rand_range(0..2) == 0 => {
                     Change::ShareInPlace

@@ -192,6 +192,12 @@ fn convert(
     loop {
         match guest.go_on(memory, machine, windows) {
             Progress::More => {}
+            Progress::Hide => {
+                if let Some(posted) = guest.hiding() {
+                    let receipt = posted.wait(machine);
+                    guest.hidden(memory, machine, receipt);
+                }
+            }
             Progress::Flush => {
                 // No CPU ever ran in it, so none is kicked.
                 let posted = GuestTlb::new(guest.id());

@@ -38,8 +38,12 @@ pub mod number {
     pub const SHARE_IN_PLACE: u64 = 10;
     /// Make pages private again that are shared in place. Arguments as for [`SHARE`]. They are accepted, and keep what they hold.
     pub const UNSHARE_IN_PLACE: u64 = 11;
+    /// Give private pages back to the host. Arguments as for [`SHARE`]. They are absent.
+    pub const GIVE_BACK: u64 = 12;
+    /// Take absent pages again. Arguments as for [`SHARE`]. They are pending until they are accepted.
+    pub const TAKE_AGAIN: u64 = 13;
     /// The highest there is.
-    pub const LAST: u64 = UNSHARE_IN_PLACE;
+    pub const LAST: u64 = TAKE_AGAIN;
 }
 
 /// The argument registers of a hypercall.
@@ -83,6 +87,10 @@ pub enum Hypercall {
     Unshare(Pages),
     /// Accept these pages.
     Accept(Pages),
+    /// Give these pages back to the host.
+    GiveBack(Pages),
+    /// Take these pages again.
+    TakeAgain(Pages),
     /// Print what these bytes of shared pages hold.
     PrintShared {
         /// The first one's address, without the shared bit.
@@ -182,6 +190,8 @@ impl Hypercall {
             number::SHARE => Pages::from_arguments(arguments).map(Self::Share),
             number::UNSHARE => Pages::from_arguments(arguments).map(Self::Unshare),
             number::ACCEPT => Pages::from_arguments(arguments).map(Self::Accept),
+            number::GIVE_BACK => Pages::from_arguments(arguments).map(Self::GiveBack),
+            number::TAKE_AGAIN => Pages::from_arguments(arguments).map(Self::TakeAgain),
             number::PRINT_SHARED => match usize::try_from(arguments.rsi) {
                 Ok(bytes) if bytes <= PRINT_SHARED_MAX => Ok(Self::PrintShared {
                     start: arguments.rdi,
@@ -229,6 +239,8 @@ impl Hypercall {
             Self::Accept(pages) => (number::ACCEPT, pages.to_arguments()),
             Self::ShareInPlace(pages) => (number::SHARE_IN_PLACE, pages.to_arguments()),
             Self::UnshareInPlace(pages) => (number::UNSHARE_IN_PLACE, pages.to_arguments()),
+            Self::GiveBack(pages) => (number::GIVE_BACK, pages.to_arguments()),
+            Self::TakeAgain(pages) => (number::TAKE_AGAIN, pages.to_arguments()),
             Self::PrintShared { start, bytes } => (
                 number::PRINT_SHARED,
                 Arguments {

@@ -43,6 +43,8 @@ fn every_call_is_in_the_table_and_no_other() {
         (number::PRINT_SHARED, "print from shared pages"),
         (number::SHARE_IN_PLACE, "share in place"),
         (number::UNSHARE_IN_PLACE, "unshare in place"),
+        (number::GIVE_BACK, "give back"),
+        (number::TAKE_AGAIN, "take again"),
     ] {
         assert_eq!(row(&number.to_string())[1], name);
     }

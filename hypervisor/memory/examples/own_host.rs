@@ -191,7 +191,7 @@ fn main() -> Result<(), Anything> {
         guest.second_stage()
     );
     guest.write(&machine, &memory.frames, &mut windows, Gpa::new(0x1234), b"code")?;
-    let regions: Vec<Pfn> = guest.regions(&memory.frames).collect();
+    let regions: Vec<Pfn> = guest.regions(&machine, &memory.frames).collect();
     for region in &regions {
         let at = direct(region.hpa()).ok_or("RAM has an address in the direct map")?;
         ensure(

@@ -57,6 +57,10 @@ pub struct Stats {
     pub pages_shared_in_place: u64,
     /// Pages that were shared in place and became accepted again.
     pub pages_unshared_in_place: u64,
+    /// Regions' worth of memory that guests gave back, and that they took again.
+    pub regions_given_back: u64,
+    /// Those taken again.
+    pub regions_taken_again: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
     /// 2M leaves of guests' tables that came back because all 512 pages were private again.

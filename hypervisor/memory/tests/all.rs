@@ -1,6 +1,7 @@
 //! All tests of this folder in one program, for `cargo xtask mutants`: built for each of some two thousand changes, one program takes half the
 //! time that many take. A plain `cargo test` leaves it out.
 
+mod balloon;
 mod baseline;
 mod change;
 mod errors;

@@ -122,7 +122,7 @@ fn whole_gigablocks_are_taken_only_where_as_many_leaves_are_lost_anyway() {
     let mut survivors = Vec::new();
     for guest in small {
         let home = guest
-            .regions(&bench.memory.frames)
+            .regions(&bench.cpu, &bench.memory.frames)
             .next()
             .unwrap()
             .gigablock_number();

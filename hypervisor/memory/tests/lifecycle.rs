@@ -104,7 +104,7 @@ fn a_guest_s_memory_is_hidden_by_one_flush_and_comes_back_as_it_was() {
     let guest = launch(cpu, &mut booted, 1, 64 * MIB);
     assert_eq!(booted.memory.stats().flushes, 1);
     assert_eq!(booted.memory.stats().level3_splits, 1);
-    for pfn in guest.regions(&booted.memory.frames).collect::<Vec<_>>() {
+    for pfn in guest.regions(&cpu, &booted.memory.frames).collect::<Vec<_>>() {
         for other in [machine.cpu(0), machine.cpu(1)] {
             assert!(other.load(at(pfn)).is_err(), "{} can be reached", pfn.hpa());
             assert!(other.load(at(pfn.add(511))).is_err());
@@ -158,7 +158,7 @@ fn a_guest_s_tables_are_of_the_kind_that_was_asked_for() {
                 }
             }
         }
-        let mut regions: Vec<Pfn> = guest.regions(&booted.memory.frames).collect();
+        let mut regions: Vec<Pfn> = guest.regions(&cpu, &booted.memory.frames).collect();
         regions.sort();
         mapped.sort();
         assert_eq!(mapped, regions);
@@ -252,7 +252,10 @@ fn a_translation_cached_before_the_hide_does_not_reach_the_guest() {
         }
     }
     let guest = launch(machine.cpu(0), &mut booted, 1, 16 * MIB);
-    for pfn in guest.regions(&booted.memory.frames).collect::<Vec<_>>() {
+    for pfn in guest
+        .regions(&machine.cpu(0), &booted.memory.frames)
+        .collect::<Vec<_>>()
+    {
         assert!(machine.cpu(0).load(at(pfn)).is_err());
         assert!(machine.cpu(1).load(at(pfn)).is_err());
     }
@@ -266,7 +269,7 @@ fn a_cpu_in_guest_mode_is_flagged_and_keeps_table_frames_waiting() {
     let free = booted.memory.frames.free_frames();
     let guest = launch(cpu, &mut booted, 1, 2 * MIB);
     // The other CPU caches the way through the split table, then enters a guest.
-    let hidden = guest.regions(&booted.memory.frames).next().unwrap();
+    let hidden = guest.regions(&cpu, &booted.memory.frames).next().unwrap();
     let neighbour = Pfn::new(hidden.gigablock_number() << 18 | 0x3_fe00);
     other.load(at(neighbour)).unwrap();
     other.enter_guest();
@@ -381,7 +384,7 @@ fn a_gigablock_of_holes_loses_its_third_level_entry_and_gets_it_back() {
         "{entries:x?}"
     );
     for guest in guests {
-        let hidden: Vec<_> = guest.regions(&booted.memory.frames).collect();
+        let hidden: Vec<_> = guest.regions(&cpu, &booted.memory.frames).collect();
         assert!(hidden.iter().all(|pfn| cpu.load(at(*pfn)).is_err()));
         teardown(cpu, &mut booted, guest);
     }
@@ -412,7 +415,7 @@ fn a_gigablock_with_holes_is_preferred_to_a_lower_one_without() {
     let cpu = machine.cpu(0);
     let home = |booted: &Booted, guest: &GuestMemory| {
         guest
-            .regions(&booted.memory.frames)
+            .regions(&cpu, &booted.memory.frames)
             .next()
             .unwrap()
             .gigablock_number()
@@ -746,7 +749,7 @@ proptest! {
                 }
             }
             let holes: std::collections::BTreeSet<u64> = alive.iter()
-                .flat_map(|guest| guest.regions(&booted.memory.frames).collect::<Vec<_>>())
+                .flat_map(|guest| guest.regions(&cpu, &booted.memory.frames).collect::<Vec<_>>())
                 .map(Pfn::gigablock_number).collect();
             let whole = |leaf: &&(u64, u64, u8)| !holes.contains(&((leaf.0 - 0xffff_8000_0000_0000) >> 30));
             let now = leaves(machine);

@@ -369,7 +369,7 @@ fn quarantined_memory_stays_out_of_use() {
     let mut board = Board::new(&[(0, GIB)], 2, Level::L3);
     let mut bench = Bench::new(&mut board);
     let guest = bench.launch(1, 6 * MIB);
-    let regions: Vec<_> = guest.regions(&bench.memory.frames).collect();
+    let regions: Vec<_> = guest.regions(&bench.cpu, &bench.memory.frames).collect();
     assert_eq!(guest.quarantine(&mut bench.memory, &bench.cpu), 6 * MIB);
     assert_eq!(bench.stats().frames_quarantined, 3 * 512);
     bench.drain();

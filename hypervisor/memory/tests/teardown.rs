@@ -96,6 +96,7 @@ fn change(
         match guest.go_on(memory, &cpu, &mut windows[0]) {
             Progress::More => {}
             Progress::Flush => guest.flushed(memory, machine.translations_flushed(guest.id())),
+            Progress::Hide => unreachable!("nothing is taken again"),
             Progress::Done(result) => return result.unwrap(),
         }
     }
@@ -176,7 +177,7 @@ fn nor_does_one_of_small_extents() {
         .launch(&cpu, SecondStageKind::Nested, id, 3 * GIB / 2);
     let launching = hiding.unwrap().wait(&cpu);
     let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-    assert_eq!(guest.regions(&booted.memory.frames).count(), 0);
+    assert_eq!(guest.regions(&cpu, &booted.memory.frames).count(), 0);
     teardown(machine, &mut booted, guest);
     assert_eq!(before.trace(&Snapshot::of(machine, &booted.memory)), None);
     held.into_iter()

@@ -107,7 +107,10 @@ fn survivors(run: &mut Run<'_>) {
         while run.memory.frames.holes().0 * REGION < RAM / 2 && run.launch(16) {}
         let mut seen = std::collections::BTreeSet::new();
         for place in (0..run.alive.len()).rev() {
-            let home = run.alive[place].regions(&run.memory.frames).next().unwrap();
+            let home = run.alive[place]
+                .regions(&run.cpu, &run.memory.frames)
+                .next()
+                .unwrap();
             if !seen.insert(home.gigablock_number()) {
                 run.die(place);
             }

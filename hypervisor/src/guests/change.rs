@@ -5,7 +5,7 @@
 
 use guest_abi::{HypercallError, Pages};
 use memory::address::Gpa;
-use memory::guest::{Change, ChangeError, Progress};
+use memory::guest::{Change, ChangeError, GuestMemory, Progress};
 use memory::machine::Machine;
 use memory::window::Windows;
 
@@ -41,6 +41,14 @@ pub fn go_on(
                 // Those that run one of its vCPUs are kicked, and waited for. The vCPU that asked is here, and flushes when it goes on.
                 let receipt = guest.tlb.post(()).wait(Hardware.cpu(), &Hardware);
                 guest.with_memory(|guest| with_memory(|memory| guest.flushed(memory, receipt)));
+            }
+            Progress::Hide => {
+                let posted = guest.with_memory(GuestMemory::hiding).flatten();
+                if let Some(posted) = posted {
+                    // The vCPU that asked has not ended, so its guest still has its memory.
+                    let receipt = posted.wait(&Hardware);
+                    guest.with_memory(|guest| with_memory(|memory| guest.hidden(memory, &Hardware, receipt)));
+                }
             }
             Progress::Done(result) => return Some(result.map_err(code)),
         }

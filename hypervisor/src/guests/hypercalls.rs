@@ -64,6 +64,8 @@ pub fn call<B: Backend>(
         Hypercall::Accept(pages) => return changes(guest, Change::Accept, pages),
         Hypercall::ShareInPlace(pages) => return changes(guest, Change::ShareInPlace, pages),
         Hypercall::UnshareInPlace(pages) => return changes(guest, Change::UnshareInPlace, pages),
+        Hypercall::GiveBack(pages) => return changes(guest, Change::GiveBack, pages),
+        Hypercall::TakeAgain(pages) => return changes(guest, Change::TakeAgain, pages),
         Hypercall::PrintShared { start, bytes } => {
             return Outcome::Result(print_shared(world, windows, guest, Gpa::new(start), bytes));
         }

@@ -313,7 +313,7 @@ fn try_each(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outcome)
 
     let id = GuestId::new(u16::MAX)?;
     let guest = launch::private_memory(kind, windows, id, MIN_MEMORY).ok()?;
-    let hole = with_memory(|memory| guest.regions(&memory.frames).next())?;
+    let hole = with_memory(|memory| guest.regions(&Hardware, &memory.frames).next())?;
     let start = direct(hole.hpa())?;
     println!("a guest of {} MiB, with a hole at {start}", guest.bytes() >> 20);
     if start != at {

@@ -164,7 +164,8 @@ impl fmt::Display for MemoryFault {
             (true, ..) => ", a reserved bit in the second stage",
             (false, true, _) => ", not permitted",
             (false, false, Some(page)) => match (page.state, page.alias) {
-                (PageState::Absent, _) => ", not its memory",
+                (PageState::Outside, _) => ", not its memory",
+                (PageState::Absent, _) => ", absent: it was given back",
                 (PageState::Pending, Alias::Private) => ", pending: it was not accepted",
                 (PageState::Shared, Alias::Private) => ", which is shared",
                 (PageState::SharedInPlace, Alias::Private) => ", which is shared in place",

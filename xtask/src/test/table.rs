@@ -145,11 +145,12 @@ fn together() -> Vec<Row> {
                 "KiB at the private alias, which is shared in place,",
                 "KiB at the shared alias, which is private",
                 "KiB at the private alias, not its memory",
+                "KiB at the private alias, absent: it was given back",
             ],
             ..Row::passing(
                 "named-faults",
                 "a memory fault names address, size, alias, access and what the page is",
-                "{touch-pending} {touch-shared-as-private} {touch-shared-in-place} {touch-private-as-shared} {escape}",
+                "{touch-pending} {touch-shared-as-private} {touch-shared-in-place} {touch-private-as-shared} {escape} {touch-given-back}",
             )
         },
         Row {

@@ -7,6 +7,7 @@ use crate::address::{Gfn, Pfn, REGION_ORDER};
 use super::allocator::HostFrames;
 use super::records::{FrameTable, GigablockIndex};
 use super::state::{FrameState, FrameWord, GuestId};
+use super::table_frame::TableFrame;
 
 /// The states that an extent passes through. Each step consumes the extent in one state and yields it in the next, so the steps cannot be
 /// taken in another order, nor twice.
@@ -231,6 +232,34 @@ impl Extent<Private> {
     pub(crate) fn revoked(self, frames: &mut FrameTable<'_>) -> Extent<Dirty> {
         let order = self.order;
         self.step(frames, FrameState::Hidden { order })
+    }
+}
+
+impl FrameTable<'_> {
+    /// Cuts the private extent around a frame in halves, and those again, until the region around the frame is an extent of its own. Whose they
+    /// are, and where, stays as it is.
+    pub(crate) fn cut_private(&mut self, pfn: Pfn) {
+        let FrameState::Private { owner, gfn, order } = self.state(pfn) else {
+            panic!("broken invariant: {} is no guest's", pfn.hpa())
+        };
+        let mut first = Pfn::new(pfn.get() & !((1 << order) - 1));
+        let mut at = Gfn::new(gfn.get() - (pfn.get() - first.get()));
+        for order in (REGION_ORDER..order).rev() {
+            for half in [0, 1 << order] {
+                let (gfn, pfn) = (at.add(half), first.add(half));
+                *self.head_mut(pfn, order) = FrameWord::new(FrameState::Private { owner, gfn, order });
+            }
+            if pfn >= first.add(1 << order) {
+                (at, first) = (at.add(1 << order), first.add(1 << order));
+            }
+        }
+    }
+
+    /// Gives a gigablock, all of which is hidden by one entry, the table that the restore of a part of it needs: a zeroed one.
+    pub(crate) fn park(&mut self, pfn: Pfn, table: TableFrame) {
+        let index = self.known_block(pfn).gigablock();
+        let table = table.link(self, 0);
+        self.set_parked(index, Some(table));
     }
 }
 

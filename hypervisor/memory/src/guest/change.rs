@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The hidden frames stay the guest's all the while, so a page that becomes private again has the frame that it had at launch, and the records
-//! of the frames do not change. The direct map is not touched.
+//! of the frames do not change. The direct map is not touched. Giving memory back and taking it again are changes, too: `balloon`.
 
 use core::fmt;
 
@@ -27,6 +27,7 @@ use crate::paging::mark::Mark;
 use crate::tlb::shootdown::GuestReceipt;
 use crate::window::Windows;
 
+use super::balloon::Drawn;
 use super::second_stage::{PageState, Part, Promotion};
 use super::{GuestMemory, NotGuestMemory};
 
@@ -43,6 +44,10 @@ pub enum Change {
     ShareInPlace,
     /// From shared in place to accepted again, with what the pages hold then.
     UnshareInPlace,
+    /// From private to absent: the memory goes back to the host, 2 MiB at a time.
+    GiveBack,
+    /// From absent to private: pending, and zero.
+    TakeAgain,
 }
 
 impl Change {
@@ -54,6 +59,8 @@ impl Change {
             Self::Accept => matches!(state, PageState::Pending),
             Self::ShareInPlace => matches!(state, PageState::Accepted),
             Self::UnshareInPlace => matches!(state, PageState::SharedInPlace),
+            Self::GiveBack => matches!(state, PageState::Accepted | PageState::Pending),
+            Self::TakeAgain => matches!(state, PageState::Absent),
         }
     }
 
@@ -63,12 +70,14 @@ impl Change {
     }
 
     /// Every change there is.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Share,
         Self::Unshare,
         Self::Accept,
         Self::ShareInPlace,
         Self::UnshareInPlace,
+        Self::GiveBack,
+        Self::TakeAgain,
     ];
 
     /// Whether the host can read more afterwards.
@@ -117,6 +126,8 @@ pub enum Progress {
     More,
     /// The guest's translations are to be flushed, and [`GuestMemory::flushed`] to be told.
     Flush,
+    /// The direct map is to be flushed: [`GuestMemory::hiding`] is to be waited for, and its receipt to go to [`GuestMemory::hidden`].
+    Hide,
     /// It is done, or was refused.
     Done(Result<(), ChangeError>),
 }
@@ -125,6 +136,10 @@ pub enum Progress {
 enum Phase {
     Check,
     Reserve,
+    /// Takes hidden regions.
+    Draw,
+    Hide,
+    Scrub,
     Revoke,
     Flush,
     Finish,
@@ -144,6 +159,17 @@ pub(super) struct Changing {
     /// Zeroed frames that will be shared.
     reserve: TableList,
     tables: TableList,
+    /// Regions that the guest takes again.
+    pub(super) drawn: Drawn,
+}
+
+/// What a change had taken for the guest and not put to use yet.
+#[derive(Debug, Default)]
+pub(super) struct Reserved {
+    /// Zeroed frames that would have been shared.
+    pub(super) pages: TableList,
+    pub(super) tables: TableList,
+    pub(super) drawn: Drawn,
 }
 
 /// Frames that are given back in one step of a refusal.
@@ -170,6 +196,7 @@ impl GuestMemory {
             next: start.gfn(),
             reserve: TableList::new(),
             tables: TableList::new(),
+            drawn: Drawn::default(),
         });
         Ok(())
     }
@@ -200,7 +227,7 @@ impl GuestMemory {
                 memory.frames.free_tables(changing.tables);
                 memory.frames.free_tables(changing.reserve);
             }
-            Progress::More | Progress::Flush => self.changing = Some(changing),
+            Progress::More | Progress::Flush | Progress::Hide => self.changing = Some(changing),
         }
         progress
     }
@@ -237,7 +264,12 @@ impl GuestMemory {
                     .all(machine, part, |state| changing.change.fits(state))
                 {
                     changing.phase = Phase::Refuse(ChangeError::State);
-                } else if changing.advance(part) {
+                    return Progress::More;
+                }
+                if changing.change == Change::TakeAgain {
+                    changing.drawn.wanted += self.lacks(machine, part);
+                }
+                if changing.advance(part) {
                     changing.enter(match changing.change {
                         change if change.shares() && self.shared + changing.pages() > self.most_shared => {
                             Phase::Refuse(ChangeError::Limit)
@@ -249,11 +281,25 @@ impl GuestMemory {
             Phase::Reserve => match self.reserve(memory, machine, changing, part) {
                 Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
                 Ok(()) if changing.advance(part) => changing.enter(match changing.change {
-                    Change::Accept => Phase::Finish,
+                    Change::TakeAgain if changing.drawn.wanted > 0 => Phase::Draw,
+                    Change::Accept | Change::TakeAgain => Phase::Finish,
                     _ => Phase::Revoke,
                 }),
                 Ok(()) => {}
             },
+            Phase::Draw => match memory.draw(machine, &mut changing.drawn) {
+                Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
+                Ok(()) if changing.drawn.posted.is_some() => changing.phase = Phase::Hide,
+                Ok(()) => changing.phase = Phase::Scrub,
+            },
+            Phase::Hide if changing.drawn.posted.is_some() => return Progress::Hide,
+            // All that was to be waited for is hidden.
+            Phase::Hide => changing.phase = Phase::Scrub,
+            Phase::Scrub => {
+                if !changing.drawn.scrubber.step(memory, machine, windows) {
+                    changing.enter(Phase::Finish);
+                }
+            }
             Phase::Revoke => {
                 self.revoke_part(memory, machine, changing, part);
                 if changing.advance(part) {
@@ -297,6 +343,9 @@ impl GuestMemory {
         if changing.change == Change::Share {
             pages = part.frames;
         }
+        if changing.change == Change::GiveBack {
+            tables += self.tables_to_cut(machine, &memory.frames, part, first);
+        }
         if tables + pages == 0 {
             return Ok(());
         }
@@ -325,8 +374,11 @@ impl GuestMemory {
         let mark = match changing.change {
             Change::Share => Mark::Kept,
             Change::ShareInPlace => Mark::InPlace,
+            Change::GiveBack => Mark::Given,
             Change::UnshareInPlace => return self.tables.unmap_in_place(machine, part),
-            Change::Unshare | Change::Accept => return self.tables.unmap_shared(machine, part),
+            Change::Unshare | Change::Accept | Change::TakeAgain => {
+                return self.tables.unmap_shared(machine, part);
+            }
         };
         let (frames, tables) = (&mut memory.frames, &mut changing.tables);
         self.tables.mark(machine, frames, part, mark, tables);
@@ -345,6 +397,7 @@ impl GuestMemory {
             change,
             reserve,
             tables,
+            drawn,
             ..
         } = changing;
         match change {
@@ -363,6 +416,11 @@ impl GuestMemory {
                 self.shared -= part.frames;
                 memory.stats.pages_unshared += part.frames;
             }
+            Change::GiveBack => {
+                self.scrub(memory, machine, windows, part);
+                self.leave_region(memory, machine, part, tables);
+            }
+            Change::TakeAgain => self.take_part(memory, machine, drawn, part, tables),
             Change::Accept => {
                 self.accept(memory, machine, part, tables, Mark::Pending);
                 memory.stats.pages_accepted += part.frames;
@@ -442,7 +500,11 @@ impl Changing {
     }
 
     /// What was reserved and is not used yet.
-    pub(super) fn into_reserves(self) -> (TableList, TableList) {
-        (self.reserve, self.tables)
+    pub(super) fn into_reserved(self) -> Reserved {
+        Reserved {
+            pages: self.reserve,
+            tables: self.tables,
+            drawn: self.drawn,
+        }
     }
 }

@@ -82,8 +82,6 @@ impl Hiding {
             id,
             bytes: shape.bytes,
             tables,
-            regions: ExtentList::new(),
-            patched_from: shape.patched_from(),
             shared: 0,
             most_shared: u64::MAX,
             changing: None,
@@ -159,10 +157,7 @@ impl Launching {
                 Ok(mapped) => leaves += mapped,
                 Err(_) => panic!("broken invariant: guest frame {at} of a new guest cannot be mapped"),
             }
-            if extent.is_regions() {
-                guest.regions.push(frames, extent);
-            }
-            // Below 2 MiB it is found again by the second stage.
+            // It is found again by the second stage.
         }
         true
     }

@@ -2,9 +2,11 @@
 //!
 //! `prepare` takes what the pool has, carves, and hides, everything that can fail first; `launch` flushes, scrubs, assigns and maps.
 //! `second_stage` has the tables that lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through
-//! windows; it shares pages with the host and takes them back (`change`), and `shared` is how the host reads those. `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
+//! windows; it shares pages with the host and takes them back (`change`), and `shared` is how the host reads those; it gives pages back and takes them
+//! again (`balloon`). `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
 //! in steps: scrubbing takes one region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
 
+mod balloon;
 mod change;
 mod launch;
 mod prepare;
@@ -26,12 +28,11 @@ use core::fmt;
 use crate::address::{Gfn, Gpa, Hpa, PAGE_SIZE, Pfn, REGION_ORDER};
 use crate::frame::FrameTable;
 use crate::frame::extent::{Extent, Private};
-use crate::frame::extent_list::ExtentList;
 use crate::frame::state::{FrameState, GuestId};
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::window::Windows;
-use change::Changing;
+use change::{Changing, Reserved};
 use second_stage::SecondStage;
 
 /// The memory of one guest: guest-physical 0 up to its size. All of it is private at first.
@@ -40,10 +41,8 @@ use second_stage::SecondStage;
 pub struct GuestMemory {
     id: GuestId,
     bytes: u64,
+    /// Knows all extents that back it: they are on no list, so that any of them can be given back.
     tables: SecondStage,
-    regions: ExtentList<Private>,
-    /// Guest frames from here on are backed by extents below 2 MiB, which are on no list: the second stage knows them.
-    patched_from: Gfn,
     /// Pages that are shared now, and the most that may be.
     shared: u64,
     most_shared: u64,
@@ -88,25 +87,32 @@ impl GuestMemory {
         self.tables.root().hpa()
     }
 
-    /// The regions that back it, first frame each, in no particular order. All of its memory unless no whole regions were free at launch.
-    pub fn regions<'a>(&self, frames: &'a FrameTable<'_>) -> impl Iterator<Item = Pfn> + use<'a> {
-        let extents = self.regions.extents(frames);
+    /// The regions that back it, first frame each, by their addresses in the guest. All of its memory unless no whole regions were free at launch,
+    /// or the guest has given some back.
+    pub fn regions<M: Machine>(&self, machine: &M, frames: &FrameTable<'_>) -> impl Iterator<Item = Pfn> {
+        let extents = self.extents(machine, frames);
+        let extents = extents.filter(|(_, order)| *order >= REGION_ORDER);
         extents.flat_map(|(pfn, order)| {
             (0..1 << (order - REGION_ORDER)).map(move |region: u64| pfn.add(region << REGION_ORDER))
         })
     }
 
-    /// First frame and order of the extents below 2 MiB that back the rest, as the second stage has them.
+    /// First frame and order of the extents below 2 MiB that back the rest.
     pub fn pieces<M: Machine>(
         &self,
         machine: &M,
         frames: &FrameTable<'_>,
     ) -> impl Iterator<Item = (Pfn, u8)> {
-        let mut next = self.patched_from;
+        let extents = self.extents(machine, frames);
+        extents.filter(|(_, order)| *order < REGION_ORDER)
+    }
+
+    /// First frame and order of all extents that back it, as the second stage has them.
+    fn extents<M: Machine>(&self, machine: &M, frames: &FrameTable<'_>) -> impl Iterator<Item = (Pfn, u8)> {
+        let mut next = Gfn::default();
         core::iter::from_fn(move || {
-            let piece = self.piece_at(machine, frames, next)?;
-            next = Gfn::new(next.get() + piece.frames());
-            Some((piece.pfn(), piece.order()))
+            let extent = self.next_extent(machine, frames, &mut next)?;
+            Some((extent.pfn(), extent.order()))
         })
     }
 
@@ -205,30 +211,38 @@ impl GuestMemory {
     /// Takes the memory out of use for good, because the guest's vCPUs cannot be shown to have stopped. Returns its bytes.
     pub fn quarantine<M: Machine>(mut self, memory: &mut HostMemory<'_>, machine: &M) -> u64 {
         let mut bytes = 0;
-        let mut next = self.patched_from;
-        while let Some(piece) = self.piece_at(machine, &memory.frames, next) {
-            next = Gfn::new(next.get() + piece.frames());
-            bytes += piece.quarantine(&mut memory.frames);
-        }
-        while let Some(extent) = self.regions.pop(&memory.frames) {
+        let mut next = Gfn::default();
+        while let Some(extent) = self.next_extent(machine, &memory.frames, &mut next) {
             bytes += extent.quarantine(&mut memory.frames);
         }
         if let Some(changing) = self.changing.take() {
-            let (pages, tables) = changing.into_reserves();
+            let Reserved {
+                pages, tables, drawn, ..
+            } = changing.into_reserved();
             memory.frames.free_tables(pages);
             memory.frames.free_tables(tables);
+            bytes += drawn.quarantine(memory, machine);
         }
         // Its tables stay as they are: a vCPU may still walk them.
         memory.stats.frames_quarantined += bytes / PAGE_SIZE;
         bytes
     }
 
-    /// The extent below 2 MiB at a guest frame.
-    fn piece_at<M: Machine>(&self, machine: &M, frames: &FrameTable<'_>, at: Gfn) -> Option<Extent<Private>> {
-        if at.gpa().get() >= self.bytes {
-            return None;
+    /// The next extent from a guest frame on, which goes on behind it.
+    fn next_extent<M: Machine>(
+        &self,
+        machine: &M,
+        frames: &FrameTable<'_>,
+        next: &mut Gfn,
+    ) -> Option<Extent<Private>> {
+        while next.gpa().get() < self.bytes {
+            let (at, (_, pfn, alike)) = (*next, self.tables.alike(machine, *next));
+            let extent = pfn.and_then(|pfn| Extent::claim(frames, pfn, self.id, at));
+            *next = at.add(extent.as_ref().map_or(alike, Extent::frames));
+            if extent.is_some() {
+                return extent;
+            }
         }
-        let pfn = self.tables.backing(machine, at)?;
-        Extent::claim(frames, pfn, self.id, at).filter(|extent| !extent.is_regions())
+        None
     }
 }

@@ -71,7 +71,7 @@ impl GuestMemory {
         let start = Gpa::new(at.get() & !bit).align_down(PAGE_SIZE);
         let state = match self.check(start, PAGE_SIZE) {
             Ok(()) => self.tables.state(machine, start.gfn()),
-            Err(_) => PageState::Absent,
+            Err(_) => PageState::Outside,
         };
         Page { start, alias, state }
     }
@@ -91,13 +91,14 @@ impl GuestMemory {
         pages * PAGE_SIZE
     }
 
-    /// Hidden frames of the guest that it can't reach: pending, kept for pages that are shared, or on the way from one alias to the other. First
+    /// Hidden frames of the guest that it can't reach: pending, kept for pages that are shared or given back, or on the way from one alias to the other. First
     /// frame and number of each run.
     pub fn unreachable<M: Machine>(&self, machine: &M) -> impl Iterator<Item = (Pfn, u64)> {
         self.hidden_runs(machine, |state, gfn| match state {
-            PageState::Pending | PageState::Shared => true,
+            // Absent with a frame: given back, and others of its 2 MiB are not.
+            PageState::Pending | PageState::Shared | PageState::Absent => true,
             PageState::SharedInPlace => self.tables.mapped_in_place(machine, gfn).is_none(),
-            PageState::Absent | PageState::Accepted => false,
+            PageState::Accepted | PageState::Outside => false,
         })
     }
 

@@ -5,12 +5,11 @@
 //! pages, zeroes 2 MiB, puts up to 512 extents into the pool, restores the regions of one gigablock, or frees the tables of one gigabyte. What is
 //! done outside of the steps is the same for every guest, but for the flush, which carries no more tables than are linked in one step.
 
-use crate::address::{Gfn, Level, PAGE_SIZE};
+use crate::address::{ENTRIES, Gfn, Level, PAGE_SIZE};
 use crate::frame::extent::{Clean, Extent, Private};
 use crate::frame::extent_list::ExtentList;
 use crate::frame::pool::EmptyBlock;
 use crate::frame::state::GuestId;
-use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::region::{Restored, Scrubber};
@@ -18,7 +17,7 @@ use crate::tlb::FlushBatch;
 use crate::window::Windows;
 
 use super::GuestMemory;
-use super::change::Changing;
+use super::change::{Changing, Reserved};
 use super::second_stage::CutSecondStage;
 
 /// The word of the virtualization code that a guest's second-stage translations can't be used any more: all its vCPUs have stopped, and
@@ -44,25 +43,26 @@ pub struct Revoked {
     /// What cutting the second stage took; added to the costs at the end.
     ticks: u64,
     tables: CutSecondStage,
-    regions: ExtentList<Private>,
-    pieces: core::ops::Range<u64>,
-    /// What a change that was under way had reserved: frames to share, and tables.
-    reserved: (TableList, TableList),
+    /// Guest frames whose extents are still to be taken back.
+    left: core::ops::Range<u64>,
+    /// What a change that was under way had reserved.
+    reserved: Reserved,
 }
 
 impl GuestMemory {
-    /// Cuts the second stage. The guest's vCPUs must not run again.
+    /// Cuts the second stage. The guest's vCPUs must not run again. To be called without the lock of the memory subsystem: a flush of the
+    /// direct map that a change of the guest's memory has asked for is waited for.
     pub fn revoke<M: Machine>(self, machine: &M) -> Revoked {
         let start = machine.now();
-        let reserved = self.changing.map(Changing::into_reserves);
+        let mut reserved = self.changing.map(Changing::into_reserved).unwrap_or_default();
+        reserved.drawn.wait(machine);
         let tables = self.tables.cut(machine);
         Revoked {
             id: self.id,
             ticks: machine.now().wrapping_sub(start),
             tables,
-            regions: self.regions,
-            pieces: self.patched_from.get()..self.bytes / PAGE_SIZE,
-            reserved: reserved.unwrap_or_default(),
+            left: 0..self.bytes / PAGE_SIZE,
+            reserved,
         }
     }
 }
@@ -85,13 +85,13 @@ impl Revoked {
         }
     }
 
-    /// The next extent below 2 MiB, which only the second stage knows.
-    fn next_piece<M: Machine>(&mut self, memory: &HostMemory<'_>, machine: &M) -> Option<Extent<Private>> {
-        let at = self.pieces.clone().next().map(Gfn::new)?;
-        let pfn = self.tables.backing(machine, at)?;
-        let piece = Extent::claim(&memory.frames, pfn, self.id, at)?;
-        self.pieces.start += piece.frames();
-        Some(piece)
+    /// The extent at the next guest frame, which only the second stage knows; goes on behind it, or where the next entry stands if there is none.
+    fn next_extent<M: Machine>(&mut self, memory: &HostMemory<'_>, machine: &M) -> Option<Extent<Private>> {
+        let at = Gfn::new(self.left.start);
+        let (pfn, alike) = self.tables.backing(machine, at);
+        let extent = pfn.and_then(|pfn| Extent::claim(&memory.frames, pfn, self.id, at));
+        self.left.start += extent.as_ref().map_or(alike, Extent::frames);
+        extent
     }
 }
 
@@ -137,8 +137,8 @@ impl Teardown {
         if self.scrubber.step(memory, machine, windows) {
             return true;
         }
-        self.revoke_some(memory, machine);
-        if self.scrubber.step(memory, machine, windows) {
+        let more = self.revoke_some(memory, machine);
+        if self.scrubber.step(memory, machine, windows) || more {
             return true;
         }
         if self.leave_guest(memory) {
@@ -154,38 +154,32 @@ impl Teardown {
             || self.revoked.tables.free_some(machine, frames)
     }
 
-    /// Frees some of the ordinary frames that the guest shared with the host, or was about to: 2 MiB at most. False when there are none.
+    /// Frees some of the ordinary frames that the guest shared with the host, or was about to: 2 MiB at most. False when there are none. What it
+    /// was about to take again is scrubbed with the rest.
     fn free_ordinary<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) -> bool {
         let Revoked { tables, reserved, .. } = &mut self.revoked;
-        let mut freed = 0;
-        while freed < Level::L2.frames()
-            && let Some(frame) = reserved
-                .0
-                .pop(&memory.frames)
-                .or_else(|| reserved.1.pop(&memory.frames))
-        {
-            memory.frames.free_table(frame);
-            freed += 1;
-        }
+        reserved.drawn.open(memory, machine);
+        let (frames, drawn) = (&mut memory.frames, &mut reserved.drawn.scrubber);
+        self.scrubber.append(frames, drawn);
+        let mut freed = frames.free_some_tables(&mut reserved.pages, Level::L2.frames());
+        freed += frames.free_some_tables(&mut reserved.tables, Level::L2.frames() - freed);
         freed > 0 || tables.free_shared_some(machine, &mut memory.frames)
     }
 
-    /// Revokes one extent of regions, or as many smaller ones as are scrubbed at once.
-    fn revoke_some<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) {
+    /// Revokes one extent of regions, or as many smaller ones as are scrubbed at once; looks at 512 entries at most. False when none are left.
+    fn revoke_some<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) -> bool {
         let Self {
             revoked, scrubber, ..
         } = self;
-        if let Some(extent) = revoked.regions.pop(&memory.frames) {
-            let extent = extent.revoked(&mut memory.frames);
-            scrubber.dirty.push(&mut memory.frames, extent);
-            return;
+        let mut looks = 0;
+        while scrubber.dirty.frames() < Level::L2.frames() && looks < ENTRIES && !revoked.left.is_empty() {
+            looks += 1;
+            if let Some(extent) = revoked.next_extent(memory, machine) {
+                let extent = extent.revoked(&mut memory.frames);
+                scrubber.dirty.push(&mut memory.frames, extent);
+            }
         }
-        while scrubber.dirty.frames() < Level::L2.frames()
-            && let Some(piece) = revoked.next_piece(memory, machine)
-        {
-            let piece = piece.revoked(&mut memory.frames);
-            scrubber.dirty.push(&mut memory.frames, piece);
-        }
+        looks > 0
     }
 
     /// Everything is clean: the cache keeps what it has room for, the rest leaves the pool. Of whole regions 512 extents at once; of smaller ones

@@ -18,6 +18,8 @@ pub(crate) enum Mark {
     Leaving = 3,
     /// The page is shared in place: the hidden frame is the guest's at the shared alias.
     InPlace = 4,
+    /// The guest has given the page back: the hidden frame stays here, zeroed, because others of its 2 MiB are still in use.
+    Given = 5,
 }
 
 /// Bits that make an entry present in one of the layouts: bit 0 in nested tables, bits 2 to 0 in extended ones.
@@ -41,6 +43,7 @@ impl Mark {
             (0, 2) => Self::Kept,
             (0, 3) => Self::Leaving,
             (0, 4) => Self::InPlace,
+            (0, 5) => Self::Given,
             _ => return None,
         };
         Some((mark, Pfn::new((!entry & ADDRESS) >> 12)))
@@ -60,7 +63,7 @@ mod tests {
         #[test]
         fn a_mark_is_absent_to_hardware_and_comes_back(pfn in 0_u64..1 << 39) {
             let pfn = Pfn::new(pfn);
-            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving, Mark::InPlace] {
+            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving, Mark::InPlace, Mark::Given] {
                 let entry = mark.entry(pfn);
                 prop_assert_eq!(Mark::read(entry), Some((mark, pfn)));
                 for level in [Level::L1, Level::L2, Level::L3] {

@@ -81,6 +81,11 @@ impl HostMemory<'_> {
     /// Takes back hidden memory that is zeroed. What becomes empty is cached, or restored and merged.
     pub fn give_back<M: Machine>(&mut self, machine: &M, extent: Extent<Clean>) {
         self.stats.pool_frees += 1;
+        self.put_away(machine, extent);
+    }
+
+    /// The same for memory that nobody had from the pool in this way: a guest's.
+    pub(crate) fn put_away<M: Machine>(&mut self, machine: &M, extent: Extent<Clean>) {
         let mut list = ExtentList::new();
         if extent.is_regions() {
             list.push(&mut self.frames, extent);

@@ -1,6 +1,6 @@
 //! Zeroing hidden memory through windows, 2 MiB a step.
 
-use crate::address::REGION_ORDER;
+use crate::address::{Pfn, REGION_ORDER};
 use crate::frame::FrameTable;
 use crate::frame::extent::{Clean, Dirty, Extent};
 use crate::frame::extent_list::ExtentList;
@@ -83,6 +83,28 @@ impl Scrubber {
         Self {
             clean,
             ..Self::default()
+        }
+    }
+
+    /// First frame and order of all that it has.
+    pub(crate) fn extents<'a>(
+        &self,
+        frames: &'a FrameTable<'_>,
+    ) -> impl Iterator<Item = (Pfn, u8)> + use<'a> {
+        let current = self
+            .current
+            .as_ref()
+            .map(|(extent, _)| (extent.pfn(), extent.order()));
+        let listed = self.dirty.extents(frames).chain(self.clean.extents(frames));
+        listed.chain(current)
+    }
+
+    /// Takes over all that another one has.
+    pub(crate) fn append(&mut self, frames: &mut FrameTable<'_>, other: &mut Self) {
+        self.dirty.append(frames, core::mem::take(&mut other.dirty));
+        self.clean.append(frames, core::mem::take(&mut other.clean));
+        if let Some((extent, _)) = other.current.take() {
+            self.dirty.push(frames, extent);
         }
     }
 

@@ -12,27 +12,30 @@ use memory::frame::extent::{Dirty, Extent};
 
 /// The table, as docs/testing.md has it. A cell is what comes of the operation: a new state, or what it says.
 const TABLE: &str = "\
-| operation | by | absent | pending | accepted | shared | shared in place |
-|---|---|---|---|---|---|---|
-| share | its guest | range | → shared | → shared | state | state |
-| unshare | its guest | range | state | state | → pending | state |
-| accept | its guest | range | → accepted | state | state | state |
-| share in place | its guest | range | state | → shared in place | state | state |
-| unshare in place | its guest | range | state | state | state | → accepted |
-| write at the private alias | its guest | fault | fault | done | fault | fault |
-| write at the shared alias | its guest | fault | fault | fault | done | done |
-| each of these at the same address | another guest | apart | apart | apart | apart | apart |
-| copy out | host | range | not shared | not shared | done | done |
-| copy in | host | range | not shared | not shared | done | done |
-| read for the guest's vCPU | host | range | range | done | range | range |
-| write for the guest's vCPU | host | range | range | done | range | range |
-| take all frames that are free | host | apart | apart | apart | apart | apart |
-| take all hidden frames that are free | host | apart | apart | apart | apart | apart |
-| take another guest down | host | apart | apart | apart | apart | apart |
-| take the guest down | host | gone | gone | gone | gone | gone |
+| operation | by | outside | absent | pending | accepted | shared | shared in place |
+|---|---|---|---|---|---|---|---|
+| share | its guest | range | state | → shared | → shared | state | state |
+| unshare | its guest | range | state | state | state | → pending | state |
+| accept | its guest | range | state | → accepted | state | state | state |
+| share in place | its guest | range | state | state | → shared in place | state | state |
+| unshare in place | its guest | range | state | state | state | state | → accepted |
+| give back | its guest | range | state | → absent | → absent | state | state |
+| take again | its guest | range | → pending | state | state | state | state |
+| write at the private alias | its guest | fault | fault | fault | done | fault | fault |
+| write at the shared alias | its guest | fault | fault | fault | fault | done | done |
+| each of these at the same address | another guest | apart | apart | apart | apart | apart | apart |
+| copy out | host | range | not shared | not shared | not shared | done | done |
+| copy in | host | range | not shared | not shared | not shared | done | done |
+| read for the guest's vCPU | host | range | range | range | done | range | range |
+| write for the guest's vCPU | host | range | range | range | done | range | range |
+| take all frames that are free | host | apart | apart | apart | apart | apart | apart |
+| take all hidden frames that are free | host | apart | apart | apart | apart | apart | apart |
+| take another guest down | host | apart | apart | apart | apart | apart | apart |
+| take the guest down | host | gone | gone | gone | gone | gone | gone |
 ";
 
-const STATES: [PageState; 5] = [
+const STATES: [PageState; 6] = [
+    PageState::Outside,
     PageState::Absent,
     PageState::Pending,
     PageState::Accepted,
@@ -42,6 +45,7 @@ const STATES: [PageState; 5] = [
 
 fn name(state: PageState) -> &'static str {
     match state {
+        PageState::Outside => "outside",
         PageState::Absent => "absent",
         PageState::Pending => "pending",
         PageState::Accepted => "accepted",
@@ -53,7 +57,8 @@ fn name(state: PageState) -> &'static str {
 /// The changes that lead to a state from the launch on.
 fn way_to(state: PageState) -> &'static [Change] {
     match state {
-        PageState::Absent | PageState::Accepted => &[],
+        PageState::Outside | PageState::Accepted => &[],
+        PageState::Absent => &[Change::GiveBack],
         PageState::Pending => &[Change::Share, Change::Unshare],
         PageState::Shared => &[Change::Share],
         PageState::SharedInPlace => &[Change::ShareInPlace],
@@ -89,7 +94,7 @@ struct View {
 impl View {
     fn of(state: PageState) -> Self {
         let (guest_private, guest_shared) = match state {
-            PageState::Absent | PageState::Pending => (false, false),
+            PageState::Outside | PageState::Absent | PageState::Pending => (false, false),
             PageState::Accepted => (true, false),
             PageState::Shared | PageState::SharedInPlace => (false, true),
         };
@@ -110,7 +115,7 @@ impl Scene {
         let second = bench.launch_as(2, kind, BYTES);
         // In the middle of what the other guest has at the same addresses.
         let start = match state {
-            PageState::Absent => BYTES,
+            PageState::Outside => BYTES,
             _ => 2 * MIB,
         };
         for change in way_to(state) {
@@ -208,7 +213,8 @@ impl Scene {
     /// All that the second guest can do to the same address: it does it to its own page.
     fn other_guest(&mut self) -> String {
         let start = self.others()[0];
-        for change in Change::ALL {
+        // What is taken again has to be accepted.
+        for change in Change::ALL.into_iter().chain([Change::Accept]) {
             let result = self.bench.change(&mut self.second, change, start, self.bytes);
             assert_eq!(result, Ok(()), "{}: {change:?}", self.what);
             for alias in [0, SHARED] {
@@ -307,7 +313,15 @@ impl Scene {
     fn apply(&mut self, operation: &str) -> String {
         let change = Change::ALL
             .into_iter()
-            .zip(["share", "unshare", "accept", "share in place", "unshare in place"])
+            .zip([
+                "share",
+                "unshare",
+                "accept",
+                "share in place",
+                "unshare in place",
+                "give back",
+                "take again",
+            ])
             .find_map(|(change, name)| (name == operation).then_some(change));
         match operation {
             "write at the private alias" => self.guest_writes(0),
@@ -364,7 +378,7 @@ fn said<E: Copy + PartialEq + fmt::Debug + Into<&'static str>>(results: [Result<
 }
 
 /// The rows: operation, and what comes of it in each state.
-fn rows() -> Vec<(&'static str, [&'static str; 5])> {
+fn rows() -> Vec<(&'static str, [&'static str; 6])> {
     let cells = |line: &'static str| -> Vec<&'static str> {
         let line = line.trim_matches('|');
         line.split('|').map(str::trim).collect()

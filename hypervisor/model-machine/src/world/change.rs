@@ -34,7 +34,7 @@ impl Known {
     /// The alias through which a page that is being changed can still be reached by an old translation.
     pub(super) fn old_alias(&self) -> Option<u64> {
         match self.in_flight {
-            Some((Change::Share | Change::ShareInPlace, _)) => Some(0),
+            Some((Change::Share | Change::ShareInPlace | Change::GiveBack, _)) => Some(0),
             Some((Change::Unshare | Change::UnshareInPlace, _)) => Some(SHARED_BIT),
             _ => None,
         }
@@ -45,7 +45,8 @@ impl Known {
         pages.clone().all(|page| {
             let state = self.pages.get(&page).unwrap_or(&PageState::Accepted);
             match change {
-                Change::Share => matches!(state, PageState::Accepted | PageState::Pending),
+                Change::Share | Change::GiveBack => matches!(state, PageState::Accepted | PageState::Pending),
+                Change::TakeAgain => *state == PageState::Absent,
                 Change::Unshare => *state == PageState::Shared,
                 Change::Accept => *state == PageState::Pending,
                 Change::ShareInPlace => *state == PageState::Accepted,
@@ -64,7 +65,8 @@ impl Known {
             PageState::Shared => Change::Unshare,
             PageState::SharedInPlace => Change::UnshareInPlace,
             PageState::Pending => Change::Accept,
-            PageState::Accepted | PageState::Absent => return None,
+            PageState::Absent => Change::TakeAgain,
+            PageState::Accepted | PageState::Outside => return None,
         };
         let end = (first..).find(|page| self.pages.get(page) != Some(&state))?;
         Some((change, first..end))
@@ -78,6 +80,8 @@ impl Known {
             Change::Unshare => (SHARED_BIT, PageState::Pending),
             Change::Accept | Change::UnshareInPlace => (0, PageState::Accepted),
             Change::ShareInPlace => (SHARED_BIT, PageState::SharedInPlace),
+            Change::GiveBack => (0, PageState::Absent),
+            Change::TakeAgain => (0, PageState::Pending),
         };
         if change.is_in_place() {
             // What was there is there, at the other alias.
@@ -213,6 +217,12 @@ impl World<'_> {
                 let receipt = self.machine.translations_flushed(*id);
                 memory.flushed(&mut self.memory, receipt);
             }
+            Progress::Hide => {
+                if let Some(posted) = memory.hiding() {
+                    let receipt = posted.wait(&cpu);
+                    memory.hidden(&mut self.memory, &cpu, receipt);
+                }
+            }
             Progress::Done(result) => {
                 known.in_flight = None;
                 let allowed = known.allows(change, pages.clone());
@@ -239,7 +249,7 @@ impl World<'_> {
         };
         if result.is_ok() && change.is_in_place() {
             self.reads_the_same(cpu.index(), index, &pages)?;
-        } else if result.is_ok() && change != Change::Unshare {
+        } else if result.is_ok() && matches!(change, Change::Share | Change::Accept) {
             self.reads_zero(cpu.index(), index, change, pages)?;
         }
         Ok(Some(result))

@@ -63,10 +63,14 @@ impl SecondStage {
 }
 
 impl CutSecondStage {
-    /// The host frame that was behind a guest frame of the private alias, or was kept for it.
-    pub(in crate::guest) fn backing<M: Machine>(&self, machine: &M, gfn: Gfn) -> Option<Pfn> {
-        let from = (self.middle?, Level::L3);
-        with_format!(self.kind, F => pages::look::<F, M>(machine, from, gfn)).pfn
+    /// The host frame that was behind a guest frame of the private alias, or was kept for it, and how many frames from there on stand in the same
+    /// entry.
+    pub(in crate::guest) fn backing<M: Machine>(&self, machine: &M, gfn: Gfn) -> (Option<Pfn>, u64) {
+        let Some(middle) = self.middle else {
+            return (None, Level::L4.frames());
+        };
+        let looked = with_format!(self.kind, F => pages::look::<F, M>(machine, (middle, Level::L3), gfn));
+        (looked.pfn, looked.left(gfn))
     }
 
     /// Frees the ordinary frames behind 2 MiB of the shared alias, and the table that led to them. False when there was nothing left.

@@ -3,8 +3,9 @@
 //!
 //! The private alias is address 0 up to the guest's size: `pages` has the states of its pages. The shared alias is the same addresses with the
 //! shared bit set, in tables that are made when they are needed (`shared`): to ordinary frames, or to the hidden ones themselves (`in_place`).
-//! `cut` is what is left when the guest has ended.
+//! `absent` has the 2 MiB that the guest has given back. `cut` is what is left when the guest has ended.
 
+mod absent;
 mod cut;
 mod in_place;
 mod pages;
@@ -122,11 +123,6 @@ impl Shape {
     fn patched(&self) -> core::ops::Range<u64> {
         let regions = self.bytes / Level::L2.bytes();
         regions - self.patched..regions
-    }
-
-    /// Guest addresses from here on are mapped by 4K leaves.
-    pub(super) fn patched_from(&self) -> Gfn {
-        Gfn::new(self.patched().start * Level::L2.frames())
     }
 
     /// Tables that it needs: the top level, one level-3 table, a level-2 table for each GiB without a 1G leaf, a level-1 table for each

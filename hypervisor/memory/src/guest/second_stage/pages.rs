@@ -13,7 +13,9 @@ use crate::paging::mark::Mark;
 /// What a page of a guest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// Nothing: the guest has no memory there.
+    /// Not the guest's memory.
+    Outside,
+    /// The guest's to have, and given back: nothing is there.
     Absent,
     /// Private, and the guest's to use.
     Accepted,
@@ -50,6 +52,14 @@ impl Part {
         (self.start.get()..self.end().get()).map(Gfn::new)
     }
 
+    /// The aligned 2 MiB that it lies in.
+    pub(in crate::guest) fn whole(self) -> Self {
+        Self {
+            start: self.start.align_down(Level::L2.frames()),
+            frames: Level::L2.frames(),
+        }
+    }
+
     pub(in crate::guest) fn is_whole(self) -> bool {
         self.frames == Level::L2.frames()
     }
@@ -69,6 +79,13 @@ pub(super) struct Looked {
     pub(super) level: Level,
 }
 
+impl Looked {
+    /// Frames from this one on that stand in the same entry.
+    pub(super) fn left(&self, gfn: Gfn) -> u64 {
+        self.level.frames() - (gfn.get() & (self.level.frames() - 1))
+    }
+}
+
 /// Looks a guest frame of the private alias up, from a table on the way.
 pub(super) fn look<F: Format, M: Machine>(machine: &M, from: (Pfn, Level), gfn: Gfn) -> Looked {
     let Some((table, level)) = lowest_table::<F, M>(machine, from, gfn) else {
@@ -84,6 +101,7 @@ pub(super) fn look<F: Format, M: Machine>(machine: &M, from: (Pfn, Level), gfn: 
         (_, Some((Mark::Pending, pfn))) => (PageState::Pending, Some(pfn)),
         (_, Some((Mark::Kept, pfn))) => (PageState::Shared, Some(pfn)),
         (_, Some((Mark::InPlace, pfn))) => (PageState::SharedInPlace, Some(pfn)),
+        (_, Some((Mark::Given, pfn))) => (PageState::Absent, Some(pfn)),
         _ => (PageState::Absent, None),
     };
     Looked {
@@ -132,8 +150,7 @@ impl SecondStage {
     /// The frames from a guest frame on that are alike and stand in one entry: their state, the first hidden frame, and how many.
     pub(in crate::guest) fn alike<M: Machine>(&self, machine: &M, gfn: Gfn) -> (PageState, Option<Pfn>, u64) {
         let looked = self.look(machine, gfn);
-        let left = looked.level.frames() - (gfn.get() & (looked.level.frames() - 1));
-        (looked.state, looked.pfn, left)
+        (looked.state, looked.pfn, looked.left(gfn))
     }
 
     /// Whether all pages of the part are in a state that `fits`.

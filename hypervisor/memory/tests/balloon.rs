@@ -1,0 +1,347 @@
+//! Guests give memory back and take it again, on the model machine: what the host gets, what it costs, what is refused, and that all of it comes
+//! back.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use memory::address::{Gpa, Level, PAGE_SIZE};
+use memory::frame::GuestId;
+use memory::guest::{Change, ChangeError, GuestFlushed, GuestMemory, PageState, Progress, SecondStageKind};
+use memory::region::Watermarks;
+use model_machine::{Booted, ModelCpu, ModelMachine, Snapshot};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const REGION: u64 = 2 * MIB;
+
+const KINDS: [SecondStageKind; 3] = [
+    SecondStageKind::Nested,
+    SecondStageKind::Extended,
+    SecondStageKind::ExtendedSplit,
+];
+
+fn id() -> GuestId {
+    GuestId::new(1).unwrap()
+}
+
+/// One CPU with its memory, and a guest.
+struct Bench {
+    machine: &'static ModelMachine,
+    booted: Booted<'static>,
+}
+
+impl Bench {
+    fn new(bytes: u64) -> Self {
+        let (machine, booted) = ModelMachine::boot(&[(0, bytes)], 1, Level::L3);
+        Self { machine, booted }
+    }
+
+    fn cpu(&self) -> ModelCpu<'static> {
+        self.machine.cpu(0)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self.machine, &self.booted.memory)
+    }
+
+    fn holes(&self) -> u64 {
+        self.booted.memory.frames.holes().0
+    }
+
+    fn launch(&mut self, kind: SecondStageKind, bytes: u64) -> GuestMemory {
+        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        let launching = memory.launch(&cpu, kind, id(), bytes).unwrap().wait(&cpu);
+        let guest = launching.finish(memory, &cpu, &mut windows[0]);
+        self.machine.guest_begins(id(), kind.into(), guest.second_stage());
+        guest
+    }
+
+    fn teardown(&mut self, guest: GuestMemory) {
+        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        let revoked = guest.revoke(&cpu);
+        self.machine.guest_flushed(id());
+        let mut teardown = revoked.reclaim(GuestFlushed::new(id()));
+        while teardown.step(memory, &cpu, &mut windows[0]) {}
+        self.machine.guest_ends(id());
+        let restored = teardown.finish(memory, &cpu, &mut windows[0]);
+        restored.wait(&cpu).release(memory, &cpu);
+    }
+
+    fn step(&mut self, guest: &mut GuestMemory) -> Progress {
+        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        let progress = guest.go_on(memory, &cpu, &mut windows[0]);
+        match progress {
+            Progress::Flush => guest.flushed(memory, self.machine.translations_flushed(id())),
+            Progress::Hide => {
+                let receipt = guest.hiding().unwrap().wait(&cpu);
+                guest.hidden(memory, &cpu, receipt);
+            }
+            _ => {}
+        }
+        assert_eq!(self.machine.check(&self.booted.memory.frames), []);
+        progress
+    }
+
+    fn change(
+        &mut self,
+        guest: &mut GuestMemory,
+        change: Change,
+        start: u64,
+        bytes: u64,
+    ) -> Result<(), ChangeError> {
+        guest.begin(change, Gpa::new(start), bytes)?;
+        loop {
+            if let Progress::Done(result) = self.step(guest) {
+                return result;
+            }
+        }
+    }
+
+    fn load(&mut self, guest: &GuestMemory, at: u64) -> Option<u64> {
+        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
+        let mut word = [0; 8];
+        let read = guest.read(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut word);
+        read.ok().map(|()| u64::from_le_bytes(word))
+    }
+
+    fn store(&self, at: u64, value: u64) -> bool {
+        self.machine.guest_store(id(), Gpa::new(at), value)
+    }
+}
+
+/// First byte and length, in a guest of 10 MiB.
+const RANGES: [(u64, u64); 8] = [
+    (0, PAGE_SIZE),
+    (0, REGION),
+    (PAGE_SIZE, PAGE_SIZE),
+    (PAGE_SIZE, REGION),
+    (REGION, PAGE_SIZE),
+    (REGION, 2 * REGION),
+    (REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE),
+    (0, 10 * MIB),
+];
+
+/// There and back over each range: neighbours keep what they hold, whole regions leave what the host has hidden, what comes again is zero; one
+/// flush of the guest, and one of the host at most.
+#[test]
+fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
+    for kind in KINDS {
+        for (start, bytes) in RANGES {
+            let mut bench = Bench::new(128 * MIB);
+            let boot = bench.snapshot();
+            let mut guest = bench.launch(kind, 10 * MIB);
+            let (before, free) = (
+                bench.booted.memory.stats(),
+                bench.booted.memory.frames.free_frames(),
+            );
+            let probes: Vec<u64> = (0..10 * MIB).step_by(PAGE_SIZE as usize).collect();
+            let inside = |at: u64| (start..start + bytes).contains(&at);
+            for at in &probes {
+                assert!(bench.store(*at, !at));
+            }
+            let last = (start + bytes) / REGION;
+            let whole = last.saturating_sub(start.div_ceil(REGION));
+            bench.change(&mut guest, Change::GiveBack, start, bytes).unwrap();
+            assert_eq!(bench.holes(), 5 - whole, "{kind:?} {start:#x} {bytes:#x}");
+            // But for the tables of the leaves that were split, one for each end.
+            let given = bench.booted.memory.frames.free_frames();
+            assert!(
+                given.abs_diff(free + whole * 512) <= 2,
+                "{given} frames, {free} before"
+            );
+            for at in &probes {
+                assert_eq!(bench.load(&guest, *at), (!inside(*at)).then_some(!at));
+                assert_eq!(bench.store(*at, !at), !inside(*at));
+            }
+            // Its first and its last page are gone from RAM.
+            for at in [start, start + bytes - PAGE_SIZE] {
+                assert!(!bench.machine.ram().contains(!at), "{at:#x} was given back");
+            }
+            let middle = bench.booted.memory.stats();
+            assert_eq!(middle.guest_flushes - before.guest_flushes, 1);
+            assert_eq!(
+                middle.flushes, before.flushes,
+                "what merges waits for another's flush"
+            );
+            bench.change(&mut guest, Change::TakeAgain, start, bytes).unwrap();
+            let after = bench.booted.memory.stats();
+            assert_eq!(after.guest_flushes, middle.guest_flushes);
+            assert_eq!(after.flushes - middle.flushes, u64::from(whole > 0));
+            assert_eq!(
+                (after.regions_given_back, after.regions_taken_again),
+                (whole, whole)
+            );
+            assert_eq!(bench.holes(), 5);
+            for at in probes.iter().filter(|at| inside(**at)) {
+                assert!(!bench.store(*at, 1), "{at:#x} is pending");
+                assert_eq!(guest.page(&bench.cpu(), Gpa::new(*at)).state, PageState::Pending);
+            }
+            bench.change(&mut guest, Change::Accept, start, bytes).unwrap();
+            for at in &probes {
+                let expected = if inside(*at) { 0 } else { !at };
+                assert_eq!(bench.load(&guest, *at), Some(expected));
+                assert!(bench.store(*at, 1));
+            }
+            bench.teardown(guest);
+            assert_eq!(
+                boot.trace(&bench.snapshot()),
+                None,
+                "{kind:?} {start:#x} {bytes:#x}"
+            );
+        }
+    }
+}
+
+/// Page by page, in any order: the region goes with its last page, whoever of them that is, and comes again with the first.
+#[test]
+fn a_region_goes_with_its_last_page_and_comes_with_its_first() {
+    for kind in KINDS {
+        let mut bench = Bench::new(128 * MIB);
+        let mut guest = bench.launch(kind, 4 * MIB);
+        let order = |page: u64| page * 181 % 512;
+        for page in 0..512 {
+            assert_eq!(bench.holes(), 2);
+            let at = REGION + order(page) * PAGE_SIZE;
+            bench.change(&mut guest, Change::GiveBack, at, PAGE_SIZE).unwrap();
+        }
+        assert_eq!(bench.holes(), 1);
+        bench
+            .change(&mut guest, Change::TakeAgain, REGION + 77 * PAGE_SIZE, PAGE_SIZE)
+            .unwrap();
+        assert_eq!(bench.holes(), 2);
+        let states = [76, 77, 78].map(|page| {
+            let at = Gpa::new(REGION + page * PAGE_SIZE);
+            guest.page(&bench.cpu(), at).state
+        });
+        assert_eq!(states, [PageState::Absent, PageState::Pending, PageState::Absent]);
+        bench.teardown(guest);
+        assert_eq!(bench.holes(), 0);
+    }
+}
+
+/// A gigablock that is one entry in the direct map, one leaf in the second stage, and one extent in the records: a part of it goes, and comes again.
+#[test]
+fn a_part_of_a_gigablock_is_given_back() {
+    for (kind, large) in [
+        (SecondStageKind::Nested, true),
+        (SecondStageKind::Extended, false),
+    ] {
+        for start in [0, REGION, 511 * REGION, 700 * REGION] {
+            let mut bench = Bench::new(4 * GIB);
+            bench.booted.memory.allow_large_guest_leaves(large);
+            let boot = bench.snapshot();
+            let mut guest = bench.launch(kind, 2 * GIB);
+            bench
+                .change(&mut guest, Change::GiveBack, start, 3 * REGION)
+                .unwrap();
+            assert_eq!(bench.holes(), 1024 - 3);
+            bench
+                .change(&mut guest, Change::TakeAgain, start + REGION, REGION)
+                .unwrap();
+            assert_eq!(bench.holes(), 1024 - 2);
+            bench.teardown(guest);
+            assert_eq!(boot.trace(&bench.snapshot()), None);
+        }
+    }
+}
+
+/// What the cache has room for stays hidden, and is taken again without a flush.
+#[test]
+fn what_the_cache_keeps_costs_no_flush() {
+    let mut bench = Bench::new(128 * MIB);
+    bench.booted.memory.set_cache(2);
+    let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+    bench.change(&mut guest, Change::GiveBack, 0, 4 * REGION).unwrap();
+    assert_eq!(
+        (bench.holes(), bench.booted.memory.pool().cached_regions()),
+        (3, 2)
+    );
+    let flushes = bench.booted.memory.stats().flushes;
+    bench
+        .change(&mut guest, Change::TakeAgain, REGION, 2 * REGION)
+        .unwrap();
+    assert_eq!(bench.booted.memory.stats().flushes, flushes);
+    assert_eq!(bench.booted.memory.pool().cached_regions(), 0);
+    bench.teardown(guest);
+}
+
+/// Whatever is missing, frames for tables or regions: the whole range is refused and nothing has changed.
+#[test]
+fn a_change_is_refused_whichever_frame_is_missing() {
+    let mut results = [0, 0];
+    for kind in KINDS {
+        for (change, start, bytes) in [
+            (Change::GiveBack, REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE),
+            (Change::TakeAgain, 0, 6 * MIB),
+            (Change::TakeAgain, REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE),
+        ] {
+            for (regions, frames) in
+                (0..4).flat_map(|regions| [0, 1, 2, 3, 5, 600].map(|frames| (regions, frames)))
+            {
+                let mut bench = Bench::new(64 * MIB);
+                let mut guest = bench.launch(kind, 6 * MIB);
+                if change == Change::TakeAgain {
+                    bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
+                }
+                bench.booted.memory.set_watermarks(Watermarks::default());
+                let table = &mut bench.booted.memory.frames;
+                let mut held = Vec::new();
+                while table.free_regions() > regions {
+                    held.push(table.allocate(9).unwrap());
+                }
+                let mut small = Vec::new();
+                while table.free_frames() > regions * 512 + frames
+                    && let Ok(frame) = table.allocate(0)
+                {
+                    small.push(frame);
+                }
+                let before = bench.snapshot();
+                let marks: Vec<_> = guest.unreachable(&bench.cpu()).collect();
+                let result = bench.change(&mut guest, change, start, bytes);
+                results[usize::from(result.is_ok())] += 1;
+                if let Err(error) = result {
+                    assert!(matches!(error, ChangeError::OutOfMemory(_)), "{error:?}");
+                    assert_eq!(before.difference(&bench.snapshot()), None, "{kind:?} {change:?}");
+                    assert_eq!(marks, guest.unreachable(&bench.cpu()).collect::<Vec<_>>());
+                }
+                bench.teardown(guest);
+                assert_eq!(bench.holes(), 0);
+                let table = &mut bench.booted.memory.frames;
+                held.into_iter()
+                    .chain(small)
+                    .for_each(|extent| table.free(extent));
+            }
+        }
+    }
+    assert!(results[0] > 20 && results[1] > 20, "{results:?}");
+}
+
+/// The guest dies between any two steps, the flush of the direct map asked for and not waited for among them.
+#[test]
+fn a_guest_can_die_at_every_step() {
+    for change in [Change::GiveBack, Change::TakeAgain] {
+        for steps in 0.. {
+            let mut bench = Bench::new(64 * MIB);
+            let boot = bench.snapshot();
+            let mut guest = bench.launch(SecondStageKind::Nested, 6 * MIB);
+            if change == Change::TakeAgain {
+                bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
+            }
+            guest.begin(change, Gpa::new(0), 6 * MIB).unwrap();
+            let mut done = false;
+            for step in 0..steps {
+                if step + 1 == steps {
+                    // Without what it asks for.
+                    let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
+                    done = matches!(guest.go_on(memory, &cpu, &mut windows[0]), Progress::Done(_));
+                } else {
+                    let _ = bench.step(&mut guest);
+                }
+            }
+            bench.teardown(guest);
+            assert_eq!(boot.trace(&bench.snapshot()), None, "{change:?}, {steps} steps");
+            if done {
+                break;
+            }
+        }
+    }
+}
