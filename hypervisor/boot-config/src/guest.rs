@@ -1,4 +1,4 @@
-//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,share=SIZE][,limit=DURATION][,expect=ENDING][,after]`.
+//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,share=SIZE][,limit=DURATION][,expect=ENDING][,auto-accept][,auto-convert][,after]`.
 
 use core::fmt;
 use core::time::Duration;
@@ -41,6 +41,10 @@ pub struct Launch {
     pub limit: Duration,
     /// How each instance is expected to end.
     pub expect: Expected,
+    /// A page that is pending or absent is backed and accepted when the guest touches it.
+    pub auto_accept: bool,
+    /// A page becomes shared, or private, when the guest touches it at the other alias.
+    pub auto_convert: bool,
     /// Start each instance only when every guest before it, its own earlier instances included, has ended.
     pub after: bool,
 }
@@ -54,6 +58,8 @@ impl Default for Launch {
             share: MAX_MEMORY,
             limit: Duration::from_secs(30),
             expect: Expected::default(),
+            auto_accept: false,
+            auto_convert: false,
             after: false,
         }
     }
@@ -97,7 +103,13 @@ impl Launch {
                 problem,
             });
         }
-        if name == "after" {
+        let flag = match name {
+            "after" => Some(&mut self.after),
+            "auto-accept" => Some(&mut self.auto_accept),
+            "auto-convert" => Some(&mut self.auto_convert),
+            _ => None,
+        };
+        if let Some(flag) = flag {
             if text.is_some() {
                 return Err(Error {
                     parameter: name,
@@ -105,7 +117,7 @@ impl Launch {
                     problem: Problem::UnwantedValue,
                 });
             }
-            self.after = true;
+            *flag = true;
             return Ok(());
         }
         let accepted = accepted(FIELDS, name);
@@ -193,8 +205,14 @@ impl fmt::Display for Launch {
         if self.expect != default.expect {
             write!(f, ",expect={}", self.expect)?;
         }
-        if self.after {
-            f.write_str(",after")?;
+        for (set, flag) in [
+            (self.auto_accept, ",auto-accept"),
+            (self.auto_convert, ",auto-convert"),
+            (self.after, ",after"),
+        ] {
+            if set {
+                f.write_str(flag)?;
+            }
         }
         Ok(())
     }

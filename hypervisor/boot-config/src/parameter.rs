@@ -84,6 +84,8 @@ pub const FIELDS: &[Parameter] = &[
         "ENDING",
         "`exit:CODE`, `memory-fault`, `time-limit`, `shutdown`, `halt`, `unexpected`, `refused`, `destroyed` or `any`",
     ),
+    parameter("auto-accept", "", ""),
+    parameter("auto-convert", "", ""),
     parameter("after", "", ""),
 ];
 

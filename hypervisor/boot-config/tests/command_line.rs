@@ -29,7 +29,7 @@ fn an_empty_line_is_the_default() {
 
 #[test]
 fn every_parameter_at_once() {
-    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,share=12K,limit=200ms,expect=time-limit,after seed=0x10 together=8 \
+    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,share=12K,limit=200ms,expect=time-limit,auto-accept,auto-convert,after seed=0x10 together=8 \
                 pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view \
                 stress=1000+10";
     let config = Config::parse(line).unwrap();
@@ -48,6 +48,8 @@ fn every_parameter_at_once() {
         share: 12 << 10,
         limit: Duration::from_millis(200),
         expect: Expected::Exactly(Ending::TimeLimit),
+        auto_accept: true,
+        auto_convert: true,
         after: true,
     };
     assert_eq!(config.guests[1], GuestSpec { name: "spin", launch });
@@ -168,7 +170,7 @@ fn errors_say_what_where_and_what_instead() {
         ("guest=../x", "`../x` is not accepted"),
         (
             "guest=a,",
-            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, share, limit, expect, after",
+            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, share, limit, expect, auto-accept, auto-convert, after",
         ),
         (
             "guest=a,memroy=4M",
@@ -251,16 +253,18 @@ fn launches() -> impl Strategy<Value = Launch> {
         0u64..=1 << 28,
         1u64..=3_600_000,
         expect,
-        any::<bool>(),
+        any::<[bool; 3]>(),
     )
-        .prop_map(|(regions, count, vcpus, shared, ms, expect, after)| Launch {
+        .prop_map(|(regions, count, vcpus, shared, ms, expect, flags)| Launch {
             memory: regions << 21,
             count,
             vcpus,
             share: shared << 12,
             limit: Duration::from_millis(ms),
             expect,
-            after,
+            auto_accept: flags[0],
+            auto_convert: flags[1],
+            after: flags[2],
         })
 }
 

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha384};
 use crate::StartState;
 
 /// What stands first, so that no other use of SHA-384 gives the same digest: 24 bytes. The number grows when anything of what follows it changes.
-const DOMAIN: &[u8; 24] = b"LACUNA launch measure\0\x01\0";
+const DOMAIN: &[u8; 24] = b"LACUNA launch measure\0\x02\0";
 /// What follows is a page.
 const PAGE: u8 = 1;
 /// What follows is the start state of the first vCPU.
@@ -37,6 +37,8 @@ pub struct Flags {
     pub vcpus: u32,
     /// Most bytes that it may share with the host at a time.
     pub share_bytes: u64,
+    /// What is done for it at an access: bit 0, `auto-accept`; bit 1, `auto-convert`.
+    pub automatic: u8,
 }
 
 impl Flags {
@@ -47,6 +49,8 @@ impl Flags {
             memory,
             vcpus,
             share,
+            auto_accept,
+            auto_convert,
             // How many such guests there are, and when, is the host's affair, as is the CPU time it gives them; how a guest
             // is expected to end changes only the verdict.
             count: _,
@@ -58,6 +62,7 @@ impl Flags {
             memory_bytes: memory,
             vcpus,
             share_bytes: share,
+            automatic: auto_accept as u8 | (auto_convert as u8) << 1,
         }
     }
 }
@@ -130,11 +135,13 @@ impl Measuring {
             memory_bytes,
             vcpus,
             share_bytes,
+            automatic,
         } = flags;
         self.hash.update([FLAGS]);
         self.hash.update(memory_bytes.to_le_bytes());
         self.hash.update(vcpus.to_le_bytes());
         self.hash.update(share_bytes.to_le_bytes());
+        self.hash.update([automatic]);
         self.hash.update(self.pages.to_le_bytes());
         Digest(self.hash.finalize().into())
     }

@@ -9,6 +9,7 @@
 mod change;
 #[cfg(feature = "test-hooks")]
 mod control;
+mod faults;
 mod guest;
 mod hypercalls;
 pub mod launch;

@@ -3,10 +3,11 @@
 use boot_config::Ending;
 use guest_abi::HypercallError;
 use memory::address::Gpa;
-use memory::guest::Alias;
+use memory::guest::{Alias, ChangeError};
 use memory::window::Windows;
 
 use super::change;
+use super::faults::Faulted;
 use super::guest::Guest;
 use super::hypercalls::{self, Outcome};
 use super::vcpu::GuestVcpu;
@@ -74,13 +75,39 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
                 break Slice::GoesOn;
             };
             this.changes = false;
-            set_result(&mut loaded, result);
+            match &this.fault {
+                None => set_result(&mut loaded, result),
+                Some(fault) if fault.is_mended(result) => {}
+                Some(fault) => break Slice::Ended(kind(&fault.ending.cause), Some(fault.ending)),
+            }
+        }
+        if let Some(mut fault) = this.fault.take()
+            && let Some(step) = fault.next
+        {
+            match step.begin(&guest) {
+                Ok(()) => {
+                    fault.next = fault.last.take();
+                    (this.fault, this.changes) = (Some(fault), true);
+                    continue;
+                }
+                // Another vCPU's change comes first.
+                Err(ChangeError::Busy) => {
+                    this.fault = Some(fault);
+                    break Slice::GoesOn;
+                }
+                Err(_) => {}
+            }
         }
         let exit = loaded.run(&presence, &mut reader);
         match exit {
             Exit::Ended(mut ending) => {
                 if let Cause::MemoryFault(fault) = &mut ending.cause {
                     fault.page = guest.with_memory(|memory| memory.page(&Hardware, fault.gpa));
+                    let fault = *fault;
+                    this.fault = Faulted::of(&guest, ending, &fault);
+                    if this.fault.is_some() {
+                        continue;
+                    }
                 }
                 break Slice::Ended(kind(&ending.cause), Some(ending));
             }

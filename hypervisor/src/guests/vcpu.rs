@@ -2,6 +2,7 @@
 
 use memory::tlb::shootdown::LastFlush;
 
+use super::faults::Faulted;
 use super::guest::{Counts, Guest, Loading};
 use super::list::Place;
 use crate::shared::Shared;
@@ -24,6 +25,8 @@ pub struct GuestVcpu<V> {
     pub counts: Counts,
     /// It has asked for a change of the guest's memory that is not done yet.
     pub changes: bool,
+    /// An access of its that waits for such a change, which it has not asked for.
+    pub fault: Option<Faulted>,
     /// When its second-stage translations were last flushed.
     pub last_flush: LastFlush,
     /// The CPU that it had its last turn on.
@@ -40,6 +43,7 @@ impl<V> GuestVcpu<V> {
             pass,
             counts: Counts::default(),
             changes: false,
+            fault: None,
             last_flush: LastFlush::NEVER,
             ran_on: None,
         }

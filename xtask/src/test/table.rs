@@ -150,7 +150,11 @@ fn together() -> Vec<Row> {
             ..Row::passing(
                 "named-faults",
                 "a memory fault names address, size, alias, access and what the page is",
-                "{touch-pending} {touch-shared-as-private} {touch-shared-in-place} {touch-private-as-shared} {escape} {touch-given-back}",
+                "{touch-pending} {touch-shared-as-private} {touch-shared-in-place} {touch-private-as-shared} {escape} {touch-given-back} \
+                 guest=touch-pending,memory=8M,auto-convert,expect=memory-fault \
+                 guest=touch-given-back,memory=8M,auto-convert,expect=memory-fault \
+                 guest=touch-shared-as-private,memory=8M,auto-accept,expect=memory-fault \
+                 guest=touch-private-as-shared,memory=8M,auto-accept,expect=memory-fault",
             )
         },
         Row {

@@ -11,7 +11,7 @@
 //! whose 2 MiB have no memory gets a region for all of them. All regions that a range lacks are taken between `reserve` and `finish`, zeroed, by
 //! one flush of the direct map at most; if they can't be had, the whole range is refused.
 
-use crate::address::{GIGABLOCK_ORDER, Gfn, Level, Pfn};
+use crate::address::{GIGABLOCK_ORDER, Gfn, Gpa, Level, PAGE_SIZE, Pfn};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
 use crate::frame::extent::{Carved, Extent};
@@ -89,6 +89,16 @@ impl GuestMemory {
         };
         changing.drawn.receipt = Some(receipt);
         changing.drawn.open(memory, machine);
+    }
+
+    /// The range to take again for the sake of one absent page: the aligned 2 MiB around it if there is nothing behind any of them, else the page.
+    pub fn absent_around<M: Machine>(&self, machine: &M, at: Gpa) -> (Gpa, u64) {
+        let page = Part::first_of(at.gfn(), at.gfn().add(1));
+        if self.tables.is_backed(machine, page) {
+            (page.start.gpa(), PAGE_SIZE)
+        } else {
+            (page.whole().start.gpa(), Level::L2.bytes())
+        }
     }
 
     /// First frame and order of hidden memory that is on its way to the guest and nobody's yet.
