@@ -1,4 +1,4 @@
-//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,share=SIZE][,limit=DURATION][,expect=ENDING][,auto-accept][,auto-convert][,after]`.
+//! A guest to launch: `NAME[,memory=SIZE][,count=N][,vcpus=N][,share=SIZE][,tables=N][,limit=DURATION][,expect=ENDING][,auto-accept][,auto-convert][,after]`.
 
 use core::fmt;
 use core::time::Duration;
@@ -17,6 +17,8 @@ pub const MIN_MEMORY: u64 = 4 << 20;
 pub const MAX_MEMORY: u64 = 1 << 40;
 /// What a guest shares is a multiple of this, in bytes: a page.
 pub const SHARE_STEP: u64 = 4096;
+/// The most tables beyond those of the launch: two for each 2 MiB of the largest guest, one for each alias.
+pub const MAX_TABLES: u64 = 2 * MAX_MEMORY / MEMORY_STEP;
 /// The most instances one `guest=` word launches.
 pub const MAX_COUNT: u32 = 1_000_000;
 /// The most vCPUs of a guest: a choice, well beyond the CPUs of most machines.
@@ -37,6 +39,8 @@ pub struct Launch {
     pub vcpus: u32,
     /// Bytes that each instance may share with the host at a time: a multiple of 4 KiB, at most what a guest can have at all.
     pub share: u64,
+    /// Tables that each instance's changes of its memory may make the host allocate, from 0 to 1048576.
+    pub tables: u64,
     /// CPU time that each instance may use, on all its vCPUs together; whole milliseconds, at most [`MAX_LIMIT`].
     pub limit: Duration,
     /// How each instance is expected to end.
@@ -56,6 +60,7 @@ impl Default for Launch {
             count: 1,
             vcpus: 1,
             share: MAX_MEMORY,
+            tables: MAX_TABLES,
             limit: Duration::from_secs(30),
             expect: Expected::default(),
             auto_accept: false,
@@ -133,6 +138,7 @@ impl Launch {
             "count" => count(text).map(|count| self.count = count),
             "vcpus" => vcpus(text).map(|vcpus| self.vcpus = vcpus),
             "share" => share(text).map(|share| self.share = share),
+            "tables" => tables(text).map(|tables| self.tables = tables),
             "limit" => limit(text).map(|limit| self.limit = limit),
             _ => Expected::parse(text).map(|expect| self.expect = expect),
         };
@@ -176,6 +182,10 @@ fn share(text: &str) -> Option<u64> {
     value::size(text).filter(|bytes| *bytes <= MAX_MEMORY && bytes.is_multiple_of(SHARE_STEP))
 }
 
+fn tables(text: &str) -> Option<u64> {
+    value::number(text).filter(|tables| *tables <= MAX_TABLES)
+}
+
 fn limit(text: &str) -> Option<Duration> {
     value::duration(text).filter(|limit| !limit.is_zero() && *limit <= MAX_LIMIT)
 }
@@ -197,6 +207,9 @@ impl fmt::Display for Launch {
         if self.share != default.share {
             f.write_str(",share=")?;
             value::write_size(f, self.share)?;
+        }
+        if self.tables != default.tables {
+            write!(f, ",tables={}", self.tables)?;
         }
         if self.limit != default.limit {
             f.write_str(",limit=")?;

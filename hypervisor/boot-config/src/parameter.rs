@@ -74,6 +74,7 @@ pub const FIELDS: &[Parameter] = &[
         "SIZE",
         "a multiple of 4K from 0 to 1T, such as 0, 64K or 1M",
     ),
+    parameter("tables", "N", "a number from 0 to 1048576"),
     parameter(
         "limit",
         "DURATION",

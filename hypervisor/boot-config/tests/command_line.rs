@@ -29,7 +29,7 @@ fn an_empty_line_is_the_default() {
 
 #[test]
 fn every_parameter_at_once() {
-    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,share=12K,limit=200ms,expect=time-limit,auto-accept,auto-convert,after seed=0x10 together=8 \
+    let line = "guest=hello guest=spin,memory=16M,count=3,vcpus=4,share=12K,tables=7,limit=200ms,expect=time-limit,auto-accept,auto-convert,after seed=0x10 together=8 \
                 pause=boot+after quiet test=read-hole cache=40 trace=hide+flush view \
                 stress=1000+10";
     let config = Config::parse(line).unwrap();
@@ -46,6 +46,7 @@ fn every_parameter_at_once() {
         count: 3,
         vcpus: 4,
         share: 12 << 10,
+        tables: 7,
         limit: Duration::from_millis(200),
         expect: Expected::Exactly(Ending::TimeLimit),
         auto_accept: true,
@@ -170,7 +171,7 @@ fn errors_say_what_where_and_what_instead() {
         ("guest=../x", "`../x` is not accepted"),
         (
             "guest=a,",
-            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, share, limit, expect, auto-accept, auto-convert, after",
+            "parameter `guest`, byte 8: `` is not known; known are memory, count, vcpus, share, tables, limit, expect, auto-accept, auto-convert, after",
         ),
         (
             "guest=a,memroy=4M",
@@ -251,21 +252,25 @@ fn launches() -> impl Strategy<Value = Launch> {
         1u32..=1_000_000,
         1u32..=1024,
         0u64..=1 << 28,
+        0u64..=1 << 20,
         1u64..=3_600_000,
         expect,
         any::<[bool; 3]>(),
     )
-        .prop_map(|(regions, count, vcpus, shared, ms, expect, flags)| Launch {
-            memory: regions << 21,
-            count,
-            vcpus,
-            share: shared << 12,
-            limit: Duration::from_millis(ms),
-            expect,
-            auto_accept: flags[0],
-            auto_convert: flags[1],
-            after: flags[2],
-        })
+        .prop_map(
+            |(regions, count, vcpus, shared, tables, ms, expect, flags)| Launch {
+                memory: regions << 21,
+                count,
+                vcpus,
+                share: shared << 12,
+                tables,
+                limit: Duration::from_millis(ms),
+                expect,
+                auto_accept: flags[0],
+                auto_convert: flags[1],
+                after: flags[2],
+            },
+        )
 }
 
 proptest! {

@@ -272,6 +272,8 @@ pub enum HypercallError {
     Busy,
     /// More would be shared than the guest was launched for. Nothing was changed.
     ShareLimit,
+    /// It would take more tables than the guest was launched for. Nothing was changed.
+    TableLimit,
 }
 
 impl HypercallError {
@@ -286,6 +288,7 @@ impl HypercallError {
             Self::WrongState => -6,
             Self::Busy => -7,
             Self::ShareLimit => -8,
+            Self::TableLimit => -9,
         }
     }
 
@@ -300,6 +303,7 @@ impl HypercallError {
             -6 => Some(Self::WrongState),
             -7 => Some(Self::Busy),
             -8 => Some(Self::ShareLimit),
+            -9 => Some(Self::TableLimit),
             _ => None,
         }
     }
@@ -316,6 +320,7 @@ impl fmt::Display for HypercallError {
             Self::WrongState => "a page in a state that this hypercall is not for",
             Self::Busy => "another vCPU is changing the guest's memory",
             Self::ShareLimit => "more would be shared than the guest was launched for",
+            Self::TableLimit => "it would take more tables than the guest was launched for",
         })
     }
 }
@@ -541,7 +546,7 @@ mod tests {
         let codes: Vec<i64> = (-20..0)
             .filter(|code| HypercallError::from_code(*code).is_some())
             .collect();
-        assert_eq!(codes, (-8..0).collect::<Vec<i64>>());
+        assert_eq!(codes, (-9..0).collect::<Vec<i64>>());
         for code in codes {
             assert_eq!(HypercallError::from_code(code).unwrap().code(), code);
         }

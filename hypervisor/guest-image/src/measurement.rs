@@ -37,6 +37,8 @@ pub struct Flags {
     pub vcpus: u32,
     /// Most bytes that it may share with the host at a time.
     pub share_bytes: u64,
+    /// Most tables that its changes of its memory may take.
+    pub tables: u64,
     /// What is done for it at an access: bit 0, `auto-accept`; bit 1, `auto-convert`.
     pub automatic: u8,
 }
@@ -49,6 +51,7 @@ impl Flags {
             memory,
             vcpus,
             share,
+            tables,
             auto_accept,
             auto_convert,
             // How many such guests there are, and when, is the host's affair, as is the CPU time it gives them; how a guest
@@ -62,6 +65,7 @@ impl Flags {
             memory_bytes: memory,
             vcpus,
             share_bytes: share,
+            tables,
             automatic: auto_accept as u8 | (auto_convert as u8) << 1,
         }
     }
@@ -135,12 +139,14 @@ impl Measuring {
             memory_bytes,
             vcpus,
             share_bytes,
+            tables,
             automatic,
         } = flags;
         self.hash.update([FLAGS]);
         self.hash.update(memory_bytes.to_le_bytes());
         self.hash.update(vcpus.to_le_bytes());
         self.hash.update(share_bytes.to_le_bytes());
+        self.hash.update(tables.to_le_bytes());
         self.hash.update([automatic]);
         self.hash.update(self.pages.to_le_bytes());
         Digest(self.hash.finalize().into())

@@ -345,3 +345,45 @@ fn a_guest_can_die_at_every_step() {
         }
     }
 }
+
+/// One table for each region that is divided; it counts until the region is whole again.
+#[test]
+fn a_guest_gets_no_more_tables_than_it_may_have() {
+    let mut bench = Bench::new(128 * MIB);
+    let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+    guest.limit_tables(2);
+    let free = bench.booted.memory.frames.free_frames();
+    let page = |region: u64| region * REGION + 5 * PAGE_SIZE;
+    for region in [0, 1] {
+        bench
+            .change(&mut guest, Change::GiveBack, page(region), PAGE_SIZE)
+            .unwrap();
+    }
+    let before = bench.snapshot();
+    for (start, bytes) in [(page(2), PAGE_SIZE), (page(1), REGION), (page(2), 2 * REGION)] {
+        for change in [Change::GiveBack, Change::Share] {
+            let refused = bench.change(&mut guest, change, start + PAGE_SIZE, bytes);
+            assert_eq!(refused, Err(ChangeError::Tables), "{change:?} {start:#x}");
+            assert_eq!(before.difference(&bench.snapshot()), None);
+        }
+    }
+    // No table: they are divided, or change as a whole.
+    bench
+        .change(&mut guest, Change::GiveBack, page(0) + PAGE_SIZE, PAGE_SIZE)
+        .unwrap();
+    bench
+        .change(&mut guest, Change::GiveBack, 3 * REGION, REGION)
+        .unwrap();
+    // Whole again, so another one may be divided.
+    bench
+        .change(&mut guest, Change::TakeAgain, page(1), PAGE_SIZE)
+        .unwrap();
+    bench
+        .change(&mut guest, Change::Accept, page(1), PAGE_SIZE)
+        .unwrap();
+    bench
+        .change(&mut guest, Change::GiveBack, page(2), PAGE_SIZE)
+        .unwrap();
+    assert_eq!(bench.booted.memory.frames.free_frames() + 2, free + 512);
+    bench.teardown(guest);
+}

@@ -66,6 +66,7 @@ const fn code(error: ChangeError) -> HypercallError {
         ChangeError::State => HypercallError::WrongState,
         ChangeError::OutOfMemory(_) => HypercallError::OutOfMemory,
         ChangeError::Limit => HypercallError::ShareLimit,
+        ChangeError::Tables => HypercallError::TableLimit,
         ChangeError::Busy => HypercallError::Busy,
     }
 }

@@ -79,6 +79,7 @@ fn wanted(guest: &Guest, page: Page) -> Option<Change> {
         (Alias::Private, PageState::Absent) if launch.auto_accept => Some(Change::TakeAgain),
         (Alias::Private, PageState::Pending) if launch.auto_accept => Some(Change::Accept),
         (Alias::Private, PageState::Shared) if launch.auto_convert => Some(Change::Unshare),
+        (Alias::Private, PageState::SharedInPlace) if launch.auto_convert => Some(Change::UnshareInPlace),
         (Alias::Shared, PageState::Accepted | PageState::Pending) if launch.auto_convert => {
             Some(Change::Share)
         }

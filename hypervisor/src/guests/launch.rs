@@ -100,6 +100,7 @@ pub fn launch<B: Backend>(
     crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
     let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
     memory.limit_sharing(order.launch.share);
+    memory.limit_tables(order.launch.tables);
     let made = load(&mut memory, windows, &image, &area)
         .map_err(Refusal::Load)
         .and_then(|loading| {

@@ -49,6 +49,7 @@ impl Case {
         bytes.extend(self.flags.memory_bytes.to_le_bytes());
         bytes.extend(self.flags.vcpus.to_le_bytes());
         bytes.extend(self.flags.share_bytes.to_le_bytes());
+        bytes.extend(self.flags.tables.to_le_bytes());
         bytes.push(self.flags.automatic);
         bytes.extend((self.pages.len() as u64).to_le_bytes());
         Sha384::digest(bytes).into()
@@ -67,27 +68,35 @@ fn case() -> impl Strategy<Value = Case> {
         )
     });
     let pages = proptest::collection::btree_map(0..1_u64 << 40, page, 1..6);
-    (pages, any::<([u64; 5], [u16; 3])>(), any::<(u64, u32, u64, u8)>()).prop_map(
-        |(pages, ([rip, rsp, rdi, cr3, gdt_base], [gdt_limit, code_selector, data_selector]), flags)| Case {
-            pages,
-            start: StartState {
-                rip: Gva::new(rip),
-                rsp: Gva::new(rsp),
-                rdi: Gpa::new(rdi),
-                cr3: Gpa::new(cr3),
-                gdt_base: Gva::new(gdt_base),
-                gdt_limit,
-                code_selector,
-                data_selector,
-            },
-            flags: Flags {
-                memory_bytes: flags.0,
-                vcpus: flags.1,
-                share_bytes: flags.2,
-                automatic: flags.3,
-            },
-        },
+    (
+        pages,
+        any::<([u64; 5], [u16; 3])>(),
+        any::<(u64, u32, u64, u64, u8)>(),
     )
+        .prop_map(
+            |(pages, ([rip, rsp, rdi, cr3, gdt_base], [gdt_limit, code_selector, data_selector]), flags)| {
+                Case {
+                    pages,
+                    start: StartState {
+                        rip: Gva::new(rip),
+                        rsp: Gva::new(rsp),
+                        rdi: Gpa::new(rdi),
+                        cr3: Gpa::new(cr3),
+                        gdt_base: Gva::new(gdt_base),
+                        gdt_limit,
+                        code_selector,
+                        data_selector,
+                    },
+                    flags: Flags {
+                        memory_bytes: flags.0,
+                        vcpus: flags.1,
+                        share_bytes: flags.2,
+                        tables: flags.3,
+                        automatic: flags.4,
+                    },
+                }
+            },
+        )
 }
 
 /// Every single thing of a case changed alone, `bit` choosing how.
@@ -128,6 +137,7 @@ fn changes(case: &Case, at: usize, bit: u32) -> Vec<Case> {
     changed(&|other| other.flags.memory_bytes ^= 1 << (bit % 64));
     changed(&|other| other.flags.share_bytes ^= 1 << (bit % 64));
     changed(&|other| other.flags.vcpus ^= 1 << (bit % 32));
+    changed(&|other| other.flags.tables ^= 1 << (bit % 64));
     changed(&|other| other.flags.automatic ^= 1 << (bit % 8));
     all
 }
@@ -165,6 +175,7 @@ fn only_what_a_guest_can_notice_is_a_flag() {
     assert_eq!(flags("count=3,limit=1s,expect=exit:3,after"), flags(""));
     assert_ne!(flags("vcpus=2"), flags(""));
     assert_ne!(flags("share=4K"), flags(""));
+    assert_ne!(flags("tables=4"), flags(""));
     let automatic = ["", "auto-accept", "auto-convert", "auto-accept,auto-convert"].map(flags);
     assert_eq!(automatic.map(|flags| flags.automatic), [0, 1, 2, 3]);
     assert_ne!(flags("memory=4M"), flags(""));

@@ -99,6 +99,8 @@ pub enum ChangeError {
     OutOfMemory(OutOfMemory),
     /// More would be shared than the guest may share.
     Limit,
+    /// It would take more tables than the guest may have.
+    Tables,
     /// Another change of this guest's memory is under way.
     Busy,
 }
@@ -111,6 +113,7 @@ impl fmt::Display for ChangeError {
             Self::State => f.write_str("a page of the range is in another state"),
             Self::OutOfMemory(error) => error.fmt(f),
             Self::Limit => f.write_str("more would be shared than the guest may share"),
+            Self::Tables => f.write_str("it would take more tables than the guest may have"),
             Self::Busy => f.write_str("another change of the guest's memory is under way"),
         }
     }
@@ -159,6 +162,8 @@ pub(super) struct Changing {
     /// Zeroed frames that will be shared.
     reserve: TableList,
     tables: TableList,
+    /// How many of them were taken.
+    tables_taken: u64,
     /// Regions that the guest takes again.
     pub(super) drawn: Drawn,
 }
@@ -196,6 +201,7 @@ impl GuestMemory {
             next: start.gfn(),
             reserve: TableList::new(),
             tables: TableList::new(),
+            tables_taken: 0,
             drawn: Drawn::default(),
         });
         Ok(())
@@ -204,6 +210,12 @@ impl GuestMemory {
     /// Says how many bytes the guest may share with the host at a time, rounded down to pages; at first all. What is shared already stays.
     pub fn limit_sharing(&mut self, bytes: u64) {
         self.most_shared = bytes / PAGE_SIZE;
+    }
+
+    /// Says how many tables the guest's changes may make the host allocate, beyond those of the launch; at first any number. What was allocated
+    /// already stays.
+    pub fn limit_tables(&mut self, tables: u64) {
+        self.most_tables = tables;
     }
 
     /// Whether a change is under way.
@@ -223,7 +235,10 @@ impl GuestMemory {
         };
         let progress = self.step(memory, machine, windows, &mut changing);
         match progress {
-            Progress::Done(_) => {
+            Progress::Done(result) => {
+                if result.is_ok() {
+                    self.tables_made += changing.tables_taken - changing.tables.len();
+                }
                 memory.frames.free_tables(changing.tables);
                 memory.frames.free_tables(changing.reserve);
             }
@@ -279,7 +294,7 @@ impl GuestMemory {
                 }
             }
             Phase::Reserve => match self.reserve(memory, machine, changing, part) {
-                Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
+                Err(error) => changing.phase = Phase::Refuse(error),
                 Ok(()) if changing.advance(part) => changing.enter(match changing.change {
                     Change::TakeAgain if changing.drawn.wanted > 0 => Phase::Draw,
                     Change::Accept | Change::TakeAgain => Phase::Finish,
@@ -333,7 +348,7 @@ impl GuestMemory {
         machine: &M,
         changing: &mut Changing,
         part: Part,
-    ) -> Result<(), OutOfMemory> {
+    ) -> Result<(), ChangeError> {
         let first = part.start == changing.start;
         let mut tables = self.tables.private_tables_for(machine, part, first);
         let mut pages = 0;
@@ -349,17 +364,25 @@ impl GuestMemory {
         if tables + pages == 0 {
             return Ok(());
         }
+        changing.tables_taken += tables;
+        if self.tables_made + changing.tables_taken > self.most_tables {
+            changing.tables_taken -= tables;
+            return Err(ChangeError::Tables);
+        }
         memory.relieve(machine);
         let spare = memory
             .frames
             .free_frames()
             .saturating_sub(memory.pool.low_watermark());
         if tables + pages > spare {
-            return Err(memory.frames.out_of_memory(tables + pages));
+            let error = memory.frames.out_of_memory(tables + pages);
+            return Err(ChangeError::OutOfMemory(error));
         }
-        let tables = memory.frames.reserve_tables(machine, tables)?;
+        let tables = memory.frames.reserve_tables(machine, tables);
+        let tables = tables.map_err(ChangeError::OutOfMemory)?;
         changing.tables.append(&mut memory.frames, tables);
-        let pages = memory.frames.reserve_pages(machine, pages)?;
+        let pages = memory.frames.reserve_pages(machine, pages);
+        let pages = pages.map_err(ChangeError::OutOfMemory)?;
         changing.reserve.append(&mut memory.frames, pages);
         Ok(())
     }
@@ -453,7 +476,10 @@ impl GuestMemory {
             .accept(machine, &mut memory.frames, part, tables, from)
         {
             Promotion::NotDue => {}
-            Promotion::Done => memory.stats.second_stage_collapses += 1,
+            Promotion::Done => {
+                memory.stats.second_stage_collapses += 1;
+                self.tables_made = self.tables_made.saturating_sub(1);
+            }
             Promotion::Executable => memory.stats.promotions_blocked.executable += 1,
             Promotion::Blocked(_) => memory.stats.promotions_blocked.address += 1,
         }

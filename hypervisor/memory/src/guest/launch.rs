@@ -84,6 +84,8 @@ impl Hiding {
             tables,
             shared: 0,
             most_shared: u64::MAX,
+            tables_made: 0,
+            most_tables: u64::MAX,
             changing: None,
         };
         Self {

@@ -46,6 +46,9 @@ pub struct GuestMemory {
     /// Pages that are shared now, and the most that may be.
     shared: u64,
     most_shared: u64,
+    /// Tables that changes have made the host allocate beyond those of the launch, and the most that may be.
+    tables_made: u64,
+    most_tables: u64,
     /// What the guest has asked for and is not done yet.
     changing: Option<Changing>,
 }
