@@ -37,3 +37,17 @@ pub const fn direct(hpa: Hpa) -> Option<Hva> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_direct_map_ends_where_its_slots_end() {
+        let last = Hpa::new(DIRECT_MAP_BYTES - 1);
+        // Slot 448 is the windows'.
+        assert_eq!(direct(last), Some(Hva::new(WINDOW_BASE.get() - 1)));
+        assert_eq!(direct(Hpa::new(DIRECT_MAP_BYTES)), None);
+        assert_eq!(direct(Hpa::new(0)), Some(DIRECT_MAP_BASE));
+    }
+}

@@ -293,6 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn a_range_covers_all_frames_that_bytes_touch() {
+        let covered = |start, bytes| {
+            FrameRange::covering(Hpa::new(start), bytes).map(|range| (range.start.get(), range.end.get()))
+        };
+        assert_eq!(covered(0x1000, 0x1000), Some((1, 2)));
+        assert_eq!(covered(0x1fff, 2), Some((1, 3)));
+        assert_eq!(covered(u64::MAX - 1, 2), None);
+        assert_eq!(
+            covered(u64::MAX - 0xffff, 2),
+            Some((0xf_ffff_ffff_fff0, 0xf_ffff_ffff_fff1))
+        );
+    }
+
+    #[test]
     fn unsorted_overlapping_and_unaligned_entries_come_out_sorted_disjoint_and_whole() {
         let entries = [
             entry(0x10_0000, 0x80_0800, true),

@@ -132,3 +132,31 @@ pub struct Costs {
     /// Teardown but for the zeroing: cutting the second stage, restoring, merging, flushing, freeing.
     pub restore: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_for_no_merge_is_counted_and_all_together() {
+        let mut blocked = MergesBlocked::default();
+        let reasons = [
+            (MergeBlocked::Hole, 1),
+            (MergeBlocked::SmallerLeaves, 10),
+            (MergeBlocked::NoTable, 20),
+            (MergeBlocked::Address, 100),
+            (MergeBlocked::Attributes, 1000),
+        ];
+        for (reason, times) in reasons {
+            (0..times).for_each(|_| blocked.count(reason));
+        }
+        let MergesBlocked {
+            hole,
+            smaller_leaves,
+            address,
+            attributes,
+        } = blocked;
+        assert_eq!((hole, smaller_leaves, address, attributes), (1, 30, 100, 1000));
+        assert_eq!(blocked.total(), 1131);
+    }
+}

@@ -138,4 +138,10 @@ mod tests {
             assert_eq!(ring.dropped(), if size == 0 { 0 } else { 8 - size as u64 });
         }
     }
+
+    #[test]
+    fn every_action_has_its_name() {
+        let names = Action::ALL.map(Action::name);
+        assert_eq!(names, ["carve", "hide", "split", "merge", "flush", "restore"]);
+    }
 }

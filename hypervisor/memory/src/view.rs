@@ -219,6 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_named_by_their_units() {
+        for (order, name) in [
+            (0, "4K"),
+            (7, "512K"),
+            (8, "1M"),
+            (17, "512M"),
+            (18, "1G"),
+            (20, "4G"),
+        ] {
+            assert_eq!(Size(order).to_string(), name);
+        }
+    }
+
+    #[test]
     fn quarters_end_where_they_say() {
         assert_eq!(
             [1, 128, 129, 256, 257, 384, 385, 511, 512].map(quarter),

@@ -775,3 +775,63 @@ fn another_guest_s_flush_is_no_proof() {
     let receipt = bench.machine.translations_flushed(id(2));
     guest.flushed(&mut bench.booted.memory, receipt);
 }
+
+/// 2 MiB that became pending as one are accepted page by page: what says so is cut into 512, each with the frame of its page.
+#[test]
+fn pages_of_a_region_come_back_one_by_one() {
+    for kind in KINDS {
+        let mut bench = Bench::new(GIB);
+        let mut guest = bench.launch(kind, 8 * MIB);
+        for change in [Change::Share, Change::Unshare] {
+            bench.change(&mut guest, change, 2 * MIB, 2 * MIB).unwrap();
+        }
+        for at in [2 * MIB + 5 * PAGE_SIZE, 4 * MIB - PAGE_SIZE, 2 * MIB] {
+            assert_eq!(bench.state(&guest, at), PageState::Pending);
+            bench.change(&mut guest, Change::Accept, at, PAGE_SIZE).unwrap();
+            assert_eq!(bench.state(&guest, at), PageState::Accepted);
+            assert!(bench.store(at, at));
+            assert_eq!(bench.load(&guest, at), Some(at));
+        }
+        assert_eq!(bench.state(&guest, 2 * MIB + 6 * PAGE_SIZE), PageState::Pending);
+        bench.teardown(guest);
+    }
+}
+
+/// What a guest shares beyond its first gigabyte comes back with it, wherever it lies there.
+#[test]
+fn what_is_shared_in_any_gigabyte_comes_back() {
+    let (second, third) = ([2 * GIB - PAGE_SIZE, GIB + 6 * MIB], 2 * GIB + 2 * MIB);
+    let places = [vec![second[0], second[1], third], vec![third]];
+    for (kind, places) in KINDS
+        .iter()
+        .flat_map(|kind| places.each_ref().map(|places| (*kind, places)))
+    {
+        let mut bench = Bench::new(4 * GIB);
+        let free = bench.booted.memory.frames.free_frames();
+        let mut guest = bench.launch(kind, 2 * GIB + 8 * MIB);
+        for at in places {
+            bench.change(&mut guest, Change::Share, *at, PAGE_SIZE).unwrap();
+        }
+        bench.teardown(guest);
+        let (cpu, memory) = (bench.cpu(), &mut bench.booted.memory);
+        memory.drain(&cpu).wait(&cpu).release(memory, &cpu);
+        assert_eq!(memory.frames.free_frames(), free);
+    }
+}
+
+/// A table that was merged away waits for the guest's next flush, and no longer.
+#[test]
+fn a_guest_that_changes_the_same_page_again_and_again_takes_no_more_memory() {
+    let mut bench = Bench::new(GIB);
+    let mut guest = bench.launch(SecondStageKind::Nested, 8 * MIB);
+    let free = [(); 4].map(|()| {
+        for change in [Change::Share, Change::Unshare, Change::Accept] {
+            bench
+                .change(&mut guest, change, 2 * MIB + PAGE_SIZE, PAGE_SIZE)
+                .unwrap();
+        }
+        bench.booted.memory.frames.free_frames()
+    });
+    assert_eq!(free, [free[0]; 4]);
+    bench.teardown(guest);
+}

@@ -134,6 +134,7 @@ mod tests {
     fn attributes_are_those_of_the_manual() {
         assert_eq!(EptAttributes::GUEST_RAM.0, 0b111_0111);
         assert_eq!(EptAttributes::GUEST_DATA.0, 0b111_0011);
+        assert_eq!(EptAttributes(1).with(2).with(1), EptAttributes(3));
         assert_eq!(Ept::ACCESSED_DIRTY, 0x300);
         // A bit that is set already stays set.
         assert_eq!(EptAttributes::GUEST_RAM.with(7), EptAttributes::GUEST_RAM);

@@ -158,6 +158,7 @@ mod tests {
             // A bit that is set already stays set.
             assert_eq!(attributes.with(bits), attributes);
         }
+        assert_eq!(Attributes(1).with(2).with(1), Attributes(3));
         assert_eq!(LongMode::ACCESSED_DIRTY, 0x60);
         assert_eq!(LongMode::table(Pfn::new(0x1234)), 0x123_4007);
         // What is no frame number does not spill into other bits.
