@@ -304,7 +304,11 @@ impl GuestMemory {
             },
             Phase::Draw => match memory.draw(machine, &mut changing.drawn) {
                 Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
-                Ok(()) if changing.drawn.posted.is_some() => changing.phase = Phase::Hide,
+                Ok(()) if changing.drawn.posted.is_some() => {
+                    changing.phase = Phase::Hide;
+                    // At once: who asked waits for it before it rests, so whoever looks meanwhile finds no batch that is on its way.
+                    return Progress::Hide;
+                }
                 Ok(()) => changing.phase = Phase::Scrub,
             },
             Phase::Hide if changing.drawn.posted.is_some() => return Progress::Hide,

@@ -27,7 +27,10 @@ const TABLES_AT_ONCE: u64 = 512;
 /// How far a launch is.
 #[derive(Debug)]
 #[must_use]
-#[expect(clippy::large_enum_variant, reason = "there is no heap, and each value is taken apart at once")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap, and each value is taken apart at once"
+)]
 pub enum Prepared {
     /// There is more to do: [`Preparing::step`].
     More(Preparing),
