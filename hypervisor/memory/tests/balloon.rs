@@ -387,3 +387,22 @@ fn a_guest_gets_no_more_tables_than_it_may_have() {
     assert_eq!(bench.booted.memory.frames.free_frames() + 2, free + 512);
     bench.teardown(guest);
 }
+
+/// What one change hides, it hides in one step.
+#[test]
+fn no_more_than_a_gigablock_is_taken_again_at_once() {
+    let mut bench = Bench::new(4 * GIB);
+    let mut guest = bench.launch(SecondStageKind::Nested, GIB + REGION);
+    bench
+        .change(&mut guest, Change::GiveBack, 0, GIB + REGION)
+        .unwrap();
+    let refused = guest.begin(Change::TakeAgain, Gpa::new(0), GIB + PAGE_SIZE);
+    assert_eq!(refused, Err(ChangeError::TooMuch));
+    assert!(ChangeError::TooMuch.to_string().contains("1024 MiB"));
+    assert!(!guest.is_changing());
+    let flushes = bench.booted.memory.stats().flushes;
+    bench.change(&mut guest, Change::TakeAgain, REGION, GIB).unwrap();
+    assert_eq!(bench.booted.memory.stats().flushes, flushes + 1);
+    assert_eq!(bench.holes(), 512);
+    bench.teardown(guest);
+}

@@ -62,7 +62,7 @@ pub fn go_on(
 
 const fn code(error: ChangeError) -> HypercallError {
     match error {
-        ChangeError::Unaligned | ChangeError::Range(_) => HypercallError::BadRange,
+        ChangeError::Unaligned | ChangeError::Range(_) | ChangeError::TooMuch => HypercallError::BadRange,
         ChangeError::State => HypercallError::WrongState,
         ChangeError::OutOfMemory(_) => HypercallError::OutOfMemory,
         ChangeError::Limit => HypercallError::ShareLimit,

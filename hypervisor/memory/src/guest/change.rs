@@ -93,6 +93,8 @@ pub enum ChangeError {
     Unaligned,
     /// Not all the guest's memory.
     Range(NotGuestMemory),
+    /// More than [`MOST_TAKEN`] is to be taken again at once.
+    TooMuch,
     /// A page is in a state from which it can't be changed like this.
     State,
     /// An ordinary frame or a table is missing, or would leave the host too little.
@@ -110,6 +112,7 @@ impl fmt::Display for ChangeError {
         match self {
             Self::Unaligned => f.write_str("a range that is empty or not made of whole pages"),
             Self::Range(error) => error.fmt(f),
+            Self::TooMuch => write!(f, "more than {} MiB to be taken again at once", MOST_TAKEN >> 20),
             Self::State => f.write_str("a page of the range is in another state"),
             Self::OutOfMemory(error) => error.fmt(f),
             Self::Limit => f.write_str("more would be shared than the guest may share"),
@@ -177,6 +180,10 @@ pub(super) struct Reserved {
     pub(super) drawn: Drawn,
 }
 
+/// Bytes that a guest can take again by one change. All of it leaves the direct map together, for one flush, and a gigablock's worth of regions is
+/// what is carved, checked and hidden in one step of a launch.
+pub const MOST_TAKEN: u64 = Level::L3.bytes();
+
 /// Frames that are given back in one step of a refusal.
 const RELEASED_AT_ONCE: u64 = Level::L2.frames();
 
@@ -190,6 +197,9 @@ impl GuestMemory {
             return Err(ChangeError::Unaligned);
         }
         self.check(start, bytes).map_err(ChangeError::Range)?;
+        if change == Change::TakeAgain && bytes > MOST_TAKEN {
+            return Err(ChangeError::TooMuch);
+        }
         if self.changing.is_some() {
             return Err(ChangeError::Busy);
         }
@@ -233,6 +243,7 @@ impl GuestMemory {
         let Some(mut changing) = self.changing.take() else {
             return Progress::Done(Ok(()));
         };
+        self.tables.release_some(&mut memory.frames);
         let progress = self.step(memory, machine, windows, &mut changing);
         match progress {
             Progress::Done(result) => {

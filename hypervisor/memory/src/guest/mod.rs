@@ -15,7 +15,7 @@ mod shared;
 mod teardown;
 
 pub use crate::region::{Flushed, Restored};
-pub use change::{Change, ChangeError, Progress};
+pub use change::{Change, ChangeError, MOST_TAKEN, Progress};
 pub use launch::{Hiding, LaunchError, Launching};
 pub use prepare::{Prepared, Preparing};
 pub(crate) use second_stage::MOST_GUEST_BITS;

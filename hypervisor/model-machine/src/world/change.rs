@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use memory::address::{Gpa, PAGE_SIZE};
-use memory::guest::{Change, ChangeError, PageState, Progress};
+use memory::guest::{Change, ChangeError, MOST_TAKEN, PageState, Progress};
 
 use super::{Guest, Stage, World, judged};
 use crate::check::{Rule, Violation};
@@ -179,6 +179,7 @@ impl World<'_> {
             Ok(()) => pages > 0 && last <= size,
             Err(ChangeError::Unaligned) => pages == 0,
             Err(ChangeError::Range(_)) => last > size,
+            Err(ChangeError::TooMuch) => change == Change::TakeAgain && pages * PAGE_SIZE > MOST_TAKEN,
             Err(_) => false,
         };
         assert!(

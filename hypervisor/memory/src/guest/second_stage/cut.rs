@@ -34,6 +34,7 @@ pub(in crate::guest) struct CutSecondStage {
     /// Tables that were never linked, and tables that no longer are.
     spare: TableList,
     unlinked: TableList,
+    released: TableList,
 }
 
 impl SecondStage {
@@ -58,6 +59,7 @@ impl SecondStage {
             next_gigabyte: 0,
             spare: self.spare,
             unlinked: self.unlinked,
+            released: self.released,
         }
     }
 }
@@ -115,6 +117,7 @@ impl CutSecondStage {
     ) -> bool {
         let freed = frames.free_some_tables(&mut self.spare, MOST_FREED);
         let freed = freed + frames.free_some_tables(&mut self.unlinked, MOST_FREED - freed);
+        let freed = freed + frames.free_some_tables(&mut self.released, MOST_FREED - freed);
         if freed > 0 {
             return true;
         }

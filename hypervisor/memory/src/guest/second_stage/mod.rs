@@ -100,6 +100,8 @@ pub(super) struct SecondStage {
     splits: u64,
     /// Tables that were merged away and that a CPU may still walk until the guest is flushed.
     unlinked: TableList,
+    /// Those for which it has been.
+    released: TableList,
 }
 
 /// How much of a guest's memory is mapped by which leaves.
@@ -154,6 +156,7 @@ impl SecondStage {
             divided: false,
             splits: 0,
             unlinked: TableList::new(),
+            released: TableList::new(),
         })
     }
 

@@ -304,9 +304,15 @@ impl SecondStage {
         core::mem::take(&mut self.splits)
     }
 
-    /// Every CPU has dropped the guest's translations: tables that were merged away until then are free.
+    /// Every CPU has dropped the guest's translations: tables that were merged away until then can be freed.
     pub(in crate::guest) fn flushed(&mut self, frames: &mut FrameTable<'_>) {
-        frames.free_tables(core::mem::take(&mut self.unlinked));
+        let unlinked = core::mem::take(&mut self.unlinked);
+        self.released.append(frames, unlinked);
+    }
+
+    /// Frees some of them, 2 MiB of tables at most.
+    pub(in crate::guest) fn release_some(&mut self, frames: &mut FrameTable<'_>) {
+        frames.free_some_tables(&mut self.released, ENTRIES as u64);
     }
 }
 
