@@ -57,7 +57,7 @@ pub struct Stats {
     pub pages_shared_in_place: u64,
     /// Pages that were shared in place and became accepted again.
     pub pages_unshared_in_place: u64,
-    /// Regions' worth of memory that guests gave back, and that they took again.
+    /// Regions' worth of memory that guests gave back.
     pub regions_given_back: u64,
     /// Those taken again.
     pub regions_taken_again: u64,

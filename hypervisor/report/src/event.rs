@@ -338,6 +338,10 @@ pub struct Counters {
     pub pages_shared_in_place: u64,
     /// 4K pages that were shared in place and are the guest's alone again.
     pub pages_unshared_in_place: u64,
+    /// Regions of 2 MiB that guests gave back to the host.
+    pub regions_given_back: u64,
+    /// Regions of 2 MiB that guests took again.
+    pub regions_taken_again: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
     /// CPUs that were kicked out of the guest for them.

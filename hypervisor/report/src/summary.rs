@@ -135,6 +135,8 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("  and private again", counters.pages_unshared),
                 ("4K pages shared in place", counters.pages_shared_in_place),
                 ("  and private again", counters.pages_unshared_in_place),
+                ("regions given back by guests", counters.regions_given_back),
+                ("  and taken again", counters.regions_taken_again),
                 ("flushes of living guests", counters.guest_flushes),
                 ("bytes scrubbed", counters.bytes_scrubbed),
                 ("bytes loaded", counters.bytes_loaded),

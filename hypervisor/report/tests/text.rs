@@ -190,6 +190,8 @@ fn summary_of_a_run() {
             pages_unshared: 512,
             pages_shared_in_place: 65,
             pages_unshared_in_place: 64,
+            regions_given_back: 12,
+            regions_taken_again: 11,
             guest_flushes: 3,
             bytes_scrubbed: u64::MAX,
             ticks_hide: 1_000_001,
@@ -248,6 +250,8 @@ Private memory
     and private again                         512
   4K pages shared in place                     65
     and private again                          64
+  regions given back by guests                 12
+    and taken again                            11
   flushes of living guests                      3
   bytes scrubbed               18446744073709551615
   bytes loaded                              12345

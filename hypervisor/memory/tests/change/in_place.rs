@@ -231,3 +231,22 @@ fn what_is_shared_in_place_counts_against_the_limit() {
     assert_eq!(page(&mut bench, &mut guest, Change::Share, 0), limit);
     bench.teardown(guest);
 }
+
+/// The mark alone does not let the host in: until the shared alias leads to the page, nobody has shared it.
+#[test]
+fn the_host_does_not_copy_in_the_middle_of_a_change() {
+    for kind in KINDS {
+        let mut bench = Bench::new(128 * MIB);
+        let mut guest = bench.launch(kind, 4 * MIB);
+        for (change, before) in [(Change::ShareInPlace, false), (Change::UnshareInPlace, true)] {
+            assert_eq!(bench.load_shared(&guest, 0).is_ok(), before);
+            guest.begin(change, Gpa::new(0), PAGE_SIZE).unwrap();
+            while bench.step(&mut guest) != Progress::Flush {}
+            let between = bench.load_shared(&guest, 0);
+            assert_eq!(between, Err(NotShared::Page(Gpa::new(0))), "{kind:?} {change:?}");
+            while bench.step(&mut guest) != Progress::Done(Ok(())) {}
+            assert_eq!(bench.load_shared(&guest, 0).is_ok(), !before);
+        }
+        bench.teardown(guest);
+    }
+}
