@@ -103,6 +103,29 @@ impl MeasuredRun {
         self.moments.iter().any(|moment| !moment.figures.is_empty())
     }
 
+    /// The figures, a row for each work at each moment.
+    pub fn rows(&self) -> Vec<MeasuredRow<'_>> {
+        let boot = self.moments.iter().find(|moment| moment.phase == "boot");
+        let rows = self.moments.iter().flat_map(|moment| {
+            moment.workloads().into_iter().map(move |workload| {
+                let latency = ["p10", "p25", "median"].map(|what| moment.figure(workload, "latency", what));
+                let before = boot.and_then(|boot| boot.figure(workload, "latency", "p25"));
+                MeasuredRow {
+                    phase: &moment.phase,
+                    workload,
+                    entries: &moment.entries,
+                    latency,
+                    ratio: latency[1]
+                        .zip(before.filter(|before| *before > 0.0))
+                        .map(|(now, before)| now / before),
+                    walks: moment.walks(workload),
+                    second_hits: moment.second_hits(workload),
+                }
+            })
+        });
+        rows.collect()
+    }
+
     /// What was not measured and why, each once, with the moments for which that holds.
     pub fn skipped(&self) -> Vec<Skip> {
         let mut skips: Vec<(&Skip, Vec<&str>)> = Vec::new();
@@ -125,6 +148,25 @@ impl MeasuredRun {
         };
         skips.into_iter().map(said).collect()
     }
+}
+
+/// What was measured of one work at one moment; what was not is `None`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeasuredRow<'r> {
+    /// The moment.
+    pub phase: &'r str,
+    /// The work.
+    pub workload: &'r str,
+    /// What the probe said of TLB entries.
+    pub entries: &'r str,
+    /// TSC ticks for 1000 loads: the 10th and 25th percentile, and the median.
+    pub latency: [Option<f64>; 3],
+    /// The 25th percentile over that of the boot.
+    pub ratio: Option<f64>,
+    /// Walks for 1000 loads, by a counter.
+    pub walks: Option<f64>,
+    /// Hits in the second level for 1000 loads, by a counter.
+    pub second_hits: Option<f64>,
 }
 
 /// The boots as a table, policy by moment and work.
@@ -159,28 +201,21 @@ impl fmt::Display for MeasuredTable<'_> {
                     "second hits"
                 )?;
             }
-            let boot = run.moments.iter().find(|moment| moment.phase == "boot");
-            for moment in &run.moments {
-                for workload in moment.workloads() {
-                    let latency = |what| moment.figure(workload, "latency", what);
-                    let before = boot.and_then(|boot| boot.figure(workload, "latency", "p25"));
-                    let ratio = match (latency("p25"), before) {
-                        (Some(now), Some(before)) if before > 0.0 => format!("{:.3}", now / before),
-                        _ => "-".into(),
-                    };
-                    writeln!(
-                        f,
-                        "{:<12}{:<8}{workload:<16}{:>8} | {:>9}{:>9}{:>9}{ratio:>8}  latency | {:>9}{:>12}  pmu",
-                        run.policy,
-                        moment.phase,
-                        moment.entries,
-                        or_skip(latency("p10")),
-                        or_skip(latency("p25")),
-                        or_skip(latency("median")),
-                        or_skip(moment.walks(workload)),
-                        or_skip(moment.second_hits(workload)),
-                    )?;
-                }
+            for row in run.rows() {
+                let [p10, p25, median] = row.latency.map(or_skip);
+                let ratio = row
+                    .ratio
+                    .map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}"));
+                writeln!(
+                    f,
+                    "{:<12}{:<8}{:<16}{:>8} | {p10:>9}{p25:>9}{median:>9}{ratio:>8}  latency | {:>9}{:>12}  pmu",
+                    run.policy,
+                    row.phase,
+                    row.workload,
+                    row.entries,
+                    or_skip(row.walks),
+                    or_skip(row.second_hits),
+                )?;
             }
             if run.has_figures() {
                 writeln!(f, "ticks of the TSC and events, for 1000 loads; {UNVERIFIED}")?;
@@ -194,7 +229,7 @@ impl fmt::Display for MeasuredTable<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn figure(workload: &str, source: &str, what: &str, value: f64) -> MeasuredFigure {
@@ -206,7 +241,8 @@ mod tests {
         }
     }
 
-    fn run() -> MeasuredRun {
+    /// A run with figures at two moments.
+    pub fn run() -> MeasuredRun {
         let moment = |phase: &str, times: f64| MeasuredMoment {
             phase: phase.into(),
             entries: "large".into(),

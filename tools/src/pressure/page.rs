@@ -6,6 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::chart::{self, Quantity};
 use super::compare::Comparison;
 use super::goals::{NEAR, WORKLOAD, goals};
+use super::measured::{MeasuredRun, UNVERIFIED};
 use super::results::{CHASE, Chase, PERCENTILE_STEP, Phase, PhaseResult, Policy, PolicyResult, Results};
 use super::table::{range, size, workloads};
 use super::{picture, spread};
@@ -83,6 +84,9 @@ pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String
                     Some(chase) => (latency(chase, spread.as_deref().unwrap_or_default())),
                     None => p class="skip" { "SKIP (" (why_no_chase(results)) ")" },
                 }
+                h2 { "By the hypervisor itself" }
+                @if results.measured.is_empty() { p class="skip" { "SKIP (this file has no run of the hypervisor with " code { "measure=tlb" } ")" } }
+                @for run in &results.measured { (by_the_hypervisor(run)) }
                 h2 { "By workload" }
                 (by_workload(results))
                 @if let Some(comparison) = comparison {
@@ -115,7 +119,7 @@ fn introduction(results: &Results) -> Markup {
     html! {
         p class="lead" { "Memory that is hidden for guests breaks large leaves of the host's direct map. This is what the host's own work then pays for address translation: before, while and after
             64 guests of mixed size live on a machine with " (size(results.ram)) " of RAM, for each way of hiding." }
-        p class="small" { "All figures but those under " em { "Latency" } " are a " strong { "model's" } ", fed with the direct map as an independent page-table walker met it; no CPU was measured. The same guests come
+        p class="small" { "All figures but those under " em { "Latency" } " and " em { "By the hypervisor itself" } " are a " strong { "model's" } ", fed with the direct map as an independent page-table walker met it; no CPU was measured. The same guests come
             and go under every policy, and in all phases of one policy the work touches the same addresses, none of which is ever hidden. Seed " (results.seed) ", " (results.lifetimes)
             " lifetimes before the aged phases, " (results.accesses) " accesses for each figure, after as many that were not counted; version " (results.version) "." }
     }
@@ -258,6 +262,33 @@ fn latency(chase: &Chase, picture: &str) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// A run that measured on the machine that it ran on.
+fn by_the_hypervisor(run: &MeasuredRun) -> Markup {
+    let cell = |value: Option<f64>| html! { @match value { Some(value) => td { (format!("{value:.1}")) }, None => td class="skip" { "SKIP" } } };
+    html! {
+        p { (run.policy) ", " (run.cpu) ", " (run.memory_mib) " MiB of RAM, " code { (run.command_line) } }
+        @if run.has_figures() {
+            div class="wide" {
+                table {
+                    tr { th colspan="3" {} th class="part" colspan="4" { "latency, TSC ticks for 1000 loads" } th class="part" colspan="2" { "pmu, for 1000 loads" } }
+                    tr { th class="name" { "phase" } th class="name" { "work" } th { "TLB entries" } th class="part" { "p10" } th { "p25" } th { "median" } th { "p25 to boot" }
+                        th class="part" { "walks" } th { "second hits" } }
+                    @for row in run.rows() {
+                        tr {
+                            td class="name" { (row.phase) } td class="name" { (row.workload) } td { (row.entries) }
+                            @for value in row.latency { (cell(value)) }
+                            td { (row.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}"))) }
+                            (cell(row.walks)) (cell(row.second_hits))
+                        }
+                    }
+                }
+            }
+            p class="small" { (UNVERIFIED) "." }
+        }
+        ul { @for skip in run.skipped() { li { (skip.what) ": " span class="skip" { "SKIP" } " (" (skip.reason) ")" } } }
     }
 }
 
@@ -413,5 +444,20 @@ mod tests {
         assert!(
             page.contains("SKIP (no large pages)") && page.contains("SKIP (this file has no guests by size)")
         );
+    }
+
+    #[test]
+    fn what_the_hypervisor_measured_is_shown_with_what_it_did_not() {
+        let mut results = sample();
+        assert!(
+            page(&results, None)
+                .unwrap()
+                .contains("SKIP (this file has no run")
+        );
+        results.measured = vec![super::super::measured::tests::run()];
+        let page = page(&results, None).unwrap();
+        for word in ["1125.0", "1.250", "pmu objects-64", UNVERIFIED] {
+            assert!(page.contains(word), "{word}");
+        }
     }
 }
