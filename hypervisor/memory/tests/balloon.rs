@@ -75,7 +75,11 @@ impl Bench {
                 let receipt = guest.hiding().unwrap().wait(&cpu);
                 guest.hidden(memory, &cpu, receipt);
             }
-            _ => {}
+            // Whoever drives the change may rest now, and others look at what is hidden: nothing is on its way that nobody has.
+            _ => assert!(
+                guest.hiding().is_none(),
+                "a step asked for a flush, and did not say so"
+            ),
         }
         assert_eq!(self.machine.check(&self.booted.memory.frames), []);
         progress
