@@ -92,7 +92,7 @@ pub fn unshare_in_place(start: u64, bytes: u64) -> Result<(), HypercallError> {
 /// # Errors
 /// As for [`share`].
 pub fn give_back(start: u64, bytes: u64) -> Result<(), HypercallError> {
-    make(&Hypercall::GiveBack(Pages::new(start, bytes)?))
+    make_in_time(&Hypercall::GiveBack(Pages::new(start, bytes)?))
 }
 
 /// Takes absent pages again; they are pending. While the host has no memory for it, others run.
@@ -100,13 +100,7 @@ pub fn give_back(start: u64, bytes: u64) -> Result<(), HypercallError> {
 /// # Errors
 /// As for [`share`].
 pub fn take_again(start: u64, bytes: u64) -> Result<(), HypercallError> {
-    let call = Hypercall::TakeAgain(Pages::new(start, bytes)?);
-    loop {
-        match make(&call) {
-            Err(HypercallError::OutOfMemory) => hypercall::yield_now(),
-            result => return result,
-        }
-    }
+    make_in_time(&Hypercall::TakeAgain(Pages::new(start, bytes)?))
 }
 
 /// Prints what lies in shared pages.
