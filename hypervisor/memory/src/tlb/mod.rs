@@ -147,6 +147,9 @@ impl Opened {
     pub(crate) fn take_some(&mut self, frames: &mut FrameTable<'_>) -> ExtentList<Dirty> {
         let mut some = ExtentList::new();
         for _ in 0..Self::AT_ONCE {
+            if self.0.is_empty() {
+                break;
+            }
             self.0.move_first(frames, &mut some);
         }
         some.acknowledged(frames)
