@@ -10,8 +10,8 @@ use model_machine::{Booted, ModelCpu, ModelMachine, Snapshot};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// What a step may do: a gigablock's worth of regions, and what the last extent goes beyond that.
-const AT_ONCE: u64 = 1024;
+/// What a step may do: a gigablock's worth of regions. Extents here are single regions, or parts of one, so no last one goes beyond that.
+const AT_ONCE: u64 = 512;
 
 fn id(number: u16) -> GuestId {
     GuestId::new(number).unwrap()
