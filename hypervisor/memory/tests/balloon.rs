@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use memory::address::{Gpa, Level, PAGE_SIZE};
-use memory::frame::GuestId;
-use memory::guest::{Change, ChangeError, GuestFlushed, GuestMemory, PageState, Progress, SecondStageKind};
+use memory::address::{Gpa, PAGE_SIZE};
+use memory::guest::{Change, ChangeError, PageState, Progress, SecondStageKind};
 use memory::region::Watermarks;
-use model_machine::{Booted, ModelCpu, ModelMachine, Snapshot};
+use model_machine::Bench;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -18,99 +17,6 @@ const KINDS: [SecondStageKind; 3] = [
     SecondStageKind::Extended,
     SecondStageKind::ExtendedSplit,
 ];
-
-fn id() -> GuestId {
-    GuestId::new(1).unwrap()
-}
-
-/// One CPU with its memory, and a guest.
-struct Bench {
-    machine: &'static ModelMachine,
-    booted: Booted<'static>,
-}
-
-impl Bench {
-    fn new(bytes: u64) -> Self {
-        let (machine, booted) = ModelMachine::boot(&[(0, bytes)], 1, Level::L3);
-        Self { machine, booted }
-    }
-
-    fn cpu(&self) -> ModelCpu<'static> {
-        self.machine.cpu(0)
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        Snapshot::of(self.machine, &self.booted.memory)
-    }
-
-    fn holes(&self) -> u64 {
-        self.booted.memory.frames.holes().0
-    }
-
-    fn launch(&mut self, kind: SecondStageKind, bytes: u64) -> GuestMemory {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let launching = memory.launch(&cpu, kind, id(), bytes).unwrap().wait(&cpu);
-        let guest = launching.finish(memory, &cpu, &mut windows[0]);
-        self.machine.guest_begins(id(), kind.into(), guest.second_stage());
-        guest
-    }
-
-    fn teardown(&mut self, guest: GuestMemory) {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let revoked = guest.revoke(&cpu);
-        self.machine.guest_flushed(id());
-        let mut teardown = revoked.reclaim(GuestFlushed::new(id()));
-        while teardown.step(memory, &cpu, &mut windows[0]) {}
-        self.machine.guest_ends(id());
-        let restored = teardown.finish(memory, &cpu, &mut windows[0]);
-        restored.wait(&cpu).release(memory, &cpu);
-    }
-
-    fn step(&mut self, guest: &mut GuestMemory) -> Progress {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let progress = guest.go_on(memory, &cpu, &mut windows[0]);
-        match progress {
-            Progress::Flush => guest.flushed(memory, self.machine.translations_flushed(id())),
-            Progress::Hide => {
-                let receipt = guest.hiding().unwrap().wait(&cpu);
-                guest.hidden(memory, &cpu, receipt);
-            }
-            // Whoever drives the change may rest now, and others look at what is hidden: nothing is on its way that nobody has.
-            _ => assert!(
-                guest.hiding().is_none(),
-                "a step asked for a flush, and did not say so"
-            ),
-        }
-        assert_eq!(self.machine.check(&self.booted.memory.frames), []);
-        progress
-    }
-
-    fn change(
-        &mut self,
-        guest: &mut GuestMemory,
-        change: Change,
-        start: u64,
-        bytes: u64,
-    ) -> Result<(), ChangeError> {
-        guest.begin(change, Gpa::new(start), bytes)?;
-        loop {
-            if let Progress::Done(result) = self.step(guest) {
-                return result;
-            }
-        }
-    }
-
-    fn load(&mut self, guest: &GuestMemory, at: u64) -> Option<u64> {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let mut word = [0; 8];
-        let read = guest.read(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut word);
-        read.ok().map(|()| u64::from_le_bytes(word))
-    }
-
-    fn store(&self, at: u64, value: u64) -> bool {
-        self.machine.guest_store(id(), Gpa::new(at), value)
-    }
-}
 
 /// First byte and length, in a guest of 10 MiB.
 const RANGES: [(u64, u64); 8] = [
@@ -130,13 +36,9 @@ const RANGES: [(u64, u64); 8] = [
 fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
     for kind in KINDS {
         for (start, bytes) in RANGES {
-            let mut bench = Bench::new(128 * MIB);
-            let boot = bench.snapshot();
-            let mut guest = bench.launch(kind, 10 * MIB);
-            let (before, free) = (
-                bench.booted.memory.stats(),
-                bench.booted.memory.frames.free_frames(),
-            );
+            let mut bench = Bench::of_ram(128 * MIB);
+            let mut guest = bench.launch_as(1, kind, 10 * MIB);
+            let (before, free) = (bench.memory.stats(), bench.memory.frames.free_frames());
             let probes: Vec<u64> = (0..10 * MIB).step_by(PAGE_SIZE as usize).collect();
             let inside = |at: u64| (start..start + bytes).contains(&at);
             for at in &probes {
@@ -147,7 +49,7 @@ fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
             bench.change(&mut guest, Change::GiveBack, start, bytes).unwrap();
             assert_eq!(bench.holes(), 5 - whole, "{kind:?} {start:#x} {bytes:#x}");
             // But for the tables of the leaves that were split, one for each end.
-            let given = bench.booted.memory.frames.free_frames();
+            let given = bench.memory.frames.free_frames();
             assert!(
                 given.abs_diff(free + whole * 512) <= 2,
                 "{given} frames, {free} before"
@@ -160,14 +62,14 @@ fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
             for at in [start, start + bytes - PAGE_SIZE] {
                 assert!(!bench.machine.ram().contains(!at), "{at:#x} was given back");
             }
-            let middle = bench.booted.memory.stats();
+            let middle = bench.memory.stats();
             assert_eq!(middle.guest_flushes - before.guest_flushes, 1);
             assert_eq!(
                 middle.flushes, before.flushes,
                 "what merges waits for another's flush"
             );
             bench.change(&mut guest, Change::TakeAgain, start, bytes).unwrap();
-            let after = bench.booted.memory.stats();
+            let after = bench.memory.stats();
             assert_eq!(after.guest_flushes, middle.guest_flushes);
             assert_eq!(after.flushes - middle.flushes, u64::from(whole > 0));
             assert_eq!(
@@ -177,7 +79,7 @@ fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
             assert_eq!(bench.holes(), 5);
             for at in probes.iter().filter(|at| inside(**at)) {
                 assert!(!bench.store(*at, 1), "{at:#x} is pending");
-                assert_eq!(guest.page(&bench.cpu(), Gpa::new(*at)).state, PageState::Pending);
+                assert_eq!(guest.page(&bench.cpu, Gpa::new(*at)).state, PageState::Pending);
             }
             bench.change(&mut guest, Change::Accept, start, bytes).unwrap();
             for at in &probes {
@@ -187,7 +89,7 @@ fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
             }
             bench.teardown(guest);
             assert_eq!(
-                boot.trace(&bench.snapshot()),
+                bench.boot.0.trace(&bench.snapshot()),
                 None,
                 "{kind:?} {start:#x} {bytes:#x}"
             );
@@ -199,8 +101,8 @@ fn what_is_given_back_is_the_host_s_and_comes_again_as_zeros() {
 #[test]
 fn a_region_goes_with_its_last_page_and_comes_with_its_first() {
     for kind in KINDS {
-        let mut bench = Bench::new(128 * MIB);
-        let mut guest = bench.launch(kind, 4 * MIB);
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut guest = bench.launch_as(1, kind, 4 * MIB);
         let order = |page: u64| page * 181 % 512;
         for page in 0..512 {
             assert_eq!(bench.holes(), 2);
@@ -214,7 +116,7 @@ fn a_region_goes_with_its_last_page_and_comes_with_its_first() {
         assert_eq!(bench.holes(), 2);
         let states = [76, 77, 78].map(|page| {
             let at = Gpa::new(REGION + page * PAGE_SIZE);
-            guest.page(&bench.cpu(), at).state
+            guest.page(&bench.cpu, at).state
         });
         assert_eq!(states, [PageState::Absent, PageState::Pending, PageState::Absent]);
         bench.teardown(guest);
@@ -230,10 +132,9 @@ fn a_part_of_a_gigablock_is_given_back() {
         (SecondStageKind::Extended, false),
     ] {
         for start in [0, REGION, 511 * REGION, 700 * REGION] {
-            let mut bench = Bench::new(4 * GIB);
-            bench.booted.memory.allow_large_guest_leaves(large);
-            let boot = bench.snapshot();
-            let mut guest = bench.launch(kind, 2 * GIB);
+            let mut bench = Bench::of_ram(4 * GIB);
+            bench.memory.allow_large_guest_leaves(large);
+            let mut guest = bench.launch_as(1, kind, 2 * GIB);
             bench
                 .change(&mut guest, Change::GiveBack, start, 3 * REGION)
                 .unwrap();
@@ -243,7 +144,7 @@ fn a_part_of_a_gigablock_is_given_back() {
                 .unwrap();
             assert_eq!(bench.holes(), 1024 - 2);
             bench.teardown(guest);
-            assert_eq!(boot.trace(&bench.snapshot()), None);
+            assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
         }
     }
 }
@@ -251,20 +152,17 @@ fn a_part_of_a_gigablock_is_given_back() {
 /// What the cache has room for stays hidden, and is taken again without a flush.
 #[test]
 fn what_the_cache_keeps_costs_no_flush() {
-    let mut bench = Bench::new(128 * MIB);
-    bench.booted.memory.set_cache(2);
-    let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    bench.memory.set_cache(2);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 10 * MIB);
     bench.change(&mut guest, Change::GiveBack, 0, 4 * REGION).unwrap();
-    assert_eq!(
-        (bench.holes(), bench.booted.memory.pool().cached_regions()),
-        (3, 2)
-    );
-    let flushes = bench.booted.memory.stats().flushes;
+    assert_eq!((bench.holes(), bench.memory.pool().cached_regions()), (3, 2));
+    let flushes = bench.memory.stats().flushes;
     bench
         .change(&mut guest, Change::TakeAgain, REGION, 2 * REGION)
         .unwrap();
-    assert_eq!(bench.booted.memory.stats().flushes, flushes);
-    assert_eq!(bench.booted.memory.pool().cached_regions(), 0);
+    assert_eq!(bench.memory.stats().flushes, flushes);
+    assert_eq!(bench.memory.pool().cached_regions(), 0);
     bench.teardown(guest);
 }
 
@@ -281,13 +179,13 @@ fn a_change_is_refused_whichever_frame_is_missing() {
             for (regions, frames) in
                 (0..4).flat_map(|regions| [0, 1, 2, 3, 5, 600].map(|frames| (regions, frames)))
             {
-                let mut bench = Bench::new(64 * MIB);
-                let mut guest = bench.launch(kind, 6 * MIB);
+                let mut bench = Bench::of_ram(64 * MIB);
+                let mut guest = bench.launch_as(1, kind, 6 * MIB);
                 if change == Change::TakeAgain {
                     bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
                 }
-                bench.booted.memory.set_watermarks(Watermarks::default());
-                let table = &mut bench.booted.memory.frames;
+                bench.memory.set_watermarks(Watermarks::default());
+                let table = &mut bench.memory.frames;
                 let mut held = Vec::new();
                 while table.free_regions() > regions {
                     held.push(table.allocate(9).unwrap());
@@ -299,17 +197,17 @@ fn a_change_is_refused_whichever_frame_is_missing() {
                     small.push(frame);
                 }
                 let before = bench.snapshot();
-                let marks: Vec<_> = guest.unreachable(&bench.cpu()).collect();
+                let marks: Vec<_> = guest.unreachable(&bench.cpu).collect();
                 let result = bench.change(&mut guest, change, start, bytes);
                 results[usize::from(result.is_ok())] += 1;
                 if let Err(error) = result {
                     assert!(matches!(error, ChangeError::OutOfMemory(_)), "{error:?}");
                     assert_eq!(before.difference(&bench.snapshot()), None, "{kind:?} {change:?}");
-                    assert_eq!(marks, guest.unreachable(&bench.cpu()).collect::<Vec<_>>());
+                    assert_eq!(marks, guest.unreachable(&bench.cpu).collect::<Vec<_>>());
                 }
                 bench.teardown(guest);
                 assert_eq!(bench.holes(), 0);
-                let table = &mut bench.booted.memory.frames;
+                let table = &mut bench.memory.frames;
                 held.into_iter()
                     .chain(small)
                     .for_each(|extent| table.free(extent));
@@ -324,9 +222,8 @@ fn a_change_is_refused_whichever_frame_is_missing() {
 fn a_guest_can_die_at_every_step() {
     for change in [Change::GiveBack, Change::TakeAgain] {
         for steps in 0.. {
-            let mut bench = Bench::new(64 * MIB);
-            let boot = bench.snapshot();
-            let mut guest = bench.launch(SecondStageKind::Nested, 6 * MIB);
+            let mut bench = Bench::of_ram(64 * MIB);
+            let mut guest = bench.launch_as(1, SecondStageKind::Nested, 6 * MIB);
             if change == Change::TakeAgain {
                 bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
             }
@@ -335,14 +232,17 @@ fn a_guest_can_die_at_every_step() {
             for step in 0..steps {
                 if step + 1 == steps {
                     // Without what it asks for.
-                    let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
-                    done = matches!(guest.go_on(memory, &cpu, &mut windows[0]), Progress::Done(_));
+                    done = matches!(bench.go_on(&mut guest), Progress::Done(_));
                 } else {
                     let _ = bench.step(&mut guest);
                 }
             }
             bench.teardown(guest);
-            assert_eq!(boot.trace(&bench.snapshot()), None, "{change:?}, {steps} steps");
+            assert_eq!(
+                bench.boot.0.trace(&bench.snapshot()),
+                None,
+                "{change:?}, {steps} steps"
+            );
             if done {
                 break;
             }
@@ -353,10 +253,10 @@ fn a_guest_can_die_at_every_step() {
 /// One table for each region that is divided; it counts until the region is whole again.
 #[test]
 fn a_guest_gets_no_more_tables_than_it_may_have() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 10 * MIB);
     guest.limit_tables(2);
-    let free = bench.booted.memory.frames.free_frames();
+    let free = bench.memory.frames.free_frames();
     let page = |region: u64| region * REGION + 5 * PAGE_SIZE;
     for region in [0, 1] {
         bench
@@ -388,15 +288,15 @@ fn a_guest_gets_no_more_tables_than_it_may_have() {
     bench
         .change(&mut guest, Change::GiveBack, page(2), PAGE_SIZE)
         .unwrap();
-    assert_eq!(bench.booted.memory.frames.free_frames() + 2, free + 512);
+    assert_eq!(bench.memory.frames.free_frames() + 2, free + 512);
     bench.teardown(guest);
 }
 
 /// What one change hides, it hides in one step.
 #[test]
 fn no_more_than_a_gigablock_is_taken_again_at_once() {
-    let mut bench = Bench::new(4 * GIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, GIB + REGION);
+    let mut bench = Bench::of_ram(4 * GIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, GIB + REGION);
     bench
         .change(&mut guest, Change::GiveBack, 0, GIB + REGION)
         .unwrap();
@@ -404,9 +304,9 @@ fn no_more_than_a_gigablock_is_taken_again_at_once() {
     assert_eq!(refused, Err(ChangeError::TooMuch));
     assert!(ChangeError::TooMuch.to_string().contains("1024 MiB"));
     assert!(!guest.is_changing());
-    let flushes = bench.booted.memory.stats().flushes;
+    let flushes = bench.memory.stats().flushes;
     bench.change(&mut guest, Change::TakeAgain, REGION, GIB).unwrap();
-    assert_eq!(bench.booted.memory.stats().flushes, flushes + 1);
+    assert_eq!(bench.memory.stats().flushes, flushes + 1);
     assert_eq!(bench.holes(), 512);
     bench.teardown(guest);
 }

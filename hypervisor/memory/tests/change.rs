@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use memory::address::{Gpa, Hpa, Level, PAGE_SIZE, Pfn};
+use memory::address::{Gpa, Hpa, PAGE_SIZE, Pfn};
 use memory::frame::{FrameState, GuestId};
 use memory::guest::{
     Alias, Change, ChangeError, GuestFlushed, GuestMemory, NotShared, PageState, Progress, SecondStageKind,
 };
 use memory::layout::direct;
 use memory::region::Watermarks;
-use model_machine::{Booted, ModelCpu, ModelMachine, Snapshot};
+use model_machine::{Bench, Snapshot};
 
 #[path = "change/in_place.rs"]
 mod in_place;
@@ -32,111 +32,6 @@ fn id(number: u16) -> GuestId {
     GuestId::new(number).unwrap()
 }
 
-/// One CPU with its memory, and guests on it.
-struct Bench {
-    machine: &'static ModelMachine,
-    booted: Booted<'static>,
-}
-
-impl Bench {
-    fn new(bytes: u64) -> Self {
-        let (machine, booted) = ModelMachine::boot(&[(0, bytes)], 1, Level::L3);
-        Self { machine, booted }
-    }
-
-    fn cpu(&self) -> ModelCpu<'static> {
-        self.machine.cpu(0)
-    }
-
-    fn launch(&mut self, kind: SecondStageKind, bytes: u64) -> GuestMemory {
-        self.launch_as(1, kind, bytes)
-    }
-
-    fn launch_as(&mut self, number: u16, kind: SecondStageKind, bytes: u64) -> GuestMemory {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let launching = memory.launch(&cpu, kind, id(number), bytes).unwrap().wait(&cpu);
-        let guest = launching.finish(memory, &cpu, &mut windows[0]);
-        self.machine
-            .guest_begins(id(number), kind.into(), guest.second_stage());
-        guest
-    }
-
-    fn teardown(&mut self, guest: GuestMemory) {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let id = guest.id();
-        let revoked = guest.revoke(&cpu);
-        self.machine.guest_flushed(id);
-        let mut teardown = revoked.reclaim(GuestFlushed::new(id));
-        while teardown.step(memory, &cpu, &mut windows[0]) {}
-        self.machine.guest_ends(id);
-        let restored = teardown.finish(memory, &cpu, &mut windows[0]);
-        restored.wait(&cpu).release(memory, &cpu);
-    }
-
-    fn step(&mut self, guest: &mut GuestMemory) -> Progress {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let progress = guest.go_on(memory, &cpu, &mut windows[0]);
-        if progress == Progress::Flush {
-            guest.flushed(memory, self.machine.translations_flushed(guest.id()));
-        }
-        if progress == Progress::Hide {
-            let receipt = guest.hiding().unwrap().wait(&cpu);
-            guest.hidden(memory, &cpu, receipt);
-        }
-        assert_eq!(self.machine.check(&self.booted.memory.frames), []);
-        progress
-    }
-
-    fn change(
-        &mut self,
-        guest: &mut GuestMemory,
-        change: Change,
-        start: u64,
-        bytes: u64,
-    ) -> Result<(), ChangeError> {
-        guest.begin(change, Gpa::new(start), bytes)?;
-        loop {
-            if let Progress::Done(result) = self.step(guest) {
-                assert!(!guest.is_changing());
-                return result;
-            }
-        }
-    }
-
-    fn state(&self, guest: &GuestMemory, at: u64) -> PageState {
-        guest.page(&self.cpu(), Gpa::new(at)).state
-    }
-
-    fn store(&self, at: u64, value: u64) -> bool {
-        self.machine.guest_store(id(1), Gpa::new(at), value)
-    }
-
-    /// A word of the guest's private memory.
-    fn load(&mut self, guest: &GuestMemory, at: u64) -> Option<u64> {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let mut word = [0; 8];
-        let read = guest.read(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut word);
-        read.ok().map(|()| u64::from_le_bytes(word))
-    }
-
-    /// A word of what the guest shares.
-    fn load_shared(&mut self, guest: &GuestMemory, at: u64) -> Result<u64, NotShared> {
-        let mut word = [0; 8];
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        guest.read_shared(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut word)?;
-        Ok(u64::from_le_bytes(word))
-    }
-}
-
-impl Bench {
-    /// The host writes a word into what the guest shares.
-    fn store_shared(&mut self, guest: &mut GuestMemory, at: u64, value: u64) -> Result<(), NotShared> {
-        let (cpu, Booted { memory, windows }) = (self.machine.cpu(0), &mut self.booted);
-        let (frames, word) = (&memory.frames, value.to_le_bytes());
-        guest.write_shared(&cpu, frames, &mut windows[0], Gpa::new(at), &word)
-    }
-}
-
 /// First byte and length of the ranges that the field tests, and odd ones.
 const RANGES: [(u64, u64); 9] = [
     (0, 4 << 10),
@@ -156,10 +51,9 @@ const RANGES: [(u64, u64); 9] = [
 fn a_range_is_shared_and_comes_back_and_its_neighbours_stay() {
     for kind in KINDS {
         for (start, bytes) in RANGES {
-            let mut bench = Bench::new(256 * MIB);
-            let boot = Snapshot::of(bench.machine, &bench.booted.memory);
-            let mut guest = bench.launch(kind, 10 * MIB);
-            let before = bench.booted.memory.stats();
+            let mut bench = Bench::of_ram(256 * MIB);
+            let mut guest = bench.launch_as(1, kind, 10 * MIB);
+            let before = bench.memory.stats();
             let probes: Vec<u64> = (0..10 * MIB)
                 .step_by(PAGE_SIZE as usize)
                 .map(|page| page + page / PAGE_SIZE % 512 * 8)
@@ -201,7 +95,7 @@ fn a_range_is_shared_and_comes_back_and_its_neighbours_stay() {
                 assert_eq!(bench.load(&guest, *at), Some(expected));
                 assert!(bench.store(*at, 1));
             }
-            let stats = bench.booted.memory.stats();
+            let stats = bench.memory.stats();
             assert_eq!(
                 stats.guest_flushes - before.guest_flushes,
                 2,
@@ -230,10 +124,7 @@ fn a_range_is_shared_and_comes_back_and_its_neighbours_stay() {
                 kind == SecondStageKind::ExtendedSplit && parts > 0
             );
             bench.teardown(guest);
-            assert_eq!(
-                boot.trace(&Snapshot::of(bench.machine, &bench.booted.memory)),
-                None
-            );
+            assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
         }
     }
 }
@@ -297,8 +188,8 @@ fn each_change_is_for_its_states_and_refused_in_all_others() {
         for (state, expected) in table {
             for (change, expected) in Change::ALL.into_iter().zip(expected) {
                 for bytes in [PAGE_SIZE, 2 * MIB] {
-                    let mut bench = Bench::new(128 * MIB);
-                    let mut guest = bench.launch(kind, 4 * MIB);
+                    let mut bench = Bench::of_ram(128 * MIB);
+                    let mut guest = bench.launch_as(1, kind, 4 * MIB);
                     let way: &[Change] = match state {
                         PageState::Shared => &[Change::Share],
                         PageState::Pending => &[Change::Share, Change::Unshare],
@@ -309,19 +200,16 @@ fn each_change_is_for_its_states_and_refused_in_all_others() {
                         bench.change(&mut guest, *change, 0, bytes).unwrap();
                     }
                     assert_eq!(bench.state(&guest, 0), state);
-                    let before = Snapshot::of(bench.machine, &bench.booted.memory);
-                    let marks: Vec<_> = guest.unreachable(&bench.cpu()).collect();
+                    let before = bench.snapshot();
+                    let marks: Vec<_> = guest.unreachable(&bench.cpu).collect();
                     assert_eq!(
                         bench.change(&mut guest, change, 0, bytes),
                         expected,
                         "{kind:?} {state:?} {change:?}"
                     );
                     if expected.is_err() {
-                        assert_eq!(
-                            before.difference(&Snapshot::of(bench.machine, &bench.booted.memory)),
-                            None
-                        );
-                        assert_eq!(marks, guest.unreachable(&bench.cpu()).collect::<Vec<_>>());
+                        assert_eq!(before.difference(&bench.snapshot()), None);
+                        assert_eq!(marks, guest.unreachable(&bench.cpu).collect::<Vec<_>>());
                     }
                     bench.teardown(guest);
                 }
@@ -335,8 +223,8 @@ fn each_change_is_for_its_states_and_refused_in_all_others() {
 fn a_range_that_is_partly_wrong_is_refused_whole() {
     for kind in KINDS {
         for wrong in [0, 3 * MIB, 6 * MIB - PAGE_SIZE] {
-            let mut bench = Bench::new(128 * MIB);
-            let mut guest = bench.launch(kind, 6 * MIB);
+            let mut bench = Bench::of_ram(128 * MIB);
+            let mut guest = bench.launch_as(1, kind, 6 * MIB);
             // One page shared while the others are private; then all shared but for that one; then all pending but for that one.
             for (one, all, back) in [
                 (Change::Share, Change::Share, Change::Unshare),
@@ -345,13 +233,13 @@ fn a_range_that_is_partly_wrong_is_refused_whole() {
             ] {
                 let rest = [(0, wrong), (wrong + PAGE_SIZE, 6 * MIB - wrong - PAGE_SIZE)];
                 bench.change(&mut guest, one, wrong, PAGE_SIZE).unwrap();
-                let before = Snapshot::of(bench.machine, &bench.booted.memory);
-                let marks: Vec<_> = guest.unreachable(&bench.cpu()).collect();
+                let before = bench.snapshot();
+                let marks: Vec<_> = guest.unreachable(&bench.cpu).collect();
                 let refused = bench.change(&mut guest, all, 0, 6 * MIB);
                 assert_eq!(refused, Err(ChangeError::State), "{kind:?} {wrong:#x} {all:?}");
-                let now = Snapshot::of(bench.machine, &bench.booted.memory);
+                let now = bench.snapshot();
                 assert_eq!(before.difference(&now), None, "{kind:?} {wrong:#x} {all:?}");
-                assert_eq!(marks, guest.unreachable(&bench.cpu()).collect::<Vec<_>>());
+                assert_eq!(marks, guest.unreachable(&bench.cpu).collect::<Vec<_>>());
                 if one != Change::Accept {
                     bench.change(&mut guest, back, wrong, PAGE_SIZE).unwrap();
                     if one == Change::Share {
@@ -379,9 +267,9 @@ fn a_range_that_is_partly_wrong_is_refused_whole() {
 
 #[test]
 fn what_is_not_the_guests_memory_is_no_range() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
-    let before = Snapshot::of(bench.machine, &bench.booted.memory);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 4 * MIB);
+    let before = bench.snapshot();
     let ranges = [
         (4 * MIB, PAGE_SIZE),
         (4 * MIB - PAGE_SIZE, 2 * PAGE_SIZE),
@@ -408,22 +296,19 @@ fn what_is_not_the_guests_memory_is_no_range() {
             );
         }
     }
-    assert_eq!(
-        before.difference(&Snapshot::of(bench.machine, &bench.booted.memory)),
-        None
-    );
+    assert_eq!(before.difference(&bench.snapshot()), None);
     bench.teardown(guest);
 }
 
 /// By either alias, as a memory fault names it.
 #[test]
 fn an_address_names_a_page_by_one_of_two_aliases() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Extended, 4 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Extended, 4 * MIB);
     bench
         .change(&mut guest, Change::Share, 2 * MIB, PAGE_SIZE)
         .unwrap();
-    let cpu = bench.cpu();
+    let cpu = bench.cpu;
     let named = |at: u64| {
         let page = guest.page(&cpu, Gpa::new(at));
         (page.start.get(), page.alias, page.state)
@@ -443,18 +328,18 @@ fn an_address_names_a_page_by_one_of_two_aliases() {
 /// The host reads what is shared, all of it or nothing, and the frames are ordinary memory in the direct map.
 #[test]
 fn the_host_reads_shared_pages_only() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 4 * MIB);
     let (first, bytes) = (MIB, 3 * PAGE_SIZE);
     bench.change(&mut guest, Change::Share, first, bytes).unwrap();
     let edge = first + PAGE_SIZE;
     assert!(bench.store(SHARED | (edge - 8), 0x1111_2222_3333_4444));
     assert!(bench.store(SHARED | edge, 0x5555_6666_7777_8888));
     assert_eq!(bench.load_shared(&guest, edge - 4), Ok(0x7777_8888_1111_2222));
-    let cpu = bench.cpu();
+    let cpu = bench.cpu;
     let mut read = |at: u64, length: usize| {
         let mut data = vec![0xee; length];
-        let Booted { memory, windows } = &mut bench.booted;
+        let Bench { memory, windows, .. } = &mut bench;
         let result = guest.read_shared(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut data);
         assert!(result.is_ok() || data.iter().all(|byte| *byte == 0xee));
         result
@@ -477,7 +362,7 @@ fn the_host_reads_shared_pages_only() {
         gfn: Gpa::new(edge).gfn(),
     };
     let pfn = frames
-        .find(|pfn| bench.booted.memory.frames.state(*pfn) == state)
+        .find(|pfn| bench.memory.frames.state(*pfn) == state)
         .unwrap();
     assert_eq!(cpu.load(direct(pfn.hpa()).unwrap()), Ok(0x5555_6666_7777_8888));
     bench.teardown(guest);
@@ -486,22 +371,22 @@ fn the_host_reads_shared_pages_only() {
 /// 512 pages, one call: one flush of the guest, none of the host. And 512 calls that take turns give nothing away.
 #[test]
 fn a_change_of_many_pages_flushes_once_and_goes_in_steps_of_two_mebibytes() {
-    let mut bench = Bench::new(256 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 64 * MIB);
+    let mut bench = Bench::of_ram(256 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 64 * MIB);
     for (start, bytes) in [(PAGE_SIZE, 2 * MIB), (8 * MIB, 40 * MIB)] {
         for change in Change::ALL.into_iter().chain([Change::Accept]) {
-            let before = bench.booted.memory.stats();
+            let before = bench.memory.stats();
             guest.begin(change, Gpa::new(start), bytes).unwrap();
             loop {
                 let (free, scrubbed) = (
-                    bench.booted.memory.frames.free_frames(),
-                    bench.booted.memory.stats().bytes_scrubbed,
+                    bench.memory.frames.free_frames(),
+                    bench.memory.stats().bytes_scrubbed,
                 );
                 if let Progress::Done(result) = bench.step(&mut guest) {
                     assert_eq!(result, Ok(()));
                     break;
                 }
-                let moved = free.abs_diff(bench.booted.memory.frames.free_frames());
+                let moved = free.abs_diff(bench.memory.frames.free_frames());
                 // Whole regions are taken out of the direct map together.
                 let most = if change == Change::TakeAgain {
                     512 * 512
@@ -512,9 +397,9 @@ fn a_change_of_many_pages_flushes_once_and_goes_in_steps_of_two_mebibytes() {
                     moved <= most,
                     "{change:?}: {moved} frames changed hands in one step"
                 );
-                assert!(bench.booted.memory.stats().bytes_scrubbed - scrubbed <= 2 * MIB);
+                assert!(bench.memory.stats().bytes_scrubbed - scrubbed <= 2 * MIB);
             }
-            let stats = bench.booted.memory.stats();
+            let stats = bench.memory.stats();
             assert_eq!(
                 stats.guest_flushes - before.guest_flushes,
                 u64::from(!matches!(change, Change::Accept | Change::TakeAgain))
@@ -530,12 +415,11 @@ fn a_change_of_many_pages_flushes_once_and_goes_in_steps_of_two_mebibytes() {
 #[test]
 fn a_page_of_a_1g_leaf_is_shared_alone() {
     for kind in [SecondStageKind::Nested, SecondStageKind::Extended] {
-        let mut bench = Bench::new(3 * GIB);
-        bench.booted.memory.allow_large_guest_leaves(true);
-        let boot = Snapshot::of(bench.machine, &bench.booted.memory);
-        let mut guest = bench.launch(kind, GIB + 2 * MIB);
-        assert_eq!(guest.bytes_in_large_leaves(&bench.cpu()), GIB + 2 * MIB);
-        let writes = bench.booted.memory.stats().direct_map_writes;
+        let mut bench = Bench::of_ram(3 * GIB);
+        bench.memory.allow_large_guest_leaves(true);
+        let mut guest = bench.launch_as(1, kind, GIB + 2 * MIB);
+        assert_eq!(guest.bytes_in_large_leaves(&bench.cpu), GIB + 2 * MIB);
+        let writes = bench.memory.stats().direct_map_writes;
         for (start, bytes) in [
             (GIB - PAGE_SIZE, 2 * PAGE_SIZE),
             (6 * MIB, 2 * MIB),
@@ -554,7 +438,7 @@ fn a_page_of_a_1g_leaf_is_shared_alone() {
                 _ => GIB - 8 * MIB,
             };
             assert_eq!(
-                guest.bytes_in_large_leaves(&bench.cpu()),
+                guest.bytes_in_large_leaves(&bench.cpu),
                 large,
                 "{kind:?} {start:#x}"
             );
@@ -566,12 +450,9 @@ fn a_page_of_a_1g_leaf_is_shared_alone() {
             assert!(held[0], "{kind:?} {start:#x}");
             assert!(bench.store(SHARED | start, 1) && !bench.store(start, 1));
         }
-        assert_eq!(bench.booted.memory.stats().direct_map_writes, writes);
+        assert_eq!(bench.memory.stats().direct_map_writes, writes);
         bench.teardown(guest);
-        assert_eq!(
-            boot.trace(&Snapshot::of(bench.machine, &bench.booted.memory)),
-            None
-        );
+        assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
     }
 }
 
@@ -579,8 +460,8 @@ fn a_page_of_a_1g_leaf_is_shared_alone() {
 /// and 29-6, read by hand).
 #[test]
 fn a_change_makes_no_large_leaf_executable() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::ExtendedSplit, 4 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::ExtendedSplit, 4 * MIB);
     let machine = bench.machine;
     let entry = |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index));
     let below = |table: u64, index: u64| entry(table, index) & 0x000f_ffff_ffff_f000;
@@ -600,7 +481,7 @@ fn a_change_makes_no_large_leaf_executable() {
             "readable, writable, executable"
         );
     }
-    assert!(guest.allow_fetch(&mut bench.booted.memory, &bench.machine.cpu(0), Gpa::new(0)));
+    assert!(guest.allow_fetch(&mut bench.memory, &bench.cpu, Gpa::new(0)));
     assert_eq!(entry(below(low, 0), 5) & 0xfff, 0x77);
     bench.teardown(guest);
 }
@@ -611,9 +492,8 @@ fn a_guest_can_die_at_every_step_of_a_change() {
     for kind in KINDS {
         for dies_in in Change::ALL {
             for steps in 0.. {
-                let mut bench = Bench::new(128 * MIB);
-                let boot = Snapshot::of(bench.machine, &bench.booted.memory);
-                let mut guest = bench.launch(kind, 6 * MIB);
+                let mut bench = Bench::of_ram(128 * MIB);
+                let mut guest = bench.launch_as(1, kind, 6 * MIB);
                 let (start, bytes) = (2 * MIB - PAGE_SIZE, 2 * MIB + 2 * PAGE_SIZE);
                 for change in Change::ALL {
                     if change == dies_in {
@@ -624,16 +504,20 @@ fn a_guest_can_die_at_every_step_of_a_change() {
                 guest.begin(dies_in, Gpa::new(start), bytes).unwrap();
                 let done = (0..steps).any(|_| matches!(bench.step(&mut guest), Progress::Done(_)));
                 let mut hoard = Vec::new();
-                while let Ok(frame) = bench.booted.memory.frames.allocate(0) {
+                while let Ok(frame) = bench.memory.frames.allocate(0) {
                     hoard.push(frame);
                 }
                 bench.teardown(guest);
                 hoard
                     .into_iter()
-                    .for_each(|frame| bench.booted.memory.frames.free(frame));
-                assert_eq!(bench.machine.check(&bench.booted.memory.frames), []);
-                let now = Snapshot::of(bench.machine, &bench.booted.memory);
-                assert_eq!(boot.trace(&now), None, "{kind:?} {dies_in:?} after {steps} steps");
+                    .for_each(|frame| bench.memory.frames.free(frame));
+                bench.check();
+                let now = bench.snapshot();
+                assert_eq!(
+                    bench.boot.0.trace(&now),
+                    None,
+                    "{kind:?} {dies_in:?} after {steps} steps"
+                );
                 if done {
                     break;
                 }
@@ -652,23 +536,23 @@ fn a_change_is_refused_whichever_frame_is_missing() {
             for (change, further) in [more, (Change::ShareInPlace, 0..0)] {
                 let (mut granted, mut refused) = (0, 0);
                 for frames in (0..8).chain(further) {
-                    let mut bench = Bench::new(64 * MIB);
-                    bench.booted.memory.set_watermarks(Watermarks { low: 0, high: 0 });
-                    let mut guest = bench.launch(kind, 4 * MIB);
+                    let mut bench = Bench::of_ram(64 * MIB);
+                    bench.memory.set_watermarks(Watermarks { low: 0, high: 0 });
+                    let mut guest = bench.launch_as(1, kind, 4 * MIB);
                     assert!(bench.store(0, 5) && bench.store(PAGE_SIZE, 5));
                     let mut hoard = Vec::new();
-                    while let Ok(frame) = bench.booted.memory.frames.allocate(0) {
+                    while let Ok(frame) = bench.memory.frames.allocate(0) {
                         hoard.push(frame);
                     }
                     for _ in 0..frames {
-                        bench.booted.memory.frames.free(hoard.pop().unwrap());
+                        bench.memory.frames.free(hoard.pop().unwrap());
                     }
-                    let before = Snapshot::of(bench.machine, &bench.booted.memory);
+                    let before = bench.snapshot();
                     match bench.change(&mut guest, change, start, bytes) {
                         Ok(()) => granted += 1,
                         Err(ChangeError::OutOfMemory(_)) => {
                             refused += 1;
-                            let now = Snapshot::of(bench.machine, &bench.booted.memory);
+                            let now = bench.snapshot();
                             assert_eq!(before.difference(&now), None, "{kind:?} {frames}");
                             assert_eq!(bench.load(&guest, PAGE_SIZE), Some(5));
                         }
@@ -677,7 +561,7 @@ fn a_change_is_refused_whichever_frame_is_missing() {
                     bench.teardown(guest);
                     hoard
                         .into_iter()
-                        .for_each(|frame| bench.booted.memory.frames.free(frame));
+                        .for_each(|frame| bench.memory.frames.free(frame));
                 }
                 assert!(
                     granted > 0 && refused > 0,
@@ -691,14 +575,14 @@ fn a_change_is_refused_whichever_frame_is_missing() {
 /// What a guest makes the host allocate leaves the host its reserve.
 #[test]
 fn sharing_stops_at_the_low_watermark() {
-    let mut bench = Bench::new(64 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 24 * MIB);
-    let free = bench.booted.memory.frames.free_frames();
+    let mut bench = Bench::of_ram(64 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 24 * MIB);
+    let free = bench.memory.frames.free_frames();
     let low = free - 600;
-    bench.booted.memory.set_watermarks(Watermarks { low, high: low });
+    bench.memory.set_watermarks(Watermarks { low, high: low });
     let refused = bench.change(&mut guest, Change::Share, 0, 4 * MIB);
     assert!(matches!(refused, Err(ChangeError::OutOfMemory(_))), "{refused:?}");
-    assert_eq!(bench.booted.memory.frames.free_frames(), free);
+    assert_eq!(bench.memory.frames.free_frames(), free);
     assert_eq!(bench.change(&mut guest, Change::Share, 0, 2 * MIB), Ok(()));
     bench.teardown(guest);
 }
@@ -706,15 +590,15 @@ fn sharing_stops_at_the_low_watermark() {
 /// Its own limit counts what is shared, not what was ever shared; a refusal changes nothing.
 #[test]
 fn sharing_stops_at_the_guest_s_limit() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Extended, 8 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Extended, 8 * MIB);
     guest.limit_sharing(2 * MIB + PAGE_SIZE + 1);
     let share = |bench: &mut Bench, guest: &mut GuestMemory, start, bytes, expected| {
-        let before = Snapshot::of(bench.machine, &bench.booted.memory);
+        let before = bench.snapshot();
         let result = bench.change(guest, Change::Share, start, bytes);
         assert_eq!(result, expected, "{start:#x} {bytes:#x}");
         if result.is_err() {
-            let now = Snapshot::of(bench.machine, &bench.booted.memory);
+            let now = bench.snapshot();
             assert_eq!(before.difference(&now), None);
         }
     };
@@ -734,54 +618,51 @@ fn sharing_stops_at_the_guest_s_limit() {
     bench.teardown(guest);
 }
 
-/// Where a CPU has few address bits, the shared alias lies in the same level-3 table as the private one.
+/// Where a CPU has few address bits, the shared alias lies in the same level-3 table as the private one. The machine is not told of the tables: its
+/// guests have one width.
 #[test]
 fn the_shared_bit_follows_the_address_width() {
     for bits in [32, 36, 39, 40, 48, 52] {
-        let mut bench = Bench::new(128 * MIB);
-        bench.booted.memory.set_guest_address_bits(bits);
-        let free = bench.booted.memory.frames.free_frames();
-        let cpu = bench.cpu();
-        let Booted { memory, windows } = &mut bench.booted;
+        let mut bench = Bench::of_ram(128 * MIB);
+        bench.memory.set_guest_address_bits(bits);
+        let free = bench.memory.frames.free_frames();
+        let Bench {
+            cpu, memory, windows, ..
+        } = &mut bench;
         let kind = SecondStageKind::Nested;
-        let launching = memory.launch(&cpu, kind, id(1), 4 * MIB).unwrap().wait(&cpu);
-        let mut guest = launching.finish(memory, &cpu, &mut windows[0]);
+        let launching = memory.launch(cpu, kind, id(1), 4 * MIB).unwrap().wait(cpu);
+        let mut guest = launching.finish(memory, cpu, &mut windows[0]);
         assert_eq!(guest.shared_bit(), bits.min(48) - 1);
         for change in [Change::Share, Change::Unshare, Change::Share] {
-            guest.begin(change, Gpa::new(MIB), 2 * MIB).unwrap();
-            loop {
-                match guest.go_on(memory, &cpu, &mut windows[0]) {
-                    Progress::More => {}
-                    Progress::Flush => guest.flushed(memory, bench.machine.translations_flushed(id(1))),
-                    Progress::Hide => unreachable!("nothing is taken again"),
-                    Progress::Done(result) => break assert_eq!(result, Ok(())),
-                }
-            }
+            bench.change_unseen(&mut guest, change, MIB, 2 * MIB).unwrap();
         }
-        let shared = guest.page(&cpu, Gpa::new((1 << guest.shared_bit()) | (2 * MIB)));
+        let shared = guest.page(&bench.cpu, Gpa::new((1 << guest.shared_bit()) | (2 * MIB)));
         assert_eq!((shared.alias, shared.state), (Alias::Shared, PageState::Shared));
-        let teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id(1)));
-        let restored = teardown.finish(memory, &cpu, &mut windows[0]);
-        restored.wait(&cpu).release(memory, &cpu);
-        assert_eq!(memory.frames.free_frames(), free, "{bits} bits");
+        let Bench {
+            cpu, memory, windows, ..
+        } = &mut bench;
+        let teardown = guest.revoke(cpu).reclaim(GuestFlushed::new(id(1)));
+        let restored = teardown.finish(memory, cpu, &mut windows[0]);
+        restored.wait(cpu).release(memory, cpu);
+        assert_eq!(bench.memory.frames.free_frames(), free, "{bits} bits");
     }
 }
 
 #[test]
 #[should_panic(expected = "the wrong guest was flushed")]
 fn another_guest_s_flush_is_no_proof() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 4 * MIB);
     let receipt = bench.machine.translations_flushed(id(2));
-    guest.flushed(&mut bench.booted.memory, receipt);
+    guest.flushed(&mut bench.memory, receipt);
 }
 
 /// 2 MiB that became pending as one are accepted page by page: what says so is cut into 512, each with the frame of its page.
 #[test]
 fn pages_of_a_region_come_back_one_by_one() {
     for kind in KINDS {
-        let mut bench = Bench::new(GIB);
-        let mut guest = bench.launch(kind, 8 * MIB);
+        let mut bench = Bench::of_ram(GIB);
+        let mut guest = bench.launch_as(1, kind, 8 * MIB);
         for change in [Change::Share, Change::Unshare] {
             bench.change(&mut guest, change, 2 * MIB, 2 * MIB).unwrap();
         }
@@ -806,14 +687,14 @@ fn what_is_shared_in_any_gigabyte_comes_back() {
         .iter()
         .flat_map(|kind| places.each_ref().map(|places| (*kind, places)))
     {
-        let mut bench = Bench::new(4 * GIB);
-        let free = bench.booted.memory.frames.free_frames();
-        let mut guest = bench.launch(kind, 2 * GIB + 8 * MIB);
+        let mut bench = Bench::of_ram(4 * GIB);
+        let free = bench.memory.frames.free_frames();
+        let mut guest = bench.launch_as(1, kind, 2 * GIB + 8 * MIB);
         for at in places {
             bench.change(&mut guest, Change::Share, *at, PAGE_SIZE).unwrap();
         }
         bench.teardown(guest);
-        let (cpu, memory) = (bench.cpu(), &mut bench.booted.memory);
+        let (cpu, memory) = (bench.cpu, &mut bench.memory);
         memory.drain(&cpu).wait(&cpu).release(memory, &cpu);
         assert_eq!(memory.frames.free_frames(), free);
     }
@@ -822,15 +703,15 @@ fn what_is_shared_in_any_gigabyte_comes_back() {
 /// A table that was merged away waits for the guest's next flush, and no longer.
 #[test]
 fn a_guest_that_changes_the_same_page_again_and_again_takes_no_more_memory() {
-    let mut bench = Bench::new(GIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 8 * MIB);
+    let mut bench = Bench::of_ram(GIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 8 * MIB);
     let free = [(); 4].map(|()| {
         for change in [Change::Share, Change::Unshare, Change::Accept] {
             bench
                 .change(&mut guest, change, 2 * MIB + PAGE_SIZE, PAGE_SIZE)
                 .unwrap();
         }
-        bench.booted.memory.frames.free_frames()
+        bench.memory.frames.free_frames()
     });
     assert_eq!(free, [free[0]; 4]);
     bench.teardown(guest);

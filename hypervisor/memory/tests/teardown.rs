@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use memory::HostMemory;
-use memory::address::{Gpa, Level};
+use memory::address::Level;
 use memory::frame::GuestId;
-use memory::guest::{Change, GuestFlushed, GuestMemory, Progress, SecondStageKind};
-use model_machine::{Board, Booted, ModelMachine, Snapshot};
+use memory::guest::{Change, GuestFlushed, GuestMemory, SecondStageKind};
+use model_machine::{Bench, Board, ModelMachine};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -53,9 +53,14 @@ impl Work {
 }
 
 /// Takes a guest down step by step; each is within the bound, and how many there were.
-fn teardown(machine: &ModelMachine, booted: &mut Booted<'_>, guest: GuestMemory) -> u64 {
-    let cpu = machine.cpu(0);
-    let Booted { memory, windows } = booted;
+fn teardown(bench: &mut Bench<'_>, guest: GuestMemory) -> u64 {
+    let Bench {
+        machine,
+        cpu,
+        memory,
+        windows,
+        ..
+    } = bench;
     let id = guest.id();
     let mut last = Work::of(machine, memory);
     let mut steps = 0;
@@ -66,81 +71,59 @@ fn teardown(machine: &ModelMachine, booted: &mut Booted<'_>, guest: GuestMemory)
         last = now;
         steps += 1;
     };
-    let revoked = guest.revoke(&cpu);
+    let revoked = guest.revoke(cpu);
     bounded(memory, "the revocation");
     let mut teardown = revoked.reclaim(GuestFlushed::new(id));
-    while teardown.step(memory, &cpu, &mut windows[0]) {
+    while teardown.step(memory, cpu, &mut windows[0]) {
         bounded(memory, "a step");
     }
-    let restored = teardown.finish(memory, &cpu, &mut windows[0]);
+    let restored = teardown.finish(memory, cpu, &mut windows[0]);
     bounded(memory, "the end");
-    restored.wait(&cpu).release(memory, &cpu);
+    restored.wait(cpu).release(memory, cpu);
     bounded(memory, "the release");
-    while memory.settle(&cpu) {
+    while memory.settle(cpu) {
         bounded(memory, "what waited");
     }
     steps
-}
-
-fn change(
-    machine: &ModelMachine,
-    booted: &mut Booted<'_>,
-    guest: &mut GuestMemory,
-    change: (Change, u64, u64),
-) {
-    let cpu = machine.cpu(0);
-    let Booted { memory, windows } = booted;
-    let (change, start, bytes) = change;
-    guest.begin(change, Gpa::new(start), bytes).unwrap();
-    loop {
-        match guest.go_on(memory, &cpu, &mut windows[0]) {
-            Progress::More => {}
-            Progress::Flush => guest.flushed(memory, machine.translations_flushed(guest.id())),
-            Progress::Hide => unreachable!("nothing is taken again"),
-            Progress::Done(result) => return result.unwrap(),
-        }
-    }
 }
 
 /// A guest of `bytes` on a machine with somewhat more, some of it shared, some of it mapped by 4K leaves, with and without 1G leaves, and with
 /// a cache for all or for half of it.
 fn each_step_is_bounded(bytes: u64, kind: SecondStageKind, large_leaves: bool, cache: u64) {
     let mut board = Board::new(&[(0, bytes + 8 * GIB)], 1, Level::L3);
-    let (machine, mut booted) = board.boot();
-    let cpu = machine.cpu(0);
+    let mut bench = Bench::new(&mut board);
+    let cpu = bench.cpu;
     let id = GuestId::new(1).unwrap();
-    let boot = Snapshot::of(machine, &booted.memory);
-    booted.memory.allow_large_guest_leaves(large_leaves);
-    booted.memory.set_cache(cache);
-    let hiding = booted.memory.launch(&cpu, kind, id, bytes).unwrap();
+    bench.memory.allow_large_guest_leaves(large_leaves);
+    bench.memory.set_cache(cache);
+    let hiding = bench.memory.launch(&cpu, kind, id, bytes).unwrap();
     let launching = hiding.wait(&cpu);
-    let mut guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
+    let mut guest = launching.finish(&mut bench.memory, &cpu, &mut bench.windows[0]);
     for gigabyte in [0, 1, bytes / GIB - 1] {
         // One page of each region, which makes a table of 4K leaves of it; all of two regions.
         let start = gigabyte * GIB;
         for region in 0..512 {
             let page = start + region * 2 * MIB;
-            change(machine, &mut booted, &mut guest, (Change::Share, page, 4096));
+            bench
+                .change_unseen(&mut guest, Change::Share, page, 4096)
+                .unwrap();
         }
         for region in [7, 8] {
             let rest = start + region * 2 * MIB + 4096;
-            change(
-                machine,
-                &mut booted,
-                &mut guest,
-                (Change::Share, rest, 2 * MIB - 4096),
-            );
+            bench
+                .change_unseen(&mut guest, Change::Share, rest, 2 * MIB - 4096)
+                .unwrap();
         }
     }
-    let steps = teardown(machine, &mut booted, guest);
+    let steps = teardown(&mut bench, guest);
     // Each region was zeroed by itself.
     assert!(steps > bytes / (2 * MIB), "{steps} steps");
-    booted.memory.set_cache(0);
-    while booted.memory.shrink(&cpu, 512) > 0 {}
-    let drained = booted.memory.drain(&cpu).wait(&cpu);
-    drained.release(&mut booted.memory, &cpu);
-    while booted.memory.settle(&cpu) {}
-    assert_eq!(boot.trace(&Snapshot::of(machine, &booted.memory)), None);
+    bench.memory.set_cache(0);
+    while bench.memory.shrink(&cpu, 512) > 0 {}
+    let drained = bench.memory.drain(&cpu).wait(&cpu);
+    drained.release(&mut bench.memory, &cpu);
+    while bench.memory.settle(&cpu) {}
+    assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
 }
 
 #[test]
@@ -164,22 +147,21 @@ fn nor_does_one_of_hundreds_of_gigabytes() {
 #[test]
 fn nor_does_one_of_small_extents() {
     let mut board = Board::new(&[(0, 2 * GIB)], 1, Level::L3);
-    let (machine, mut booted) = board.boot();
-    let cpu = machine.cpu(0);
-    let frames = &mut booted.memory.frames;
+    let mut bench = Bench::new(&mut board);
+    let cpu = bench.cpu;
+    let frames = &mut bench.memory.frames;
     let all: Vec<_> = std::iter::from_fn(|| frames.allocate(0).ok()).collect();
     let (held, free): (Vec<_>, Vec<_>) = all.into_iter().partition(|frame| frame.pfn().is_aligned(512));
     free.into_iter().for_each(|frame| frames.free(frame));
-    let before = Snapshot::of(machine, &booted.memory);
+    let before = bench.snapshot();
     let id = GuestId::new(1).unwrap();
-    let hiding = booted
+    let hiding = bench
         .memory
         .launch(&cpu, SecondStageKind::Nested, id, 3 * GIB / 2);
     let launching = hiding.unwrap().wait(&cpu);
-    let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-    assert_eq!(guest.regions(&cpu, &booted.memory.frames).count(), 0);
-    teardown(machine, &mut booted, guest);
-    assert_eq!(before.trace(&Snapshot::of(machine, &booted.memory)), None);
-    held.into_iter()
-        .for_each(|frame| booted.memory.frames.free(frame));
+    let guest = launching.finish(&mut bench.memory, &cpu, &mut bench.windows[0]);
+    assert_eq!(guest.regions(&cpu, &bench.memory.frames).count(), 0);
+    teardown(&mut bench, guest);
+    assert_eq!(before.trace(&bench.snapshot()), None);
+    held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
 }

@@ -10,6 +10,8 @@ use memory::region::{PrivateError, Watermarks};
 use memory::stats::Stats;
 use memory::window::Windows;
 
+mod guests;
+
 use crate::board::{Board, Booted};
 use crate::hardware::ModelCpu;
 use crate::machine::ModelMachine;
@@ -45,6 +47,16 @@ impl<'m> Bench<'m> {
             memory,
             windows,
         }
+    }
+
+    /// All state now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self.machine, &self.memory)
+    }
+
+    /// Regions that are hidden.
+    pub fn holes(&self) -> u64 {
+        self.memory.frames.holes().0
     }
 
     /// Hidden memory from the pool.
@@ -102,8 +114,7 @@ impl<'m> Bench<'m> {
     /// When something is not.
     pub fn assert_as_at_boot(&mut self) {
         self.drain();
-        let now = Snapshot::of(self.machine, &self.memory);
-        if let Some(difference) = self.boot.0.difference(&now) {
+        if let Some(difference) = self.boot.0.difference(&self.snapshot()) {
             let harmless = difference.starts_with("counters") || difference.starts_with("contents");
             assert!(harmless, "{difference}");
         }
@@ -119,16 +130,24 @@ impl<'m> Bench<'m> {
     /// # Panics
     /// When there is not enough memory.
     pub fn launch(&mut self, number: u16, bytes: u64) -> GuestMemory {
-        let (memory, cpu) = (&mut self.memory, &self.cpu);
         let kind = if number.is_multiple_of(2) {
             SecondStageKind::Nested
         } else {
             SecondStageKind::Extended
         };
-        let hiding = memory
-            .launch(cpu, kind, GuestId::new(number).unwrap(), bytes)
-            .unwrap();
+        self.launch_as(number, kind, bytes)
+    }
+
+    /// A guest with this number and this kind of tables.
+    ///
+    /// # Panics
+    /// When there is not enough memory.
+    pub fn launch_as(&mut self, number: u16, kind: SecondStageKind, bytes: u64) -> GuestMemory {
+        let (memory, cpu) = (&mut self.memory, &self.cpu);
+        let id = GuestId::new(number).unwrap();
+        let hiding = memory.launch(cpu, kind, id, bytes).unwrap();
         let guest = hiding.wait(cpu).finish(memory, cpu, &mut self.windows[0]);
+        self.machine.guest_begins(id, kind.into(), guest.second_stage());
         self.check();
         guest
     }
@@ -137,7 +156,11 @@ impl<'m> Bench<'m> {
     pub fn teardown(&mut self, guest: GuestMemory) {
         let (memory, cpu) = (&mut self.memory, &self.cpu);
         let id = guest.id();
-        let teardown = guest.revoke(cpu).reclaim(GuestFlushed::new(id));
+        let revoked = guest.revoke(cpu);
+        self.machine.guest_flushed(id);
+        let mut teardown = revoked.reclaim(GuestFlushed::new(id));
+        while teardown.step(memory, cpu, &mut self.windows[0]) {}
+        self.machine.guest_ends(id);
         let restored = teardown.finish(memory, cpu, &mut self.windows[0]);
         restored.wait(cpu).release(memory, cpu);
         self.check();
@@ -181,6 +204,13 @@ impl<'m> Bench<'m> {
     /// What has been counted.
     pub fn stats(&self) -> Stats {
         self.memory.stats()
+    }
+}
+
+impl Bench<'static> {
+    /// One CPU and RAM from 0 on, in the largest leaves; the board is never freed.
+    pub fn of_ram(bytes: u64) -> Self {
+        Self::new(Box::leak(Box::new(Board::new(&[(0, bytes)], 1, Level::L3))))
     }
 }
 

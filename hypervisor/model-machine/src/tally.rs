@@ -26,7 +26,8 @@ impl Tally {
     fn count(&mut self, place: Place, before: &Entry, after: &Entry) {
         let counted = &mut self.counted;
         if let Space::Guest(_) = place.space {
-            if matches!((before, after), (Entry::Leaf(_), Entry::Table(_))) {
+            // As in `Stats`: a 1G leaf that is cut into leaves of 2M is none.
+            if matches!((place.level, before, after), (2, Entry::Leaf(_), Entry::Table(_))) {
                 counted.second_stage_splits += 1;
             }
             return;

@@ -8,9 +8,8 @@ use super::*;
 fn a_range_is_shared_in_place_with_what_it_holds() {
     for kind in KINDS {
         for (start, bytes) in RANGES {
-            let mut bench = Bench::new(256 * MIB);
-            let boot = Snapshot::of(bench.machine, &bench.booted.memory);
-            let mut guest = bench.launch(kind, 10 * MIB);
+            let mut bench = Bench::of_ram(256 * MIB);
+            let mut guest = bench.launch_as(1, kind, 10 * MIB);
             let probes: Vec<u64> = (0..10 * MIB)
                 .step_by(PAGE_SIZE as usize)
                 .map(|page| page + page / PAGE_SIZE % 512 * 8)
@@ -26,15 +25,12 @@ fn a_range_is_shared_in_place_with_what_it_holds() {
             bench
                 .change(&mut guest, Change::UnshareInPlace, start, bytes)
                 .unwrap();
-            let (before, free) = (
-                bench.booted.memory.stats(),
-                bench.booted.memory.frames.free_frames(),
-            );
+            let (before, free) = (bench.memory.stats(), bench.memory.frames.free_frames());
             bench
                 .change(&mut guest, Change::ShareInPlace, start, bytes)
                 .unwrap();
-            let split = bench.booted.memory.stats().second_stage_splits - before.second_stage_splits;
-            let used = free.abs_diff(bench.booted.memory.frames.free_frames());
+            let split = bench.memory.stats().second_stage_splits - before.second_stage_splits;
+            let used = free.abs_diff(bench.memory.frames.free_frames());
             assert!(
                 used <= 2,
                 "{kind:?} {start:#x} {bytes:#x}: {used} frames, {split} splits"
@@ -59,12 +55,9 @@ fn a_range_is_shared_in_place_with_what_it_holds() {
                 assert_eq!(bench.load_shared(&guest, *at), Ok(7 * at));
                 bench.store_shared(&mut guest, *at, 9 * at).unwrap();
             }
-            let runs: u64 = guest
-                .shared_in_place(&bench.cpu())
-                .map(|(_, frames)| frames)
-                .sum();
+            let runs: u64 = guest.shared_in_place(&bench.cpu).map(|(_, frames)| frames).sum();
             assert_eq!(runs, bytes / PAGE_SIZE);
-            assert_eq!(guest.unreachable(&bench.cpu()).count(), 0);
+            assert_eq!(guest.unreachable(&bench.cpu).count(), 0);
             bench
                 .change(&mut guest, Change::UnshareInPlace, start, bytes)
                 .unwrap();
@@ -75,7 +68,7 @@ fn a_range_is_shared_in_place_with_what_it_holds() {
                 assert!(bench.load_shared(&guest, *at).is_err());
                 assert!(bench.store_shared(&mut guest, *at, 1).is_err());
             }
-            let stats = bench.booted.memory.stats();
+            let stats = bench.memory.stats();
             assert_eq!(stats.guest_flushes - before.guest_flushes, 2);
             assert_eq!(
                 (stats.flushes, stats.direct_map_writes, stats.bytes_scrubbed),
@@ -95,10 +88,7 @@ fn a_range_is_shared_in_place_with_what_it_holds() {
                 "{kind:?} {start:#x} {bytes:#x}"
             );
             bench.teardown(guest);
-            assert_eq!(
-                boot.trace(&Snapshot::of(bench.machine, &bench.booted.memory)),
-                None
-            );
+            assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
         }
     }
 }
@@ -108,8 +98,8 @@ fn a_range_is_shared_in_place_with_what_it_holds() {
 #[test]
 fn no_step_leaves_a_frame_at_both_aliases() {
     for kind in KINDS {
-        let mut bench = Bench::new(128 * MIB);
-        let mut guest = bench.launch(kind, 6 * MIB);
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut guest = bench.launch_as(1, kind, 6 * MIB);
         let (start, bytes) = (2 * MIB - PAGE_SIZE, 2 * MIB + 2 * PAGE_SIZE);
         for change in [Change::ShareInPlace, Change::UnshareInPlace] {
             guest.begin(change, Gpa::new(start), bytes).unwrap();
@@ -131,16 +121,16 @@ fn no_step_leaves_a_frame_at_both_aliases() {
 /// A page in place beside one with an ordinary frame: the host's copies go over both, and over neither when the next one is private.
 #[test]
 fn a_copy_goes_over_pages_shared_in_both_ways() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Extended, 4 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Extended, 4 * MIB);
     let edge = MIB + PAGE_SIZE;
     bench
         .change(&mut guest, Change::ShareInPlace, MIB, PAGE_SIZE)
         .unwrap();
     bench.change(&mut guest, Change::Share, edge, PAGE_SIZE).unwrap();
     let data: Vec<u8> = (0..2 * PAGE_SIZE).map(|at| (at * 7 % 251) as u8).collect();
-    let cpu = bench.cpu();
-    let Booted { memory, windows } = &mut bench.booted;
+    let cpu = bench.cpu;
+    let Bench { memory, windows, .. } = &mut bench;
     let frames = &memory.frames;
     guest
         .write_shared(&cpu, frames, &mut windows[0], Gpa::new(MIB), &data)
@@ -174,7 +164,7 @@ fn a_copy_goes_over_pages_shared_in_both_ways() {
     assert!(bench.store(SHARED | MIB, 0x55) && bench.store(SHARED | edge, 0x66));
     assert_eq!(bench.load_shared(&guest, MIB), Ok(0x55));
     assert_eq!(bench.load_shared(&guest, edge), Ok(0x66));
-    assert_eq!(bench.machine.check(&bench.booted.memory.frames), []);
+    bench.check();
     bench.teardown(guest);
 }
 
@@ -182,9 +172,8 @@ fn a_copy_goes_over_pages_shared_in_both_ways() {
 #[test]
 fn what_is_shared_in_place_at_the_end_is_scrubbed() {
     for kind in KINDS {
-        let mut bench = Bench::new(128 * MIB);
-        let boot = Snapshot::of(bench.machine, &bench.booted.memory);
-        let mut guest = bench.launch(kind, 6 * MIB);
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut guest = bench.launch_as(1, kind, 6 * MIB);
         bench
             .change(&mut guest, Change::ShareInPlace, 0, 2 * MIB + PAGE_SIZE)
             .unwrap();
@@ -194,26 +183,23 @@ fn what_is_shared_in_place_at_the_end_is_scrubbed() {
         for at in [0, MIB, 2 * MIB, 4 * MIB] {
             assert!(bench.store(at | SHARED, 0x5ec2e7));
         }
-        let scrubbed = bench.booted.memory.stats().bytes_scrubbed;
+        let scrubbed = bench.memory.stats().bytes_scrubbed;
         bench.teardown(guest);
         assert_eq!(
-            bench.booted.memory.stats().bytes_scrubbed - scrubbed,
+            bench.memory.stats().bytes_scrubbed - scrubbed,
             6 * MIB,
             "{kind:?}"
         );
-        assert_eq!(bench.machine.check(&bench.booted.memory.frames), []);
-        assert_eq!(
-            boot.trace(&Snapshot::of(bench.machine, &bench.booted.memory)),
-            None
-        );
+        bench.check();
+        assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
     }
 }
 
 /// One limit for both ways of sharing.
 #[test]
 fn what_is_shared_in_place_counts_against_the_limit() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 4 * MIB);
     guest.limit_sharing(2 * PAGE_SIZE);
     let limit = Err(ChangeError::Limit);
     let three = bench.change(&mut guest, Change::ShareInPlace, 0, 3 * PAGE_SIZE);
@@ -236,8 +222,8 @@ fn what_is_shared_in_place_counts_against_the_limit() {
 #[test]
 fn the_host_does_not_copy_in_the_middle_of_a_change() {
     for kind in KINDS {
-        let mut bench = Bench::new(128 * MIB);
-        let mut guest = bench.launch(kind, 4 * MIB);
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut guest = bench.launch_as(1, kind, 4 * MIB);
         for (change, before) in [(Change::ShareInPlace, false), (Change::UnshareInPlace, true)] {
             assert_eq!(bench.load_shared(&guest, 0).is_ok(), before);
             guest.begin(change, Gpa::new(0), PAGE_SIZE).unwrap();

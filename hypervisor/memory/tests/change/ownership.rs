@@ -72,7 +72,7 @@ const OTHERS: u64 = 0x07e5;
 
 /// Two guests, and a range of the first one's addresses in some state.
 struct Scene {
-    bench: Bench,
+    bench: Bench<'static>,
     first: GuestMemory,
     second: GuestMemory,
     start: u64,
@@ -110,8 +110,8 @@ impl View {
 
 impl Scene {
     fn new(kind: SecondStageKind, bytes: u64, state: PageState) -> Self {
-        let mut bench = Bench::new(128 * MIB);
-        let mut first = bench.launch(kind, BYTES);
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut first = bench.launch_as(1, kind, BYTES);
         let second = bench.launch_as(2, kind, BYTES);
         // In the middle of what the other guest has at the same addresses.
         let start = match state {
@@ -176,14 +176,14 @@ impl Scene {
             let written = view.guest_private || view.guest_shared;
             assert_eq!(read, written.then_some(value), "{}: {at:#x}", self.what);
         }
-        let broken = self.bench.machine.check(&self.bench.booted.memory.frames);
+        let broken = self.bench.machine.check(&self.bench.memory.frames);
         assert_eq!(broken, [], "{}", self.what);
     }
 
     fn snapshot(&self) -> (Snapshot, [Vec<(Pfn, u64)>; 2]) {
-        let cpu = self.bench.cpu();
+        let cpu = self.bench.cpu;
         (
-            Snapshot::of(self.bench.machine, &self.bench.booted.memory),
+            self.bench.snapshot(),
             [
                 self.first.unreachable(&cpu).collect(),
                 self.first.shared_in_place(&cpu).collect(),
@@ -245,13 +245,15 @@ impl Scene {
     /// What the host does for a vCPU that has exited, at both words.
     fn for_the_vcpu(&mut self, write: bool) -> String {
         let ends = self.ends();
-        let (cpu, Booted { memory, windows }) = (self.bench.machine.cpu(0), &mut self.bench.booted);
+        let Bench {
+            cpu, memory, windows, ..
+        } = &mut self.bench;
         let done = ends.map(|at| {
             let (frames, windows, at) = (&memory.frames, &mut windows[0], Gpa::new(at));
             let done = if write {
-                self.first.write(&cpu, frames, windows, at, &[5; 8])
+                self.first.write(cpu, frames, windows, at, &[5; 8])
             } else {
-                self.first.read(&cpu, frames, windows, at, &mut [0; 8])
+                self.first.read(cpu, frames, windows, at, &mut [0; 8])
             };
             done.map_err(|_| "range")
         });
@@ -262,7 +264,7 @@ impl Scene {
     fn host_takes_all(&mut self) -> String {
         let before: Vec<FrameState> = self.states();
         let mut hoard = Vec::new();
-        while let Ok(frame) = self.bench.booted.memory.frames.allocate(0) {
+        while let Ok(frame) = self.bench.memory.frames.allocate(0) {
             hoard.push(frame);
         }
         assert!(!hoard.is_empty());
@@ -277,17 +279,19 @@ impl Scene {
         self.views();
         hoard
             .into_iter()
-            .for_each(|frame| self.bench.booted.memory.frames.free(frame));
+            .for_each(|frame| self.bench.memory.frames.free(frame));
         "apart".into()
     }
 
     /// The same for hidden frames.
     fn host_takes_all_hidden(&mut self) -> String {
         let before: Vec<FrameState> = self.states();
-        let (cpu, Booted { memory, windows }) = (self.bench.machine.cpu(0), &mut self.bench.booted);
+        let Bench {
+            cpu, memory, windows, ..
+        } = &mut self.bench;
         let mut taken: Vec<Extent<Dirty>> = Vec::new();
         for _ in 0..2048 {
-            let Ok(extent) = memory.allocate_private(&cpu, &mut windows[0], 0) else {
+            let Ok(extent) = memory.allocate_private(cpu, &mut windows[0], 0) else {
                 break;
             };
             let state = before[extent.pfn().get() as usize];
@@ -297,13 +301,13 @@ impl Scene {
         }
         assert!(!taken.is_empty());
         for extent in taken {
-            memory.free_private(&cpu, &mut windows[0], extent);
+            memory.free_private(cpu, &mut windows[0], extent);
         }
         "apart".into()
     }
 
     fn states(&self) -> Vec<FrameState> {
-        let frames = &self.bench.booted.memory.frames;
+        let frames = &self.bench.memory.frames;
         (0..128 * MIB / PAGE_SIZE)
             .map(|pfn| frames.state(Pfn::new(pfn)))
             .collect()
@@ -365,8 +369,8 @@ impl Scene {
             assert_eq!(kept, others, "{what}");
             bench.teardown(second);
         }
-        assert_eq!(bench.machine.check(&bench.booted.memory.frames), [], "{what}");
-        let now = Snapshot::of(bench.machine, &bench.booted.memory);
+        assert_eq!(bench.machine.check(&bench.memory.frames), [], "{what}");
+        let now = bench.snapshot();
         assert_eq!(boot.trace(&now), None, "{what}");
     }
 }
@@ -393,8 +397,7 @@ fn rows() -> Vec<(&'static str, [&'static str; 6])> {
 
 #[test]
 fn every_state_every_operation_every_party() {
-    let booted = Bench::new(128 * MIB);
-    let boot = Snapshot::of(booted.machine, &booted.booted.memory);
+    let boot = Bench::of_ram(128 * MIB).boot.0;
     for kind in KINDS {
         for bytes in [PAGE_SIZE, 2 * MIB] {
             for (index, state) in STATES.into_iter().enumerate() {
@@ -504,9 +507,11 @@ fn the_host_s_copies_follow_no_entry_to_a_frame_of_anyone_else() {
             scene.bench.change(&mut scene.first, way, at, PAGE_SIZE).unwrap();
             scene.bench.change(&mut scene.second, way, at, PAGE_SIZE).unwrap();
         }
-        let (cpu, Booted { memory, windows }) = (scene.bench.machine.cpu(0), &mut scene.bench.booted);
+        let Bench {
+            cpu, memory, windows, ..
+        } = &mut scene.bench;
         let host = memory.frames.allocate(0).unwrap();
-        let hidden = memory.allocate_private(&cpu, &mut windows[0], 0).unwrap();
+        let hidden = memory.allocate_private(cpu, &mut windows[0], 0).unwrap();
         let entries = [scene.start | SHARED, scene.start].map(|at| entry_of(&scene.bench, &scene.first, at));
         let old = entries.map(|at| scene.bench.machine.ram().load(at));
         let mut tried = std::collections::BTreeSet::new();
@@ -535,8 +540,10 @@ fn the_host_s_copies_follow_no_entry_to_a_frame_of_anyone_else() {
         assert!(tried.iter().eq(&FOREIGN), "{tried:?}");
         assert_eq!(scene.host_copies(false), "done");
         scene.views();
-        let (cpu, Booted { memory, windows }) = (scene.bench.machine.cpu(0), &mut scene.bench.booted);
-        memory.free_private(&cpu, &mut windows[0], hidden.used());
+        let Bench {
+            cpu, memory, windows, ..
+        } = &mut scene.bench;
+        memory.free_private(cpu, &mut windows[0], hidden.used());
         memory.frames.free(host);
         let Scene {
             mut bench,
