@@ -10,6 +10,13 @@ use memory::layout::direct;
 use model_machine::{Booted, ModelCpu, ModelMachine};
 use proptest::prelude::*;
 
+#[path = "lifecycle/access.rs"]
+mod access;
+#[path = "lifecycle/refusals.rs"]
+mod refusals;
+#[path = "lifecycle/second_stage.rs"]
+mod second_stage;
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -77,18 +84,6 @@ fn third_level(machine: &ModelMachine) -> [u64; 3] {
     [0, 1, 2].map(|index| machine.ram().load(Hpa::new(table + 8 * index)))
 }
 
-/// The second-level entry of a guest's nested tables for the region at `gpa` below 1 GiB, and where it is.
-fn nested_entry(machine: &ModelMachine, root: Hpa, gpa: u64) -> (Hpa, u64) {
-    let below = |table: Hpa, index: u64| {
-        let at = Hpa::new(table.get() + 8 * index);
-        (at, machine.ram().load(at))
-    };
-    let address = |entry: u64| Hpa::new(entry & 0x000f_ffff_ffff_f000);
-    let (_, top) = below(root, 0);
-    let (_, third) = below(address(top), 0);
-    below(address(third), gpa >> 21)
-}
-
 fn at(pfn: Pfn) -> Hva {
     direct(pfn.hpa()).unwrap()
 }
@@ -119,127 +114,6 @@ fn a_guest_s_memory_is_hidden_by_one_flush_and_comes_back_as_it_was() {
     assert_eq!(booted.memory.stats().flushes, 2);
     assert_eq!(leaves(machine), boot);
     assert_eq!(booted.memory.frames.free_frames(), free);
-}
-
-/// The entries of each layout, read by hand: nested tables by AMD APM vol. 2, 15.25.3 (present, writable, user, large), extended
-/// ones by Intel SDM vol. 3C, tables 29-1 to 29-4 (read, write, execute; in the leaf write-back, ignore PAT, large).
-#[test]
-fn a_guest_s_tables_are_of_the_kind_that_was_asked_for() {
-    for (kind, table_bits, leaf_bits) in [
-        (SecondStageKind::Nested, 0x7, 0x87),
-        (SecondStageKind::Extended, 0x7, 0xf7),
-    ] {
-        let (machine, mut booted) = ModelMachine::boot(&[(0, 2 * GIB)], 1, Level::L3);
-        let cpu = machine.cpu(0);
-        let free = booted.memory.frames.free_frames();
-        let launching = booted
-            .memory
-            .launch(&cpu, kind, id(1), GIB + 4 * MIB)
-            .unwrap()
-            .wait(&cpu);
-        let guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-        let entry = |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index));
-        let below = |table: u64, index: u64| {
-            let entry = entry(table, index);
-            assert_eq!(entry & 0xfff0_0000_0000_0fff, table_bits, "{kind:?}");
-            entry & 0x000f_ffff_ffff_f000
-        };
-        let middle = below(guest.second_stage().get(), 0);
-        let mut mapped = Vec::new();
-        for gigabyte in 0..2 {
-            let low = below(middle, gigabyte);
-            for index in 0..512 {
-                match entry(low, index) {
-                    0 => assert!(gigabyte == 1 && index >= 2, "{kind:?}: a hole"),
-                    leaf => {
-                        assert_eq!(leaf & 0xfff0_0000_001f_ffff, leaf_bits, "{kind:?}");
-                        mapped.push(Pfn::new((leaf & 0x000f_ffff_ffe0_0000) >> 12));
-                    }
-                }
-            }
-        }
-        let mut regions: Vec<Pfn> = guest.regions(&cpu, &booted.memory.frames).collect();
-        regions.sort();
-        mapped.sort();
-        assert_eq!(mapped, regions);
-        teardown(cpu, &mut booted, guest);
-        assert_eq!(booted.memory.frames.free_frames(), free);
-    }
-}
-
-/// On a CPU that must not execute through large leaves: nothing is executable until it is asked for, then one region is, by small leaves.
-/// Read by hand (Intel SDM vol. 3C, tables 29-4 and 29-6).
-#[test]
-fn a_fetch_from_a_large_leaf_splits_it_and_no_other() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L2);
-    let cpu = machine.cpu(0);
-    let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
-    let kind = SecondStageKind::ExtendedSplit;
-    let launching = booted
-        .memory
-        .launch(&cpu, kind, id(1), 8 * MIB)
-        .unwrap()
-        .wait(&cpu);
-    let mut guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-    // Eight MiB, three tables, and one for each of four regions.
-    assert_eq!(booted.memory.frames.free_frames(), free - 4 * 512 - 3 - 4);
-    let entry = |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index));
-    let below = |table: u64, index: u64| entry(table, index) & 0x000f_ffff_ffff_f000;
-    let low = below(below(guest.second_stage().get(), 0), 0);
-    let before: Vec<u64> = (0..4).map(|index| entry(low, index)).collect();
-    assert!(before.iter().all(|leaf| leaf & 0xfff == 0xf3));
-
-    assert!(guest.allow_fetch(&mut booted.memory, &cpu, Gpa::new(5 * MIB + 123)));
-    assert_eq!(booted.memory.stats().second_stage_splits, 1);
-    let region = before[2] & 0x000f_ffff_ffff_f000;
-    assert_eq!(entry(low, 2) & 0xfff, 0x7);
-    for index in 0..512 {
-        assert_eq!(entry(below(low, 2), index), (region + 4096 * index) | 0x77);
-    }
-    for index in [0, 1, 3] {
-        assert_eq!(entry(low, index), before[index as usize]);
-    }
-    // What is executable already, or not there, is not split again.
-    assert!(!guest.allow_fetch(&mut booted.memory, &cpu, Gpa::new(4 * MIB)));
-    assert!(!guest.allow_fetch(&mut booted.memory, &cpu, Gpa::new(8 * MIB)));
-    assert!(!guest.allow_fetch(&mut booted.memory, &cpu, Gpa::new(u64::MAX)));
-    assert_eq!(booted.memory.stats().second_stage_splits, 1);
-
-    // The host still finds the bytes, on both sides of the boundary.
-    let Booted { memory, windows } = &mut booted;
-    let at = Gpa::new(4 * MIB - 4);
-    guest
-        .write(&cpu, &memory.frames, &mut windows[0], at, b"boundary")
-        .unwrap();
-    let mut back = [0; 8];
-    guest
-        .read(&cpu, &memory.frames, &mut windows[0], at, &mut back)
-        .unwrap();
-    assert_eq!(&back, b"boundary");
-    assert_eq!(
-        machine.ram().load(Hpa::new(region)) as u32,
-        u32::from_le_bytes(*b"dary")
-    );
-    teardown(cpu, &mut booted, guest);
-    assert_eq!(leaves(machine), boot);
-    assert_eq!(booted.memory.frames.free_frames(), free);
-}
-
-#[test]
-fn large_leaves_that_may_be_executed_are_never_split() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    for kind in [SecondStageKind::Nested, SecondStageKind::Extended] {
-        let launching = booted
-            .memory
-            .launch(&cpu, kind, id(1), 4 * MIB)
-            .unwrap()
-            .wait(&cpu);
-        let mut guest = launching.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-        assert!(!guest.allow_fetch(&mut booted.memory, &cpu, Gpa::new(0)));
-        teardown(cpu, &mut booted, guest);
-    }
-    assert_eq!(booted.memory.stats().second_stage_splits, 0);
 }
 
 #[test]
@@ -305,55 +179,6 @@ fn whom_a_flush_reached_is_counted() {
         // It stays: a teardown could flush, too.
         alive.push(guest);
     }
-}
-
-#[test]
-fn nothing_of_a_guest_stays_in_ram_and_a_new_one_reads_zeros() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let secret = 0x5ec2_e700_5ec2_e711_u64;
-    let mut guest = launch(cpu, &mut booted, 1, 4 * MIB);
-    let Booted { memory, windows } = &mut booted;
-    // Across the boundary of two regions.
-    let bytes: Vec<u8> = (0..64).flat_map(|_| secret.to_le_bytes()).collect();
-    guest
-        .write(
-            &cpu,
-            &memory.frames,
-            &mut windows[0],
-            Gpa::new(2 * MIB - 256),
-            &bytes,
-        )
-        .unwrap();
-    let mut back = vec![0; 512];
-    guest
-        .read(
-            &cpu,
-            &memory.frames,
-            &mut windows[0],
-            Gpa::new(2 * MIB - 256),
-            &mut back,
-        )
-        .unwrap();
-    assert_eq!(back, bytes);
-    assert!(machine.ram().contains(secret), "the search finds what is there");
-    teardown(cpu, &mut booted, guest);
-    assert!(!machine.ram().contains(secret));
-
-    let Booted { memory, windows } = &mut booted;
-    // What the host left in free memory does not reach a guest either.
-    cpu.store(at(Pfn::new(300 * 512)), secret).unwrap();
-    let all = memory.frames.free_regions() * 2 * MIB - 4 * MIB;
-    let guest = memory
-        .launch(&cpu, kind(2), id(2), all)
-        .unwrap()
-        .wait(&cpu)
-        .finish(memory, &cpu, &mut windows[0]);
-    assert!(
-        !machine.ram().contains(secret),
-        "the guest was given unscrubbed memory"
-    );
-    teardown(cpu, &mut booted, guest);
 }
 
 #[test]
@@ -459,162 +284,6 @@ fn holes_gather_where_no_1g_leaf_is_lost() {
 }
 
 #[test]
-fn refused_launches_change_nothing() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, 256 * MIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let (boot, free) = (leaves(machine), booted.memory.frames.free_frames());
-    let mut refuse = |bytes| match booted.memory.launch(&cpu, kind(1), id(1), bytes) {
-        Err(error) => error,
-        Ok(_) => panic!("{bytes} bytes were granted"),
-    };
-    assert!(matches!(refuse(0), LaunchError::BadSize(0)));
-    assert!(matches!(refuse(3 * MIB), LaunchError::BadSize(_)));
-    assert!(matches!(refuse(1 << 40), LaunchError::TooLarge { .. }));
-    let LaunchError::OutOfMemory(error) = refuse(GIB) else {
-        panic!("not out of memory")
-    };
-    assert_eq!(error.wanted, GIB);
-    assert_eq!(leaves(machine), boot);
-    assert_eq!(booted.memory.frames.free_frames(), free);
-    assert_eq!(booted.memory.stats(), Default::default());
-}
-
-/// Restore writes data leaves, so what is anything else must not be hidden: it would not come back as it was.
-#[test]
-fn memory_that_is_not_ordinary_data_is_not_hidden() {
-    for largest in [Level::L2, Level::L3] {
-        let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, largest);
-        let cpu = machine.cpu(0);
-        let root = machine.shared_root().hpa().get();
-        let below =
-            |table: u64, index: u64| machine.ram().load(Hpa::new(table + 8 * index)) & 0x000f_ffff_ffff_f000;
-        let third = below(root, 256);
-        // Read-only: the one 1G leaf, or every 2M leaf.
-        let entries: Vec<u64> = match largest {
-            Level::L3 => vec![third],
-            _ => (0..512).map(|index| below(third, 0) + 8 * index).collect(),
-        };
-        for entry in entries {
-            let entry = Hpa::new(entry);
-            machine.ram().store(entry, machine.ram().load(entry) & !2);
-        }
-        let (before, free) = (leaves(machine), booted.memory.frames.free_frames());
-        let refused = booted
-            .memory
-            .launch(&cpu, SecondStageKind::Nested, id(1), 4 * MIB);
-        assert!(matches!(refused, Err(LaunchError::Hide(_))), "{largest:?}");
-        assert_eq!(
-            (leaves(machine), booted.memory.frames.free_frames()),
-            (before, free)
-        );
-    }
-}
-
-#[test]
-fn a_launch_that_fails_at_any_allocation_changes_nothing() {
-    let mut outcomes = Vec::new();
-    for left in 0..10 {
-        let (machine, mut booted) = ModelMachine::boot(&[(0, 3 * GIB)], 1, Level::L3);
-        let cpu = machine.cpu(0);
-        // Leave 600 regions and `left` single frames: the launch needs the regions, second-stage tables and tables for splits.
-        let frames = &mut booted.memory.frames;
-        let regions = frames.carve(600).unwrap();
-        let mut held = Vec::new();
-        while let Ok(frame) = frames.allocate(0) {
-            held.push(frame);
-        }
-        for _ in 0..left {
-            frames.free(held.pop().unwrap());
-        }
-        frames.uncarve(regions);
-        let free = (frames.free_frames(), frames.free_regions());
-        assert_eq!(free, (600 * 512 + left, 600));
-        let before = leaves(machine);
-        match booted
-            .memory
-            .launch(&cpu, kind(left as u16 % 2), id(1), 600 * 2 * MIB)
-        {
-            Ok(hiding) => {
-                let guest = hiding
-                    .wait(&cpu)
-                    .finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-                teardown(cpu, &mut booted, guest);
-                outcomes.push(true);
-            }
-            Err(LaunchError::OutOfMemory(_) | LaunchError::Hide(_)) => {
-                assert_eq!(booted.memory.stats(), Default::default());
-                outcomes.push(false);
-            }
-            Err(error) => panic!("{error}"),
-        }
-        assert_eq!(leaves(machine), before);
-        assert_eq!(
-            (
-                booted.memory.frames.free_frames(),
-                booted.memory.frames.free_regions()
-            ),
-            free
-        );
-    }
-    // Two tables on top, two for two GiB of guest, and one for the gigablock that is broken: the other one is hidden whole.
-    assert_eq!(outcomes, (0..10).map(|left| left >= 5).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_guest_s_leaves_let_it_read_write_and_execute() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let guest = launch(cpu, &mut booted, 1, 4 * MIB);
-    for gpa in [0, 2 * MIB] {
-        let (_, entry) = nested_entry(machine, guest.second_stage(), gpa);
-        // Present, writable, user, large; no-execute clear (APM vol. 2, 15.25.5: a nested walk is a user access).
-        assert_eq!(entry & (1 << 63 | 0x87), 0x87, "{entry:#x}");
-    }
-    teardown(cpu, &mut booted, guest);
-}
-
-#[test]
-fn revoking_cuts_the_second_stage_at_its_root() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let guest = launch(cpu, &mut booted, 1, 4 * MIB);
-    let root = guest.second_stage();
-    assert_ne!(machine.ram().load(root), 0);
-    let revoked = guest.revoke(&cpu);
-    assert_eq!(machine.ram().load(root), 0);
-    let teardown = revoked.reclaim(GuestFlushed::new(id(1)));
-    let restored = teardown.finish(&mut booted.memory, &cpu, &mut booted.windows[0]);
-    restored.wait(&cpu).release(&mut booted.memory, &cpu);
-}
-
-#[test]
-fn a_nested_entry_that_leads_to_another_guest_s_frame_is_not_believed() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let (one, two) = (
-        launch(cpu, &mut booted, 1, 4 * MIB),
-        launch(cpu, &mut booted, 2, 4 * MIB),
-    );
-    let (at, own) = nested_entry(machine, one.second_stage(), 0);
-    let (_, foreign) = nested_entry(machine, two.second_stage(), 0);
-    let (_, shifted) = nested_entry(machine, one.second_stage(), 2 * MIB);
-    for wrong in [foreign, shifted] {
-        machine.ram().store(at, wrong);
-        let mut byte = [7];
-        let Booted { memory, windows } = &mut booted;
-        assert!(
-            one.read(&cpu, &memory.frames, &mut windows[0], Gpa::new(0), &mut byte)
-                .is_err()
-        );
-        assert_eq!(byte, [7]);
-    }
-    machine.ram().store(at, own);
-    for guest in [one, two] {
-        teardown(cpu, &mut booted, guest);
-    }
-}
-
-#[test]
 fn regions_are_recorded_as_hidden_once_the_flush_is_acknowledged() {
     use memory::frame::FrameState;
     let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
@@ -652,76 +321,6 @@ fn regions_are_recorded_as_hidden_once_the_flush_is_acknowledged() {
         0
     );
     teardown(cpu, &mut booted, guest);
-}
-
-#[test]
-fn writes_of_any_alignment_touch_nothing_beside_them() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let mut guest = launch(cpu, &mut booted, 1, 4 * MIB);
-    let Booted { memory, windows } = &mut booted;
-    let mut expected = vec![0xaa; 64];
-    guest
-        .write(
-            &cpu,
-            &memory.frames,
-            &mut windows[0],
-            Gpa::new(2 * MIB - 32),
-            &expected,
-        )
-        .unwrap();
-    for (offset, length) in [(3, 1), (5, 9), (30, 5), (40, 24)] {
-        let data: Vec<u8> = (0..length as u8).collect();
-        let at = Gpa::new(2 * MIB - 32 + offset as u64);
-        guest
-            .write(&cpu, &memory.frames, &mut windows[0], at, &data)
-            .unwrap();
-        expected[offset..offset + length].copy_from_slice(&data);
-    }
-    let mut found = vec![0; 64];
-    guest
-        .read(
-            &cpu,
-            &memory.frames,
-            &mut windows[0],
-            Gpa::new(2 * MIB - 32),
-            &mut found,
-        )
-        .unwrap();
-    assert_eq!(found, expected);
-    teardown(cpu, &mut booted, guest);
-}
-
-#[test]
-fn a_guest_s_addresses_end_where_its_memory_ends() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let mut guest = launch(cpu, &mut booted, 1, 4 * MIB);
-    let Booted { memory, windows } = &mut booted;
-    for (at, bytes) in [(4 * MIB - 1, 2), (u64::MAX, 1), (4 * MIB, 1), (u64::MAX - 3, 8)] {
-        let mut data = vec![7; bytes];
-        assert!(
-            guest
-                .write(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &data)
-                .is_err()
-        );
-        assert!(
-            guest
-                .read(&cpu, &memory.frames, &mut windows[0], Gpa::new(at), &mut data)
-                .is_err()
-        );
-        assert!(data.iter().all(|byte| *byte == 7));
-    }
-    teardown(cpu, &mut booted, guest);
-}
-
-#[test]
-#[should_panic(expected = "the wrong guest was flushed")]
-fn another_guest_s_flush_is_no_proof() {
-    let (machine, mut booted) = ModelMachine::boot(&[(0, GIB)], 1, Level::L3);
-    let cpu = machine.cpu(0);
-    let guest = launch(cpu, &mut booted, 1, 2 * MIB);
-    let _ = guest.revoke(&cpu).reclaim(GuestFlushed::new(id(2)));
 }
 
 proptest! {
