@@ -1,0 +1,82 @@
+//! Guests that attack, and those that change their memory, where a row of their own is not enough.
+
+use std::time::Duration;
+
+use crate::machine::Kind;
+use crate::test::checks;
+use crate::test::row::Row;
+
+/// A row for many guests that have rows of their own: all in one boot, for machines on which each boot takes long.
+fn suite(name: &str, about: &'static str, guests: &str) -> Row {
+    Row {
+        long: true,
+        limit: Duration::from_secs(3600),
+        ..Row::passing(name, about, &format!("{guests} together=2 quiet"))
+    }
+}
+
+/// All that attack, but for `attack-task-switch`, which ends otherwise on QEMU's emulation. Two make a hundred thousand exits each, for which a machine
+/// with levels takes half a millisecond each, more on a busy host.
+const ATTACKS: &str = "{attack-accessed} {attack-caches} {attack-control-registers} {attack-endless} {attack-fetch} \
+     guest=attack-msrs,memory=4M,limit=3600s guest=attack-ports,memory=4M,limit=3600s \
+     {attack-pause} {attack-port-strings} {attack-stale-walk} {attack-walk} {control-registers} {cpuid-sweep} {escape} \
+     {escape-device} {escape-exec} {escape-mapping} {escape-table} {escape-write} {exceptions} {halt} {hypercalls} {hypercalls-at-random} \
+     {msr} {port} {self-modifying-code} {spin-open} {triple-fault}";
+
+/// All that change their memory.
+const CONVERSIONS: &str = "{changes-at-random} {conversion-storm} {page-states} {share-and-stay} {share-and-take-back} {share-limit} \
+     {share-much} {shared-page-tables} {touch-pending} {touch-private-as-shared} {touch-shared-as-private} {attack-races} {vcpus-share} \
+     {vcpus-revoked} {reads-zero}";
+
+/// Guests that attack, where more than one is needed, or a machine has a way of its own.
+pub(super) fn attacks() -> Vec<Row> {
+    vec![
+        Row::passing(
+            "nothing-left-uncached",
+            "a guest finds zeros after one that asked for every memory type",
+            "{attack-caches} {reads-zero}",
+        ),
+        Row {
+            smp: 2,
+            ..Row::passing(
+                "attacked",
+                "guests that attack side by side change nothing of their neighbours",
+                "{two-at-once} {attack-control-registers} {attack-fetch} {attack-accessed} {attack-walk} {attack-stale-walk} {attack-endless}",
+            )
+        },
+        Row {
+            // The sizes take turns from port to port, and from instance to instance.
+            long: true,
+            check: |record| checks::total(&record.report, "attack-ports", "accesses", 3 * 2 * 65_536),
+            limit: Duration::from_secs(600),
+            ..Row::passing(
+                "every-port-every-size",
+                "a byte, a word and a double word from and for each port",
+                "guest=attack-ports,memory=4M,limit=120s,count=3",
+            )
+        },
+        Row {
+            long: true,
+            limit: Duration::from_secs(600),
+            ..Row::passing(
+                "strings-for-ports",
+                "each string instruction at 25 ports, most of them anywhere",
+                "guest=attack-port-strings,memory=4M,count=300,expect=unexpected quiet",
+            )
+        },
+        suite("suite-attacks", "every guest that attacks, in one boot", ATTACKS),
+        suite(
+            "suite-conversions",
+            "every guest that changes its memory, in one boot",
+            CONVERSIONS,
+        ),
+        Row {
+            kinds: &[Kind::Tcg],
+            ..Row::passing(
+                "task-switch-unseen",
+                "QEMU's emulation does not intercept a task switch, which is the guest's own affair there",
+                "guest=attack-task-switch,memory=4M,expect=exit:2",
+            )
+        },
+    ]
+}
