@@ -13,12 +13,14 @@ const PAGE: u64 = 4096;
 const REGION: u64 = 2 << 20;
 
 type Call = fn(u64, u64) -> Result<(), HypercallError>;
-const CALLS: [(&str, Call); 5] = [
+const CALLS: [(&str, Call); 7] = [
     ("share", sharing::share),
     ("unshare", sharing::unshare),
     ("accept", sharing::accept),
     ("share in place", sharing::share_in_place),
     ("unshare in place", sharing::unshare_in_place),
+    ("give back", sharing::give_back),
+    ("take again", sharing::take_again),
 ];
 
 fn run(info: &LaunchInfo) {
@@ -50,7 +52,7 @@ fn run(info: &LaunchInfo) {
 /// Convert twice, accept twice, accept what was never given up.
 fn states(at: u64, bytes: u64) {
     let wrong = Err(HypercallError::WrongState);
-    let expect = |step: &str, expected: [Result<(), HypercallError>; 5]| {
+    let expect = |step: &str, expected: [Result<(), HypercallError>; 7]| {
         // Those that are refused first: they must change nothing.
         for ((name, call), expected) in CALLS
             .iter()
@@ -68,12 +70,12 @@ fn states(at: u64, bytes: u64) {
             assert_eq!(call(at, bytes), Ok(()), "{name} when {step}");
         }
     };
-    expect("accepted", [Ok(()), wrong, wrong, Ok(()), wrong]);
-    expect("shared", [wrong, Ok(()), wrong, wrong, wrong]);
-    // Pending: to be accepted, or shared again at once.
-    expect("pending", [Ok(()), wrong, Ok(()), wrong, wrong]);
-    expect("shared again", [wrong, Ok(()), wrong, wrong, wrong]);
-    for (name, call) in [CALLS[1], CALLS[3], CALLS[4]] {
+    expect("accepted", [Ok(()), wrong, wrong, Ok(()), wrong, Ok(()), wrong]);
+    expect("shared", [wrong, Ok(()), wrong, wrong, wrong, wrong, wrong]);
+    // Pending: to be accepted, shared again at once, or given back.
+    expect("pending", [Ok(()), wrong, Ok(()), wrong, wrong, Ok(()), wrong]);
+    expect("shared again", [wrong, Ok(()), wrong, wrong, wrong, wrong, wrong]);
+    for (name, call) in [CALLS[1], CALLS[3], CALLS[4], CALLS[6]] {
         assert_eq!(call(at, bytes), wrong, "{name} when pending");
     }
     assert_eq!(sharing::accept(at, bytes), Ok(()), "accept when pending");
@@ -81,6 +83,7 @@ fn states(at: u64, bytes: u64) {
     // SAFETY: reading the guest's own memory has no effect.
     assert_eq!(unsafe { memory::load(at) }, 0, "what was accepted is zero");
     in_place(at, bytes);
+    absent(at, bytes);
 }
 
 /// There and back, with what the pages hold; twice is refused either way.
@@ -90,7 +93,7 @@ fn in_place(at: u64, bytes: u64) {
     // SAFETY: the pages are the guest's own, and free.
     unsafe { memory::store(last, 0x600d) };
     assert_eq!(sharing::share_in_place(at, bytes), Ok(()));
-    for (name, call) in &CALLS[..4] {
+    for (name, call) in CALLS.iter().filter(|(name, _)| *name != "unshare in place") {
         assert_eq!(call(at, bytes), wrong, "{name} when shared in place");
     }
     // SAFETY: as above, at the shared alias.
@@ -111,6 +114,25 @@ fn in_place(at: u64, bytes: u64) {
     assert_eq!(sharing::accept(at, bytes), wrong, "accept after being in place");
     // SAFETY: as above.
     assert_eq!(unsafe { memory::load(last) }, 0xbe77e4, "lost on the way back");
+}
+
+/// Given back, when accepted and when pending; taken again, each refused when it is done already.
+fn absent(at: u64, bytes: u64) {
+    let wrong = Err(HypercallError::WrongState);
+    let last = at + bytes - 8;
+    // SAFETY: the pages are the guest's own, and free.
+    unsafe { memory::store(last, 0xab5e47) };
+    for step in ["accepted", "pending"] {
+        assert_eq!(sharing::give_back(at, bytes), Ok(()), "give back when {step}");
+        for (name, call) in CALLS.iter().filter(|(name, _)| *name != "take again") {
+            assert_eq!(call(at, bytes), wrong, "{name} when absent");
+        }
+        assert_eq!(sharing::take_again(at, bytes), Ok(()), "take again when absent");
+        assert_eq!(sharing::take_again(at, bytes), wrong, "take again twice");
+    }
+    assert_eq!(sharing::accept(at, bytes), Ok(()), "accept what was taken again");
+    // SAFETY: as above.
+    assert_eq!(unsafe { memory::load(last) }, 0, "what was taken again is zero");
 }
 
 /// One shared page among private ones, at the end, in the middle, at the start.
@@ -168,6 +190,8 @@ fn not_its_memory(memory_bytes: u64, own: u64) {
             number::ACCEPT,
             number::SHARE_IN_PLACE,
             number::UNSHARE_IN_PLACE,
+            number::GIVE_BACK,
+            number::TAKE_AGAIN,
         ] {
             let arguments = Arguments {
                 rdi: start,
