@@ -15,17 +15,19 @@ fn suite(name: &str, about: &'static str, guests: &str) -> Row {
     }
 }
 
-/// All that attack, but for `attack-task-switch`, which ends otherwise on QEMU's emulation. Two make a hundred thousand exits each, for which a machine
-/// with levels takes half a millisecond each, more on a busy host.
+/// All that attack, but for `attack-task-switch`, which ends otherwise on QEMU's emulation, and those that try ranges as a whole.
 const ATTACKS: &str = "{attack-accessed} {attack-caches} {attack-control-registers} {attack-endless} {attack-fetch} \
-     guest=attack-msrs,memory=4M,limit=3600s guest=attack-ports,memory=4M,limit=3600s \
-     {attack-pause} {attack-port-strings} {attack-stale-walk} {attack-walk} {control-registers} {cpuid-sweep} {escape} \
-     {escape-device} {escape-exec} {escape-mapping} {escape-table} {escape-write} {exceptions} {halt} {hypercalls} {hypercalls-at-random} \
+     {attack-pause} {attack-port-strings} {attack-stale-walk} {attack-walk} {control-registers} {escape} \
+     {escape-device} {escape-exec} {escape-mapping} {escape-table} {escape-write} {exceptions} {halt} {hypercalls} \
      {msr} {port} {self-modifying-code} {spin-open} {triple-fault}";
 
+/// Those that try all there is of something, more than 200,000 exits together. A machine with levels takes up to a millisecond for each, so the two with the most get time.
+const SWEEPS: &str = "guest=attack-msrs,memory=4M,limit=1800s guest=attack-ports,memory=4M,limit=1800s {cpuid-sweep} {hypercalls-at-random}";
+
 /// All that change their memory.
-const CONVERSIONS: &str = "{changes-at-random} {conversion-storm} {page-states} {share-and-stay} {share-and-take-back} {share-limit} \
-     {share-much} {shared-page-tables} {touch-pending} {touch-private-as-shared} {touch-shared-as-private} {attack-races} {vcpus-share} \
+const CONVERSIONS: &str = "{attack-in-place} {attack-races} {auto-accept} {auto-convert} {balloon} {changes-at-random} {conversion-storm} \
+     {page-states} {share-and-stay} {share-and-take-back} {share-in-place} {share-limit} {share-much} {shared-page-tables} {table-limit} \
+     {touch-given-back} {touch-pending} {touch-private-as-shared} {touch-shared-as-private} {touch-shared-in-place} {vcpus-share} \
      {vcpus-revoked} {reads-zero}";
 
 /// Guests that attack, where more than one is needed, or a machine has a way of its own.
@@ -66,6 +68,11 @@ pub(super) fn attacks() -> Vec<Row> {
         },
         suite("suite-attacks", "every guest that attacks, in one boot", ATTACKS),
         suite(
+            "suite-sweeps",
+            "every guest that tries all registers, ports, CPUID leaves or calls, in one boot",
+            SWEEPS,
+        ),
+        suite(
             "suite-conversions",
             "every guest that changes its memory, in one boot",
             CONVERSIONS,
@@ -79,4 +86,45 @@ pub(super) fn attacks() -> Vec<Row> {
             )
         },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not of the suite: what other rows are made of, and what ends otherwise on QEMU's emulation.
+    const NOT_OF_THE_SUITE: [&str; 10] = [
+        "attack-task-switch",
+        "hello",
+        "measured",
+        "no-room",
+        "panic",
+        "spin",
+        "touch-all",
+        "two-at-once",
+        "vcpus",
+        "vcpus-left-behind",
+    ];
+
+    #[test]
+    fn each_guest_is_in_one_suite() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tests/src/bin");
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|file| file.unwrap().path());
+        let mut names: Vec<String> = files
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+            .filter(|name| !name.starts_with("bench-"))
+            .collect();
+        names.sort();
+        let suites = [ATTACKS, SWEEPS, CONVERSIONS].join(" ");
+        let mut listed: Vec<&str> = suites
+            .split_whitespace()
+            .map(|word| word.trim_start_matches("guest=").trim_matches(['{', '}']))
+            .filter_map(|word| word.split(',').next())
+            .chain(NOT_OF_THE_SUITE)
+            .collect();
+        listed.sort_unstable();
+        assert_eq!(names, listed);
+    }
 }
