@@ -4,6 +4,7 @@
 mod balloon;
 mod baseline;
 mod change;
+mod destroy;
 mod errors;
 mod frames;
 mod gigablocks;

@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use memory::address::{Gpa, PAGE_SIZE};
-use memory::guest::{Change, ChangeError, PageState, Progress, SecondStageKind};
-use memory::region::Watermarks;
+use memory::guest::{Change, ChangeError, GuestMemory, PageState, Progress, SecondStageKind};
 use model_machine::Bench;
 
 const MIB: u64 = 1 << 20;
@@ -166,55 +165,132 @@ fn what_the_cache_keeps_costs_no_flush() {
     bench.teardown(guest);
 }
 
-/// Whatever is missing, frames for tables or regions: the whole range is refused and nothing has changed.
+/// A guest of 6 MiB that has given all back if it is to take something again, with so many regions cached.
+fn before(kind: SecondStageKind, change: Change, cached: u64) -> (Bench<'static>, GuestMemory) {
+    let mut bench = Bench::of_ram(48 * MIB);
+    bench.memory.set_cache(cached);
+    let mut guest = bench.launch_as(1, kind, 6 * MIB);
+    if change == Change::TakeAgain {
+        bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
+        assert_eq!(bench.memory.pool().cached_regions(), cached);
+    }
+    (bench, guest)
+}
+
+/// Makes a change while so many whole regions and so many frames beside them are free. It is done, or refused for lack of memory and nothing has
+/// changed; then the guest dies, still without memory.
+fn change_with(
+    (mut bench, mut guest): (Bench<'static>, GuestMemory),
+    (change, start, bytes): (Change, u64, u64),
+    (regions, frames): (u64, u64),
+) -> bool {
+    let mut held = bench.take_all_of_the_host();
+    // Those that were taken as whole regions come first.
+    for region in held.drain(..regions as usize) {
+        bench.memory.frames.free(region);
+    }
+    for frame in held.split_off(held.len() - frames as usize) {
+        bench.memory.frames.free(frame);
+    }
+    let free = (
+        bench.memory.frames.free_regions(),
+        bench.memory.frames.free_frames(),
+    );
+    assert_eq!(free, (regions, regions * 512 + frames));
+    let state = |bench: &Bench<'_>, guest: &GuestMemory| {
+        let marks: Vec<_> = guest.unreachable(&bench.cpu).collect();
+        let pages = (0..3 * REGION).step_by(PAGE_SIZE as usize);
+        let pages: Vec<_> = pages.map(|at| bench.state(guest, at)).collect();
+        (marks, pages)
+    };
+    let (snapshot, before) = (bench.snapshot(), state(&bench, &guest));
+    let result = bench.change(&mut guest, change, start, bytes);
+    if let Err(error) = result {
+        assert!(matches!(error, ChangeError::OutOfMemory(_)), "{error:?}");
+        let what = format!("{change:?} {start:#x} {bytes:#x} with {regions} regions and {frames} frames");
+        assert_eq!(snapshot.difference(&bench.snapshot()), None, "{what}");
+        assert!(before == state(&bench, &guest), "{what}");
+    }
+    bench.teardown(guest);
+    held.into_iter()
+        .for_each(|extent| bench.memory.frames.free(extent));
+    bench.memory.set_cache(0);
+    while bench.memory.shrink(&bench.cpu, 512) > 0 {}
+    bench.drain();
+    assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
+    result.is_ok()
+}
+
+/// Whichever allocation fails, of a table or a region: the whole range is refused and nothing has changed.
 #[test]
-fn a_change_is_refused_whichever_frame_is_missing() {
-    let mut results = [0, 0];
-    for kind in KINDS {
-        for (change, start, bytes) in [
-            (Change::GiveBack, REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE),
-            (Change::TakeAgain, 0, 6 * MIB),
-            (Change::TakeAgain, REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE),
-        ] {
-            for (regions, frames) in
-                (0..4).flat_map(|regions| [0, 1, 2, 3, 5, 600].map(|frames| (regions, frames)))
-            {
-                let mut bench = Bench::of_ram(64 * MIB);
-                let mut guest = bench.launch_as(1, kind, 6 * MIB);
-                if change == Change::TakeAgain {
-                    bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
+fn a_change_is_refused_whichever_allocation_fails() {
+    let part = (REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE);
+    // How many regions it takes, and how many it divides.
+    for (change, (start, bytes), regions, divided) in [
+        (Change::GiveBack, part, 0, 2),
+        (Change::GiveBack, (PAGE_SIZE, PAGE_SIZE), 0, 1),
+        (Change::GiveBack, (0, 6 * MIB), 0, 0),
+        (Change::TakeAgain, (0, 6 * MIB), 3, 0),
+        (Change::TakeAgain, part, 3, 2),
+        (Change::TakeAgain, (PAGE_SIZE, PAGE_SIZE), 1, 1),
+    ] {
+        for kind in KINDS {
+            let trial =
+                |cached, left| change_with(before(kind, change, cached), (change, start, bytes), left);
+            let what = format!("{kind:?} {change:?} {start:#x} {bytes:#x}");
+            // A table for each region that is divided; with small leaves it has one from its launch on.
+            let tables = if kind == SecondStageKind::ExtendedSplit {
+                0
+            } else {
+                divided
+            };
+            for less in 0..=regions {
+                for frames in 0..=tables + 1 {
+                    let enough = less == regions && frames >= tables;
+                    let done = trial(0, (less, frames));
+                    assert_eq!(done, enough, "{what}: {less} regions, {frames} frames");
                 }
-                bench.memory.set_watermarks(Watermarks::default());
-                let table = &mut bench.memory.frames;
-                let mut held = Vec::new();
-                while table.free_regions() > regions {
-                    held.push(table.allocate(9).unwrap());
+            }
+            // A region more serves for all tables.
+            assert!(trial(0, (regions + 1, 0)), "{what}");
+            if change == Change::TakeAgain {
+                // What is cached serves as well as what the host has.
+                for cached in 1..=regions {
+                    for frames in 0..=tables {
+                        let done = trial(cached, (regions - cached, frames));
+                        assert_eq!(done, frames == tables, "{what}: {cached} cached, {frames} frames");
+                        assert!(!trial(cached - 1, (regions - cached, frames)), "{what}");
+                    }
                 }
-                let mut small = Vec::new();
-                while table.free_frames() > regions * 512 + frames
-                    && let Ok(frame) = table.allocate(0)
-                {
-                    small.push(frame);
-                }
-                let before = bench.snapshot();
-                let marks: Vec<_> = guest.unreachable(&bench.cpu).collect();
-                let result = bench.change(&mut guest, change, start, bytes);
-                results[usize::from(result.is_ok())] += 1;
-                if let Err(error) = result {
-                    assert!(matches!(error, ChangeError::OutOfMemory(_)), "{error:?}");
-                    assert_eq!(before.difference(&bench.snapshot()), None, "{kind:?} {change:?}");
-                    assert_eq!(marks, guest.unreachable(&bench.cpu).collect::<Vec<_>>());
-                }
-                bench.teardown(guest);
-                assert_eq!(bench.holes(), 0);
-                let table = &mut bench.memory.frames;
-                held.into_iter()
-                    .chain(small)
-                    .for_each(|extent| table.free(extent));
             }
         }
     }
-    assert!(results[0] > 20 && results[1] > 20, "{results:?}");
+}
+
+/// The same where a gigablock is one entry in the direct map and one leaf in the second stage.
+#[test]
+fn a_part_of_a_gigablock_is_refused_whichever_table_is_missing() {
+    for (kind, large) in [
+        (SecondStageKind::Nested, true),
+        (SecondStageKind::Extended, false),
+    ] {
+        let whole = || {
+            let mut bench = Bench::of_ram(3 * GIB);
+            bench.memory.allow_large_guest_leaves(large);
+            let guest = bench.launch_as(1, kind, GIB);
+            assert_eq!(bench.stats().gigablocks_hidden, 1);
+            (bench, guest)
+        };
+        for (start, bytes) in [(REGION, REGION), (REGION, PAGE_SIZE)] {
+            let give_back = (Change::GiveBack, start, bytes);
+            // One for the direct map, which is in leaves of 2M afterwards; one for the same in the second stage; one where a region is divided.
+            let tables = 1 + u64::from(large) + u64::from(bytes < REGION);
+            for frames in 0..=tables {
+                let done = change_with(whole(), give_back, (0, frames));
+                assert_eq!(done, frames == tables, "{kind:?} {bytes:#x}: {frames} frames");
+            }
+        }
+    }
 }
 
 /// The guest dies between any two steps, the flush of the direct map asked for and not waited for among them.
