@@ -175,12 +175,15 @@ impl ModelCpu<'_> {
         let (Ok(first), Ok(last)) = (self.translate(at, true), self.translate(last, true)) else {
             return false;
         };
-        let whole =
-            first.is_aligned(Level::L2.bytes()) && last.get() - first.get() == Level::L2.bytes() - PAGE_SIZE;
+        let whole = first.is_aligned(Level::L2.bytes())
+            && last.get().checked_sub(first.get()) == Some(Level::L2.bytes() - PAGE_SIZE);
         if whole {
             self.machine.ram().clear_region(first.pfn());
             let mut state = self.machine.state();
-            state.tally.zeroed(Level::L2.bytes());
+            // What the host zeroes in the direct map is its own.
+            if is_window(at) {
+                state.tally.zeroed(Level::L2.bytes());
+            }
             state.tags.set_region(first.pfn(), Writer::Zeroed);
             state.overwritten(self.machine.ram(), first.pfn(), Level::L2.frames());
         }

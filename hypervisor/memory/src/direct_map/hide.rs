@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::address::{ENTRIES, GIGABLOCK_ORDER, PAGE_SIZE, Pfn, REGION_ORDER};
+use crate::address::{ENTRIES, GIGABLOCK_ORDER, Level, PAGE_SIZE, Pfn, REGION_ORDER};
 use crate::frame::allocator::OutOfMemory;
 use crate::frame::extent::Carved;
 use crate::frame::extent_list::ExtentList;
@@ -259,16 +259,24 @@ impl FrameTable<'_> {
         self.reserve_frames(count, |pfn| machine.clear(TableAt::new(pfn)))
     }
 
-    /// Takes `count` zeroed frames for pages that a guest will share, all or none.
+    /// Takes `count` zeroed frames for pages that a guest will share, all or none. Those of whole 2 MiB are a block, if there is one: when the pages
+    /// are private again, the block is whole again, too, and can be hidden.
     pub(crate) fn reserve_pages<M: Machine>(
         &mut self,
         machine: &M,
         count: u64,
     ) -> Result<TableList, OutOfMemory> {
-        self.reserve_frames(count, |pfn| match direct(pfn.hpa()) {
-            Some(at) => machine.zero(WindowSpan::new(at, PAGE_SIZE as usize)),
+        let zero = |pfn: Pfn, bytes: u64| match direct(pfn.hpa()) {
+            Some(at) => machine.zero(WindowSpan::new(at, bytes as usize)),
             None => panic!("broken invariant: {} is beyond the direct map", pfn.hpa()),
-        })
+        };
+        if count == Level::L2.frames()
+            && let Some((first, list)) = self.allocate_block_of_frames()
+        {
+            zero(first, Level::L2.bytes());
+            return Ok(list);
+        }
+        self.reserve_frames(count, |pfn| zero(pfn, PAGE_SIZE))
     }
 
     /// Takes `count` frames for tables, all or none, each prepared by `prepare`.

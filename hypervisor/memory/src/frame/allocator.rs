@@ -191,15 +191,21 @@ impl FrameTable<'_> {
 
     /// Takes a whole block for small extents: all its frames free, and listed.
     fn break_block(&mut self) -> Option<()> {
-        let pfn = self.allocate_blocks(REGION_ORDER)?.into_pfn();
-        let index = self.block_of(pfn)?;
-        self.block_mut(index).word = FrameWord::new(FrameState::Mixed);
-        self.block_mut(index).host_runs = Buddy::EMPTY;
+        let (_, index) = self.take_block()?;
         self.change_runs(RunKind::Host, index, |words, runs| {
             words.fill(FrameWord::TAIL);
             runs.release(&mut FrameUnits(words), 0, TOP_ORDER)
         });
         self.free_frames += 512;
         Some(())
+    }
+
+    /// Takes a whole block whose frames have words of their own, and none of which is free: each is the caller's, to be freed by itself.
+    pub(super) fn take_block(&mut self) -> Option<(Pfn, BlockIndex)> {
+        let pfn = self.allocate_blocks(REGION_ORDER)?.into_pfn();
+        let index = self.block_of(pfn)?;
+        self.block_mut(index).word = FrameWord::new(FrameState::Mixed);
+        self.block_mut(index).host_runs = Buddy::EMPTY;
+        Some((pfn, index))
     }
 }

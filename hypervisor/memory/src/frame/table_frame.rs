@@ -1,7 +1,7 @@
 //! Frames of translation tables, and of pages that guests share: owned while no table leads to them, and lists of them, threaded through
 //! their frame words.
 
-use crate::address::{Gfn, Pfn};
+use crate::address::{Gfn, Pfn, REGION_ORDER};
 
 use super::allocator::{HostFrames, OutOfMemory};
 use super::records::FrameTable;
@@ -110,6 +110,16 @@ impl FrameTable<'_> {
         let pfn = self.allocate(0)?.into_pfn();
         zero(pfn);
         Ok(TableFrame(pfn))
+    }
+
+    /// Takes all frames of a block, the first on top of the list. `None` when no whole block is free.
+    pub(crate) fn allocate_block_of_frames(&mut self) -> Option<(Pfn, TableList)> {
+        let (first, _) = self.take_block()?;
+        let mut list = TableList::new();
+        for frame in (0..1 << REGION_ORDER).rev() {
+            list.push(self, TableFrame(first.add(frame)));
+        }
+        Some((first, list))
     }
 
     /// Gives a table frame back. Only a frame that no CPU can still walk may come here.
