@@ -55,12 +55,12 @@ pub fn share(start: u64, bytes: u64) -> Result<(), HypercallError> {
     make_in_time(&Hypercall::Share(Pages::new(start, bytes)?))
 }
 
-/// Makes shared pages private again; they are pending.
+/// Makes shared pages private again; they are pending. While the host lacks memory that was kept for them, others run.
 ///
 /// # Errors
 /// As for [`share`].
 pub fn unshare(start: u64, bytes: u64) -> Result<(), HypercallError> {
-    make(&Hypercall::Unshare(Pages::new(start, bytes)?))
+    make_in_time(&Hypercall::Unshare(Pages::new(start, bytes)?))
 }
 
 /// Accepts pending pages.
@@ -110,6 +110,14 @@ pub fn take_again(start: u64, bytes: u64) -> Result<(), HypercallError> {
 pub fn print(start: u64, bytes: usize) -> Result<(), HypercallError> {
     assert!(bytes <= PRINT_SHARED_MAX, "{bytes} bytes are too many");
     make(&Hypercall::PrintShared { start, bytes })
+}
+
+/// [`share`], which fails when the host has no memory for it now.
+///
+/// # Errors
+/// As for [`share`], and that there is no memory.
+pub fn share_now(start: u64, bytes: u64) -> Result<(), HypercallError> {
+    make(&Hypercall::Share(Pages::new(start, bytes)?))
 }
 
 /// Makes a call that the host may have no memory for at the moment.

@@ -1,7 +1,8 @@
 //! Each CPU's magazine of hidden frames, in front of the pool.
 //!
-//! A magazine belongs to its CPU: taking and putting a frame touches nothing that CPUs share. Only a batch ([`Magazine::BATCH`]) takes the
-//! lock of the memory subsystem. What lies in a magazine is nobody else's to take, so three things bring it back:
+//! Guests' changes take single frames from it, for pages whose own were taken when memory was low (`guests::pressure`), and the stress does
+//! (`single`). A magazine belongs to its CPU: taking and putting a frame touches nothing that CPUs share. Only a batch ([`Magazine::BATCH`]) takes
+//! the lock of the memory subsystem. What lies in a magazine is nobody else's to take, so three things bring it back:
 //!
 //! - A CPU that is about to doze, or to be stopped, gives its magazine back first ([`OwnMagazine::give_back`]). So an idle CPU has none, and
 //!   when the last guest is gone all frames are where they were at boot.
@@ -12,9 +13,11 @@
 //! Who asks has given its own back first and waits for a moment only, answering shootdowns meanwhile: two CPUs that ask each other both get
 //! on, and one that is in the middle of a long piece of work keeps nobody waiting.
 
+#[cfg(feature = "test-hooks")]
+mod single;
+
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memory::frame::extent::{Clean, Dirty, Extent};
 use memory::region::{Magazine, PrivateError};
 use memory::window::Windows;
 
@@ -33,7 +36,8 @@ static STOCKED: AtomicU32 = AtomicU32::new(0);
 /// What a magazine did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Uses {
-    /// Frames taken and put.
+    /// Single frames taken and put.
+    #[cfg(feature = "test-hooks")]
     pub operations: u64,
     /// Takes of the memory subsystem's lock for them.
     pub locks: u64,
@@ -59,6 +63,7 @@ impl OwnMagazine {
             seen: 0,
             stocked: false,
             uses: Uses {
+                #[cfg(feature = "test-hooks")]
                 operations: 0,
                 locks: 0,
                 returned: 0,
@@ -66,53 +71,25 @@ impl OwnMagazine {
         }
     }
 
-    /// What it did so far.
-    pub fn uses(&self) -> Uses {
-        self.uses
+    /// Runs `work` on it.
+    pub fn with<R>(&mut self, work: impl FnOnce(&mut Magazine) -> R) -> R {
+        let result = work(&mut self.magazine);
+        if !self.magazine.is_empty() {
+            self.note_stock();
+        }
+        result
     }
 
-    /// A zeroed frame: from the magazine, or else through a batch from the pool, which grows if it has to.
+    /// Gets a batch from the pool, which grows if it has to. To be called with nothing locked.
     ///
     /// # Errors
     /// When there is no memory, not even in the magazines of other CPUs.
-    pub fn take(&mut self, windows: &mut Windows) -> Result<Extent<Clean>, PrivateError> {
-        self.uses.operations += 1;
-        if let Some(extent) = self.magazine.take() {
-            return Ok(extent);
-        }
-        self.magazine.settle(&Hardware, windows);
-        if let Some(extent) = self.magazine.take() {
-            return Ok(extent);
-        }
-        if self.restock(windows).is_err() {
+    pub fn restock(&mut self, windows: &mut Windows) -> Result<(), PrivateError> {
+        if self.fill(windows).is_err() {
             self.ask_others(windows);
-            self.restock(windows)?;
+            self.fill(windows)?;
         }
-        match self.magazine.take() {
-            Some(extent) => Ok(extent),
-            None => panic!("broken invariant: a magazine that was filled is empty"),
-        }
-    }
-
-    /// Puts a used frame in; what is too much goes to the pool.
-    pub fn put(&mut self, windows: &mut Windows, extent: Extent<Dirty>) {
-        self.uses.operations += 1;
-        self.note_stock();
-        let Err(extent) = self.magazine.put(extent) else {
-            return;
-        };
-        self.magazine.settle(&Hardware, windows);
-        let Err(extent) = self.magazine.put(extent) else {
-            return;
-        };
-        self.uses.locks += 1;
-        with_memory(|memory| {
-            self.magazine.trim(memory, &Hardware, windows, Magazine::BATCH);
-            // Only what is no single frame is still refused.
-            if let Err(extent) = self.magazine.put(extent) {
-                memory.free_private(&Hardware, windows, extent);
-            }
-        });
+        Ok(())
     }
 
     /// Gives everything back: before this CPU dozes or is stopped.
@@ -152,13 +129,8 @@ impl OwnMagazine {
         false
     }
 
-    /// CPUs whose magazines are not empty.
-    pub fn stocked() -> u32 {
-        STOCKED.load(Ordering::Acquire)
-    }
-
     /// Gets a batch; the flush is waited for without the lock.
-    fn restock(&mut self, windows: &mut Windows) -> Result<(), PrivateError> {
+    fn fill(&mut self, windows: &mut Windows) -> Result<(), PrivateError> {
         self.note_stock();
         self.uses.locks += 1;
         let growing = with_memory(|memory| self.magazine.restock(memory, &Hardware))?;

@@ -20,7 +20,6 @@ mod hardware;
 #[cfg(feature = "test-hooks")]
 mod hooks;
 mod lock;
-#[cfg(feature = "test-hooks")]
 mod magazines;
 mod measure;
 mod presence;

@@ -9,9 +9,10 @@ use boot_config::Config;
 use crate::archive::Guest;
 
 /// What the names of guests begin with that take no part where all bundled guests run side by side: those that attack take a second or so each and
-/// have a test of their own, those that measure would only measure their neighbours there, to those whose memory comes at a touch (`auto-`) a lack of it is a fault, and those that touch what they must not run side by side in
-/// `named-faults` (all names of the rest have to fit into a command line).
-const ALONE: [&str; 4] = ["attack-", "auto-", "bench-", "touch-"];
+/// have a test of their own, those that measure would only measure their neighbours there, to those whose memory comes at a touch (`auto-`) a lack of it is a fault,
+/// `squeeze` wants a host with just so much memory, and those that touch what they must not run side by side in `named-faults` (all names of the rest
+/// have to fit into a command line).
+const ALONE: [&str; 5] = ["attack-", "auto-", "bench-", "squeeze", "touch-"];
 
 /// The bundled guests of the main job.
 pub fn of_the_main_job(bundled: &[Guest]) -> impl Iterator<Item = &Guest> {

@@ -6,6 +6,7 @@ use memory::address::{Gpa, Level, PAGE_SIZE};
 use memory::frame::{GuestId, HostFrames};
 use memory::guest::{Change, GuestFlushed, GuestMemory, Progress, SecondStageKind};
 use memory::machine::Machine;
+use memory::region::Magazine;
 use memory::tlb::shootdown::GuestTlb;
 use oorandom::Rand64;
 use tools::pressure::{Phase, Policy};
@@ -190,8 +191,10 @@ fn convert(
         .begin(change, Gpa::new(page * PAGE_SIZE), pages * PAGE_SIZE)
         .map_err(refused)?;
     loop {
-        match guest.go_on(memory, machine, windows) {
+        // Nobody takes what is kept for its pages, so it draws no single frame.
+        match guest.go_on(memory, machine, windows, &mut Magazine::new()) {
             Progress::More => {}
+            Progress::Restock => bail!("guest {number} lacks a frame that was kept for it"),
             Progress::Hide => {
                 if let Some(posted) = guest.hiding() {
                     let receipt = posted.wait(machine);

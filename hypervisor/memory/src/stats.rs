@@ -59,8 +59,12 @@ pub struct Stats {
     pub pages_unshared_in_place: u64,
     /// Regions' worth of memory that guests gave back.
     pub regions_given_back: u64,
-    /// Those taken again.
+    /// Those that guests got, to take them again or to make them private again.
     pub regions_taken_again: u64,
+    /// Hidden frames that were kept for guests' pages, shared or given back, and were taken because memory was low.
+    pub kept_frames_taken: u64,
+    /// Single hidden frames that guests got for such pages later, from magazines.
+    pub frames_supplied: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
     /// 2M leaves of guests' tables that came back because all 512 pages were private again.

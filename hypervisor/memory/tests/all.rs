@@ -10,6 +10,7 @@ mod frames;
 mod gigablocks;
 mod guest_shootdown;
 mod histories;
+mod kept;
 mod lifecycle;
 mod magazine;
 mod metadata;

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use memory::address::Level;
-use memory::guest::{Change, SecondStageKind};
+use memory::guest::{Change, Kept, SecondStageKind};
 use model_machine::{Board, Op, World};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -23,6 +23,10 @@ fn cases() -> ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
     }
+}
+
+fn kept() -> impl Strategy<Value = Kept> {
+    select(vec![Kept::Regions, Kept::Pages])
 }
 
 fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
@@ -55,6 +59,7 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(cpu, guest, change, (at, pages), steps)| Op::Change { cpu, guest, change, at, pages, steps }),
         6 => (cpu.clone(), guest.clone(), any::<usize>(), 1..40_usize)
             .prop_map(|(cpu, guest, which, steps)| Op::TakeBack { cpu, guest, which, steps }),
+        2 => (cpu.clone(), guest.clone(), kept()).prop_map(|(cpu, guest, which)| Op::TakeKept { cpu, guest, which }),
         2 => (cpu.clone(), guest, any::<u64>()).prop_map(|(cpu, guest, at)| Op::Fetch { cpu, guest, at }),
         3 => (cpu.clone(), 0..=11_u8).prop_map(|(cpu, order)| Op::Allocate { cpu, order }),
         3 => any::<usize>().prop_map(|which| Op::Free { which }),
@@ -104,6 +109,10 @@ fn changes(length: usize) -> impl Strategy<Value = Vec<Op>> {
         6 => (guest.clone(), 0..6 * MIB).prop_map(|(guest, at)| Op::GuestWrite { guest, at }),
         4 => (cpu.clone(), guest.clone(), 0..6 * MIB, 1..64_usize)
             .prop_map(|(cpu, guest, at, bytes)| Op::HostWrite { cpu, guest, at, bytes }),
+        5 => (cpu.clone(), guest.clone(), kept()).prop_map(|(cpu, guest, which)| Op::TakeKept { cpu, guest, which }),
+        3 => cpu.clone().prop_map(|cpu| Op::TakeFrame { cpu }),
+        2 => (cpu.clone(), any::<usize>()).prop_map(|(cpu, which)| Op::PutFrame { cpu, which }),
+        1 => (cpu.clone(), 0..40_usize).prop_map(|(cpu, keep)| Op::TrimMagazine { cpu, keep }),
         2 => (cpu.clone(), guest.clone(), 0..6 * MIB).prop_map(|(cpu, guest, at)| Op::Fetch { cpu, guest, at }),
         1 => (cpu, guest).prop_map(|(cpu, guest)| Op::Die { cpu, guest }),
         1 => Just(Op::Hoard),

@@ -6,7 +6,7 @@ use memory::frame::extent::{Clean, Extent};
 use memory::frame::{GuestId, HostFrames};
 use memory::guest::{GuestFlushed, GuestMemory, SecondStageKind};
 use memory::layout::direct;
-use memory::region::{PrivateError, Watermarks};
+use memory::region::{Magazine, PrivateError, Watermarks};
 use memory::stats::Stats;
 use memory::window::Windows;
 
@@ -32,6 +32,8 @@ pub struct Bench<'m> {
     pub memory: HostMemory<'m>,
     /// The windows of each CPU.
     pub windows: Vec<Windows>,
+    /// CPU 0's single hidden frames.
+    pub magazine: Magazine,
     /// All state at boot, and how many frames were free.
     pub boot: (Snapshot, u64),
 }
@@ -46,6 +48,7 @@ impl<'m> Bench<'m> {
             boot: (Snapshot::of(machine, &memory), memory.frames.free_frames()),
             memory,
             windows,
+            magazine: Magazine::new(),
         }
     }
 
@@ -108,11 +111,19 @@ impl<'m> Bench<'m> {
         self.check();
     }
 
-    /// After a drain all is as it was at boot, counters and contents aside.
+    /// Empties the magazine.
+    pub fn drain_magazine(&mut self) {
+        self.magazine
+            .drain(&mut self.memory, &self.cpu, &mut self.windows[0]);
+        self.check();
+    }
+
+    /// After a drain, of the magazine as well, all is as it was at boot, counters and contents aside.
     ///
     /// # Panics
     /// When something is not.
     pub fn assert_as_at_boot(&mut self) {
+        self.drain_magazine();
         self.drain();
         if let Some(difference) = self.boot.0.difference(&self.snapshot()) {
             let harmless = difference.starts_with("counters") || difference.starts_with("contents");

@@ -1,6 +1,6 @@
 //! What can be done to a [`World`](crate::World).
 
-use memory::guest::{Change, SecondStageKind};
+use memory::guest::{Change, Kept, SecondStageKind};
 
 /// Something that is done to the machine. Numbers choose among what there is, by remainder; where there is nothing to choose, nothing is done.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +80,15 @@ pub enum Op {
         which: usize,
         /// By how many steps it goes on now.
         steps: usize,
+    },
+    /// Memory is low: frames that are kept for pages of a guest are taken for other uses.
+    TakeKept {
+        /// On which CPU.
+        cpu: usize,
+        /// From which guest.
+        guest: usize,
+        /// Which of them.
+        which: Kept,
     },
     /// A guest fetches an instruction.
     Fetch {

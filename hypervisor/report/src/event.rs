@@ -340,8 +340,12 @@ pub struct Counters {
     pub pages_unshared_in_place: u64,
     /// Regions of 2 MiB that guests gave back to the host.
     pub regions_given_back: u64,
-    /// Regions of 2 MiB that guests took again.
+    /// Regions of 2 MiB that guests took again, or that they got for pages that are private again.
     pub regions_taken_again: u64,
+    /// Hidden 4K frames that were kept for pages that guests share or have given back, and were taken because memory was low.
+    pub kept_frames_taken: u64,
+    /// Hidden 4K frames that such pages got later, one by one.
+    pub frames_supplied: u64,
     /// Flushes of a living guest's translations, for changes of its memory.
     pub guest_flushes: u64,
     /// CPUs that were kicked out of the guest for them.

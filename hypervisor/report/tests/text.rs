@@ -192,6 +192,8 @@ fn summary_of_a_run() {
             pages_unshared_in_place: 64,
             regions_given_back: 12,
             regions_taken_again: 11,
+            kept_frames_taken: 1024,
+            frames_supplied: 300,
             guest_flushes: 3,
             bytes_scrubbed: u64::MAX,
             ticks_hide: 1_000_001,

@@ -4,37 +4,22 @@
 //! instruction runs again. What can't be done for want of memory is the memory fault that it was.
 
 use guest_abi::HypercallError;
-use memory::address::{Gpa, PAGE_SIZE};
-use memory::guest::{Alias, Change, ChangeError, Page, PageState};
+use memory::address::PAGE_SIZE;
+use memory::guest::{Alias, Change, Page, PageState};
 
+use super::change::Asked;
 use super::guest::Guest;
 use crate::hardware::Hardware;
 use crate::virt::{Ending, MemoryFault};
-
-/// A change, and its range.
-#[derive(Clone, Copy)]
-pub struct Step(Change, Gpa, u64);
-
-impl Step {
-    /// Begins it.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn begin(self, guest: &Guest) -> Result<(), ChangeError> {
-        let Self(change, start, bytes) = self;
-        let begun = guest.with_memory(|memory| memory.begin(change, start, bytes));
-        begun.unwrap_or(Err(ChangeError::Busy))
-    }
-}
 
 /// A fault of a vCPU that is being seen to.
 pub struct Faulted {
     /// How the guest ends if it can't be.
     pub ending: Ending,
     /// What is to be done next.
-    pub next: Option<Step>,
+    pub next: Option<Asked>,
     /// And after that.
-    pub last: Option<Step>,
+    pub last: Option<Asked>,
 }
 
 impl Faulted {
@@ -42,18 +27,18 @@ impl Faulted {
     pub fn of(guest: &Guest, ending: Ending, fault: &MemoryFault) -> Option<Self> {
         let page = fault.page.filter(|_| !fault.present && !fault.reserved_bit)?;
         let (start, bytes) = (page.start, PAGE_SIZE);
-        let accept = Some(Step(Change::Accept, start, bytes));
+        let accept = Some(Asked::new(Change::Accept, start, bytes));
         let (next, last) = match wanted(guest, page)? {
             Change::TakeAgain => {
                 let around = guest.with_memory(|memory| memory.absent_around(&Hardware, start));
                 let (start, bytes) = around.unwrap_or((start, bytes));
                 (
-                    Step(Change::TakeAgain, start, bytes),
-                    Some(Step(Change::Accept, start, bytes)),
+                    Asked::new(Change::TakeAgain, start, bytes),
+                    Some(Asked::new(Change::Accept, start, bytes)),
                 )
             }
-            Change::Unshare => (Step(Change::Unshare, start, bytes), accept),
-            change => (Step(change, start, bytes), None),
+            Change::Unshare => (Asked::new(Change::Unshare, start, bytes), accept),
+            change => (Asked::new(change, start, bytes), None),
         };
         Some(Self {
             ending,

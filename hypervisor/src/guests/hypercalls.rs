@@ -6,7 +6,7 @@ use memory::address::{Gpa, Gva};
 use memory::guest::{Change, NotShared};
 use memory::window::Windows;
 
-use super::change;
+use super::change::{self, Asked};
 use super::guest::{Guest, NoVcpu, Showing};
 use super::list::Place;
 use super::vcpu::GuestVcpu;
@@ -24,7 +24,7 @@ pub enum Outcome {
     /// It goes on, after others had a turn.
     Yield,
     /// It goes on when the change of its memory that was begun is done.
-    Changes,
+    Changes(Asked),
     /// It ends.
     End(Ending),
 }
@@ -75,9 +75,10 @@ pub fn call<B: Backend>(
 }
 
 fn changes(guest: &Guest, change: Change, pages: Pages) -> Outcome {
-    match change::begin(guest, change, pages) {
-        Ok(()) => Outcome::Changes,
-        Err(error) => Outcome::Result(Err(error)),
+    let asked = Asked::new(change, Gpa::new(pages.start()), pages.bytes());
+    match asked.begin(guest) {
+        Ok(()) => Outcome::Changes(asked),
+        Err(error) => Outcome::Result(Err(change::code(error))),
     }
 }
 

@@ -3,7 +3,8 @@
 //! The [`queue`] says what to launch next, from command line and archive; [`launch`] turns a file into a [`guest`] with private memory and
 //! a first [`vcpu`]; it may start others. The [`world`] is what the CPUs share: a run queue of vCPUs for each ([`list`]), and what is due.
 //! Each CPU is a [`worker`]: it runs its vCPUs in place, in random order, one [`turn`] after the other, does what they ask for
-//! ([`hypercalls`]), and retires those of a guest that has ended; whoever retires the last one takes the guest down. To look at everybody,
+//! ([`hypercalls`]), and retires those of a guest that has ended; whoever retires the last one takes the guest down. Where memory lacks,
+//! the [`pressure`] takes what is kept for guests' pages. To look at everybody,
 //! it [`stop`]s all CPUs.
 
 mod change;
@@ -14,6 +15,7 @@ mod guest;
 mod hypercalls;
 pub mod launch;
 mod list;
+mod pressure;
 mod queue;
 mod stop;
 mod turn;

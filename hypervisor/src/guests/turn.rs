@@ -17,6 +17,7 @@ use crate::cpu::registers;
 use crate::cpu::timer::Timer;
 use crate::frames::with_memory;
 use crate::hardware::Hardware;
+use crate::magazines::OwnMagazine;
 use crate::presence::Presence;
 use crate::virt::{Backend, Cause, Exit, GuestAccess, Loaded, Vcpu};
 
@@ -30,6 +31,8 @@ pub struct Own<B: Backend> {
     pub cpu: B::Cpu,
     /// Its windows.
     pub windows: Windows,
+    /// Its hidden frames.
+    pub magazine: OwnMagazine,
     /// Its tables, which count its timer interrupts and hold its request word.
     pub tables: &'static CpuTables,
     /// Its timer.
@@ -51,6 +54,7 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
     let Own {
         cpu,
         windows,
+        magazine,
         tables,
         timer,
     } = own;
@@ -69,12 +73,15 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
     let presence = Presence::new(&guest.tlb, this.last_flush);
     let counts = &mut this.counts;
     let mut result = loop {
-        if this.changes {
+        if let Some(asked) = this.change {
             let is_over = || tables.ticks() != ticks || tables.is_requested();
-            let Some(result) = change::go_on(&guest, reader.windows, is_over) else {
+            let Some(result) = change::go_on(&guest, reader.windows, magazine, is_over) else {
                 break Slice::GoesOn;
             };
-            this.changes = false;
+            this.change = asked.begin_again(world, &guest, result);
+            if this.change.is_some() {
+                continue;
+            }
             match &this.fault {
                 None => set_result(&mut loaded, result),
                 Some(fault) if fault.is_mended(result) => {}
@@ -87,7 +94,7 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
             match step.begin(&guest) {
                 Ok(()) => {
                     fault.next = fault.last.take();
-                    (this.fault, this.changes) = (Some(fault), true);
+                    (this.fault, this.change) = (Some(fault), Some(step));
                     continue;
                 }
                 // Another vCPU's change comes first.
@@ -125,7 +132,7 @@ pub fn run<B: Backend>(world: &World<B>, own: &mut Own<B>, this: &mut GuestVcpu<
                 let here = (tables.number(), &mut *reader.windows);
                 match hypercalls::call(world, here, &guest, number, &arguments) {
                     Outcome::Result(result) => set_result(&mut loaded, result),
-                    Outcome::Changes => this.changes = true,
+                    Outcome::Changes(asked) => this.change = Some(asked),
                     Outcome::Yield => {
                         loaded.set_hypercall_result(0);
                         break Slice::GoesOn;

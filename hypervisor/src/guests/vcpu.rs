@@ -2,6 +2,7 @@
 
 use memory::tlb::shootdown::LastFlush;
 
+use super::change::Asked;
 use super::faults::Faulted;
 use super::guest::{Counts, Guest, Loading};
 use super::list::Place;
@@ -24,7 +25,7 @@ pub struct GuestVcpu<V> {
     /// What it has done. The exits are known to the processor until it is retired.
     pub counts: Counts,
     /// It has asked for a change of the guest's memory that is not done yet.
-    pub changes: bool,
+    pub change: Option<Asked>,
     /// An access of its that waits for such a change, which it has not asked for.
     pub fault: Option<Faulted>,
     /// When its second-stage translations were last flushed.
@@ -42,7 +43,7 @@ impl<V> GuestVcpu<V> {
             vcpu,
             pass,
             counts: Counts::default(),
-            changes: false,
+            change: None,
             fault: None,
             last_flush: LastFlush::NEVER,
             ran_on: None,

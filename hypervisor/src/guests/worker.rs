@@ -1,12 +1,14 @@
 //! One CPU at work: it launches guests, gives them turns, takes down whoever ends, and dozes when there is nothing to do.
 
 use boot_config::Ending;
+use memory::address::PAGE_SIZE;
 use memory::guest::GuestFlushed;
 use memory::window::Windows;
 
 use super::guest::{Counts, Guest};
 use super::launch;
 use super::list::Place;
+use super::pressure;
 use super::turn::{self, Own, Slice};
 use super::vcpu::{GuestVcpu, Name};
 use super::world::{Due, Work, World};
@@ -17,7 +19,6 @@ use crate::cpu::{registers, stack};
 use crate::hardware::Hardware;
 #[cfg(feature = "test-hooks")]
 use crate::hooks::stress::{self, Piece};
-#[cfg(feature = "test-hooks")]
 use crate::magazines::OwnMagazine;
 use crate::reporting::{GuestResult, Moment};
 use crate::shared::Shared;
@@ -37,9 +38,6 @@ pub struct Worker<B: Backend> {
     used: bool,
     #[cfg(feature = "test-hooks")]
     commander: super::control::Commander,
-    /// Only the stress uses it so far.
-    #[cfg(feature = "test-hooks")]
-    magazine: OwnMagazine,
 }
 
 impl<B: Backend> Worker<B> {
@@ -56,6 +54,7 @@ impl<B: Backend> Worker<B> {
             own: Own {
                 cpu,
                 windows,
+                magazine: OwnMagazine::new(),
                 tables,
                 timer: Timer::new(tables.apic()?, world.calibration),
             },
@@ -65,8 +64,6 @@ impl<B: Backend> Worker<B> {
             used: false,
             #[cfg(feature = "test-hooks")]
             commander: super::control::Commander::new(seed),
-            #[cfg(feature = "test-hooks")]
-            magazine: OwnMagazine::new(),
         })
     }
 
@@ -79,6 +76,7 @@ impl<B: Backend> Worker<B> {
             self.world.count_invalidations(closed - self.told);
             self.told = closed;
             self.own.tables.take_request();
+            self.own.magazine.look(&mut self.own.windows);
             let (world, tables) = (self.world, self.own.tables);
             world.stop.pass(tables, || self.before_rest());
             #[cfg(feature = "test-hooks")]
@@ -106,15 +104,17 @@ impl<B: Backend> Worker<B> {
     /// What this CPU does before it dozes or is stopped.
     fn before_rest(&mut self) {
         self.wipe();
-        #[cfg(feature = "test-hooks")]
-        self.magazine.give_back(&mut self.own.windows);
+        self.own.magazine.give_back(&mut self.own.windows);
     }
 
     /// A piece of the stress, if there is one. True when there is more to do, so that this CPU must not rest.
     #[cfg(feature = "test-hooks")]
     fn stress(&mut self) -> bool {
         let (world, tables) = (self.world, self.own.tables);
-        match stress::piece(tables.number(), &mut self.own.windows, &mut self.magazine) {
+        let Own {
+            windows, magazine, ..
+        } = &mut self.own;
+        match stress::piece(tables.number(), windows, magazine) {
             Piece::Over => return false,
             Piece::More => {}
             Piece::Stop => {
@@ -137,12 +137,19 @@ impl<B: Backend> Worker<B> {
         let number = self.own.tables.number();
         // SAFETY: the descriptor tables are loaded, and no lock is held here.
         unsafe { registers::unmask_interrupts() };
-        let launched = launch::launch(
-            self.world.backend,
-            &mut self.own.windows,
-            &due,
-            self.world.config.seed,
-        );
+        let (world, windows) = (self.world, &mut self.own.windows);
+        let mut launch = || launch::launch(world.backend, windows, &due, world.config.seed);
+        let launched = match launch() {
+            Err(refusal) if refusal.for_lack_of_memory() => {
+                let frames = due.order.launch.memory / PAGE_SIZE;
+                if pressure::make_room(world, frames, || ()) {
+                    launch()
+                } else {
+                    Err(refusal)
+                }
+            }
+            launched => launched,
+        };
         match launched {
             Ok(newborn) => {
                 let (guest, loading) = (newborn.vcpu.guest.clone(), newborn.loading);
@@ -308,7 +315,8 @@ impl<B: Backend> Worker<B> {
 
     /// The last look: all CPUs stay stopped for good, and have flushed, so that every table frame that waited for that is free. To be called
     /// on the boot CPU when [`Self::run`] has returned.
-    pub fn finish(self) -> Option<crate::reporting::Reason> {
+    pub fn finish(mut self) -> Option<crate::reporting::Reason> {
+        self.before_rest();
         let world = self.world;
         world.stop.all(self.own.tables, || {
             // Those that doze flush when they wake, and then wait here.

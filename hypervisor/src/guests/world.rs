@@ -264,6 +264,12 @@ impl<B: Backend> World<B> {
         });
     }
 
+    /// One of the guests that have memory, by its place among them, which may be another's at any time.
+    pub fn guest(&self, position: usize) -> Option<Shared<Guest>> {
+        self.schedule
+            .with(|schedule| schedule.guests.iter().nth(position).cloned())
+    }
+
     /// Runs `look` on the memory of all guests and on the report, while all CPUs are stopped.
     pub fn look<R>(&self, look: impl FnOnce(&mut Report, &dyn Memories) -> R) -> R {
         self.schedule

@@ -403,6 +403,8 @@ fn counters(window_invlpgs: u64, ticks_to_first_guest: u64, loading: Loading) ->
         pages_unshared_in_place: stats.pages_unshared_in_place,
         regions_given_back: stats.regions_given_back,
         regions_taken_again: stats.regions_taken_again,
+        kept_frames_taken: stats.kept_frames_taken,
+        frames_supplied: stats.frames_supplied,
         guest_flushes: stats.guest_flushes,
         guest_cpus_kicked: stats.guest_cpus_kicked,
         guest_cpus_flagged: stats.guest_cpus_flagged,

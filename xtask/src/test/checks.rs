@@ -216,6 +216,24 @@ pub fn few_flushes(record: &Record) -> Held {
     })
 }
 
+/// Memory was low: what was kept for a guest's pages was taken, other frames came for them, and that is why a large leaf is missing. Still at most one
+/// flush for 512 conversions, the guests' and the host's.
+pub fn squeezed(record: &Record) -> Held {
+    let counters = record.report.counters().ok_or("the report has no `counters`")?;
+    let (taken, supplied) = (counters.kept_frames_taken, counters.frames_supplied);
+    // Every other page of two regions, one by one, and the regions behind them.
+    must(supplied == 512 && taken > 512 + 8 * 512, || {
+        format!("{taken} frames taken, and {supplied} supplied")
+    })?;
+    must(counters.promotions_blocked_address > 0, || {
+        "frames of others are mapped by one leaf".to_owned()
+    })?;
+    let pages = counters.pages_shared + counters.pages_unshared;
+    must(counters.flushes * 512 <= pages, || {
+        format!("{} flushes of the host for {pages} conversions", counters.flushes)
+    })
+}
+
 /// 1G leaves are used where memory allows, and splitting one was needed and undone.
 pub fn gigabyte_leaves(record: &Record) -> Held {
     let report = &record.report;

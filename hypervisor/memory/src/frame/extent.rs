@@ -255,6 +255,25 @@ impl FrameTable<'_> {
         }
     }
 
+    /// Makes the private extent around a frame, a region at most, single frames. Whose they are, and where, stays as it is.
+    pub(crate) fn break_private(&mut self, pfn: Pfn) {
+        let FrameState::Private { owner, gfn, order } = self.state(pfn) else {
+            panic!("broken invariant: {} is no guest's", pfn.hpa())
+        };
+        assert!(
+            order <= REGION_ORDER,
+            "broken invariant: an extent is to be cut before it is broken"
+        );
+        let first = Pfn::new(pfn.get() & !((1 << order) - 1));
+        let at = Gfn::new(gfn.get() - (pfn.get() - first.get()));
+        if order == REGION_ORDER {
+            self.pool_begin(first);
+        }
+        for (gfn, pfn) in (0..1 << order).map(|page| (at.add(page), first.add(page))) {
+            *self.head_mut(pfn, 0) = FrameWord::new(FrameState::Private { owner, gfn, order: 0 });
+        }
+    }
+
     /// Gives a gigablock, all of which is hidden by one entry, the table that the restore of a part of it needs: a zeroed one.
     pub(crate) fn park(&mut self, pfn: Pfn, table: TableFrame) {
         let index = self.known_block(pfn).gigablock();

@@ -56,11 +56,7 @@ impl FrameTable<'_> {
         if order >= REGION_ORDER || region.order() != REGION_ORDER {
             return region;
         }
-        let index = self.known_block(region.pfn());
-        let block = self.block_mut(index);
-        block.word = FrameWord::new(FrameState::Pooled);
-        block.hidden_frames = 512;
-        block.pool_runs = Buddy::EMPTY;
+        let index = self.pool_begin(region.pfn());
         self.change_runs(RunKind::Pool, index, |words, runs| {
             words.fill(FrameWord::TAIL);
             runs.release(&mut PoolUnits(words), 0, TOP_ORDER)
@@ -71,6 +67,16 @@ impl FrameTable<'_> {
             Some(extent) => extent,
             None => panic!("broken invariant: a whole block has no run of order {order}"),
         }
+    }
+
+    /// Makes a hidden region a pooled block, of which nothing is free.
+    pub(super) fn pool_begin(&mut self, region: Pfn) -> BlockIndex {
+        let index = self.known_block(region);
+        let block = self.block_mut(index);
+        block.word = FrameWord::new(FrameState::Pooled);
+        block.hidden_frames = 512;
+        block.pool_runs = Buddy::EMPTY;
+        index
     }
 
     /// Adds a piece of a mixed block to the block's free hidden runs.

@@ -6,36 +6,41 @@
 //! take again   absent              tables    -                       -       a region where there is none; private: pending
 //! ```
 //!
-//! 2 MiB of a guest are backed by hidden memory as a whole, or not at all. So a page that is given back stays reserved in its region until the
-//! other 511 are absent, too; then the region goes back to the pool, which caches it or restores it to the direct map. Taking a page again
-//! whose 2 MiB have no memory gets a region for all of them. All regions that a range lacks are taken between `reserve` and `finish`, zeroed, by
-//! one flush of the direct map at most; if they can't be had, the whole range is refused.
+//! A page that is given back stays reserved in its region until the other 511 are absent, too; then the region goes back to the pool, which caches it
+//! or restores it to the direct map. Taking a page again whose 2 MiB have no memory gets a region for all of them. All regions that a range lacks are
+//! taken between `reserve` and `finish`, zeroed, by one flush of the direct map for each gigabyte at most; if they can't be had, the whole range is
+//! refused. `kept` is about what becomes of the reserved frames when memory is low.
 
-use crate::address::{GIGABLOCK_ORDER, Gfn, Gpa, Level, PAGE_SIZE, Pfn};
+use crate::address::{GIGABLOCK_ORDER, Gpa, Level, PAGE_SIZE, Pfn};
 use crate::direct_map::HideCause;
 use crate::frame::allocator::OutOfMemory;
-use crate::frame::extent::{Carved, Extent};
+use crate::frame::extent::Carved;
 use crate::frame::extent_list::ExtentList;
 use crate::frame::records::FrameTable;
 use crate::frame::state::FrameState;
 use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
-use crate::paging::mark::Mark;
 use crate::region::Scrubber;
 use crate::tlb::{Posted, Receipt};
+use crate::window::Windows;
 
 use super::GuestMemory;
-use super::second_stage::Part;
+use super::second_stage::{PageState, Part};
 
 /// Regions that are taken at once: fewer than a gigablock has, as one that is hidden by a single entry could not be cut up without a table.
 const TAKEN_AT_ONCE: u64 = Level::L3.frames() / Level::L2.frames() - 1;
 
-/// Regions on their way to a guest.
+/// Regions that leave the direct map by one flush: as many as one change takes again ([`MOST_TAKEN`](super::MOST_TAKEN)).
+const MOST_DRAWN: u64 = super::MOST_TAKEN / Level::L2.bytes();
+
+/// Hidden memory on its way to a guest.
 #[derive(Debug, Default)]
 pub(super) struct Drawn {
-    /// How many are wanted.
+    /// Regions that are still wanted.
     pub(super) wanted: u64,
+    /// Single frames that are.
+    pub(super) pages_wanted: u64,
     pub(super) posted: Option<Posted>,
     pub(super) receipt: Option<Receipt>,
     pub(super) scrubber: Scrubber,
@@ -55,6 +60,25 @@ impl Drawn {
             let hidden = memory.complete(machine, receipt).take(&mut memory.frames);
             self.scrubber.dirty.append(&mut memory.frames, hidden);
         }
+    }
+
+    /// Gives up to 2 MiB of it back, zeroed first, or as many regions as a gigablock has. False when there was none.
+    pub(super) fn release_some<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> bool {
+        if self.scrubber.step(memory, machine, windows) {
+            return true;
+        }
+        for released in 0..Level::L2.frames() {
+            let Some(extent) = self.scrubber.clean.pop(&memory.frames) else {
+                return released > 0;
+            };
+            memory.put_away(machine, extent);
+        }
+        true
     }
 
     /// Takes the regions out of use for good. Returns their bytes.
@@ -94,10 +118,10 @@ impl GuestMemory {
     /// The range to take again for the sake of one absent page: the aligned 2 MiB around it if there is nothing behind any of them, else the page.
     pub fn absent_around<M: Machine>(&self, machine: &M, at: Gpa) -> (Gpa, u64) {
         let page = Part::first_of(at.gfn(), at.gfn().add(1));
-        if self.tables.is_backed(machine, page) {
-            (page.start.gpa(), PAGE_SIZE)
-        } else {
+        if self.tables.is_bare(machine, page.whole(), PageState::Absent) {
             (page.whole().start.gpa(), Level::L2.bytes())
+        } else {
+            (page.start.gpa(), PAGE_SIZE)
         }
     }
 
@@ -122,7 +146,7 @@ impl GuestMemory {
         u64::from(region.filter(counts).is_some_and(|pfn| frames.is_uncut(pfn)))
     }
 
-    /// A part was given back, and is zeroed: when its 2 MiB are all absent, their memory goes to the pool.
+    /// A part was given back, and is zeroed: when its 2 MiB are all absent, what memory they have goes to the pool.
     pub(super) fn leave_region<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
@@ -130,94 +154,35 @@ impl GuestMemory {
         part: Part,
         tables: &mut TableList,
     ) {
-        if !self.tables.is_given_whole(machine, part) {
+        let whole = part.whole();
+        if !self
+            .tables
+            .all(machine, whole, |state| state == PageState::Absent)
+        {
             return;
         }
-        let (frames, whole) = (&mut memory.frames, part.whole());
         if let Some(pfn) = self.tables.backing(machine, whole.start) {
-            if frames.is_uncut(pfn) {
-                let Some(table) = tables.pop(frames) else {
+            if memory.frames.is_uncut(pfn) {
+                let Some(table) = tables.pop(&memory.frames) else {
                     panic!("broken invariant: no table was reserved to cut up a gigablock")
                 };
-                frames.park(pfn, table);
+                memory.frames.park(pfn, table);
             }
-            frames.cut_private(pfn);
+            memory.frames.cut_private(pfn);
         }
-        // Extents below 2 MiB may reach into the next 2 MiB: then they stay.
-        let mut extents = ExtentList::new();
-        let mut at = whole.start;
-        while at < whole.end() {
-            let pfn = self.tables.backing(machine, at);
-            let Some(extent) = pfn.and_then(|pfn| Extent::claim(frames, pfn, self.id, at)) else {
-                break;
-            };
-            at = at.add(extent.frames());
-        }
-        if at != whole.end() {
-            return;
-        }
-        at = whole.start;
-        while at < whole.end()
-            && let Some(pfn) = self.tables.backing(machine, at)
-            && let Some(extent) = Extent::claim(frames, pfn, self.id, at)
-        {
-            at = at.add(extent.frames());
-            // Each page was zeroed when it was given back, and nobody has reached it since.
-            let clean = extent.revoked(frames).scrubbed();
-            extents.push(frames, clean);
-        }
-        self.tables.forget(machine, whole.start);
-        memory.stats.regions_given_back += 1;
-        while let Some(extent) = extents.pop(&memory.frames) {
-            memory.put_away(machine, extent);
-        }
-    }
-
-    /// Counts the regions that a part lacks.
-    pub(super) fn lacks<M: Machine>(&self, machine: &M, part: Part) -> u64 {
-        u64::from(!self.tables.is_backed(machine, part))
-    }
-
-    /// Makes a part pending, whose 2 MiB get a region if they have none.
-    pub(super) fn take_part<M: Machine>(
-        &mut self,
-        memory: &mut HostMemory<'_>,
-        machine: &M,
-        drawn: &mut Drawn,
-        part: Part,
-        tables: &mut TableList,
-    ) {
-        let frames = &mut memory.frames;
-        if !self.tables.is_backed(machine, part) {
-            let at: Gfn = part.whole().start;
-            let Some(mut extent) = drawn.scrubber.clean.pop(frames) else {
-                panic!("broken invariant: too few regions were taken for a guest")
-            };
-            let region = loop {
-                match extent.halves(frames) {
-                    Ok((lower, upper)) => {
-                        drawn.scrubber.clean.push(frames, upper);
-                        extent = lower;
-                    }
-                    Err(region) => break region,
-                }
-            };
-            // It is found again by the second stage.
-            let region = region.assign(frames, self.id, at);
-            self.tables.keep(machine, at, region.pfn());
-            memory.stats.regions_taken_again += 1;
-        }
-        self.tables.mark(machine, frames, part, Mark::Pending, tables);
+        let frames = self.release_kept(memory, machine, whole);
+        memory.stats.regions_given_back += u64::from(frames > 0);
     }
 }
 
 impl HostMemory<'_> {
-    /// Takes whole regions for a guest, all or none: from the cache, then from the host, which keeps its low watermark; those are out of the direct
-    /// map when the flush is acknowledged that is asked for here.
+    /// Takes whole regions for a guest, a gigablock's worth or none: from the cache, then from the host, which keeps its low watermark; those are
+    /// out of the direct map when the flush is acknowledged that is asked for here.
     pub(super) fn draw<M: Machine>(&mut self, machine: &M, drawn: &mut Drawn) -> Result<(), OutOfMemory> {
         self.relieve(machine);
+        let wanted = drawn.wanted.min(MOST_DRAWN);
         let mut cached = ExtentList::new();
-        let left = |taken: u64| (drawn.wanted - taken / 512).min(TAKEN_AT_ONCE);
+        let left = |taken: u64| (wanted - taken / 512).min(TAKEN_AT_ONCE);
         while let count @ 1.. = left(cached.frames()) {
             let some = self.take_cached(machine, count);
             if some.is_empty() {
@@ -225,7 +190,7 @@ impl HostMemory<'_> {
             }
             cached.append(&mut self.frames, some);
         }
-        let missing = drawn.wanted * 512 - cached.frames();
+        let missing = wanted * 512 - cached.frames();
         let posted = match missing {
             0 => Ok(None),
             _ => self.hide_regions(machine, missing).map(Some),
@@ -233,7 +198,8 @@ impl HostMemory<'_> {
         match posted {
             Ok(posted) => {
                 drawn.posted = posted;
-                drawn.scrubber = Scrubber::new(cached);
+                drawn.scrubber.clean.append(&mut self.frames, cached);
+                drawn.wanted -= wanted;
                 Ok(())
             }
             Err(error) => {
@@ -271,7 +237,7 @@ impl HostMemory<'_> {
 
 impl FrameTable<'_> {
     /// Whether a frame lies in a guest's gigablock that is hidden by one entry, without a table to restore parts of it by.
-    fn is_uncut(&self, pfn: Pfn) -> bool {
+    pub(super) fn is_uncut(&self, pfn: Pfn) -> bool {
         let whole = matches!(self.state(pfn), FrameState::Private { order, .. } if order == GIGABLOCK_ORDER);
         whole
             && self

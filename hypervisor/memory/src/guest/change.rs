@@ -7,14 +7,16 @@
 //!            check     reserve              revoke                       flush   finish
 //! share      accepted, frames and tables    private: absent, kept        once    scrub the hidden frames; map the shared ones
 //!            pending
-//! unshare    shared    tables               shared: absent, leaving      once    free the ordinary frames; private: pending
+//! unshare    shared    tables, what is not  shared: absent, leaving      once    free the ordinary frames; private: pending
+//!                      kept any more
 //! accept     pending   tables               -                            -       private: mapped; promote
 //! in place   accepted  tables               private: absent, marked      once    shared: the same frames
 //! and back   in place  tables               shared: absent               once    private: mapped; promote
 //! ```
 //!
 //! The hidden frames stay the guest's all the while, so a page that becomes private again has the frame that it had at launch, and the records
-//! of the frames do not change. The direct map is not touched. Giving memory back and taking it again are changes, too: `balloon`.
+//! of the frames do not change, unless memory is low: `kept`. The direct map is not touched. Giving memory back and taking it again are changes, too:
+//! `balloon`.
 
 use core::fmt;
 
@@ -24,6 +26,7 @@ use crate::frame::table_frame::TableList;
 use crate::host::HostMemory;
 use crate::machine::Machine;
 use crate::paging::mark::Mark;
+use crate::region::Magazine;
 use crate::tlb::shootdown::GuestReceipt;
 use crate::window::Windows;
 
@@ -134,6 +137,8 @@ pub enum Progress {
     Flush,
     /// The direct map is to be flushed: [`GuestMemory::hiding`] is to be waited for, and its receipt to go to [`GuestMemory::hidden`].
     Hide,
+    /// The magazine has nothing ready: it is to be restocked, or [`GuestMemory::starve`] to be told why it can't be.
+    Restock,
     /// It is done, or was refused.
     Done(Result<(), ChangeError>),
 }
@@ -142,6 +147,8 @@ pub enum Progress {
 enum Phase {
     Check,
     Reserve,
+    /// Takes single hidden frames.
+    DrawPages,
     /// Takes hidden regions.
     Draw,
     Hide,
@@ -167,7 +174,7 @@ pub(super) struct Changing {
     tables: TableList,
     /// How many of them were taken.
     tables_taken: u64,
-    /// Regions that the guest takes again.
+    /// Hidden memory that the guest gets.
     pub(super) drawn: Drawn,
 }
 
@@ -233,18 +240,19 @@ impl GuestMemory {
         self.changing.is_some()
     }
 
-    /// Goes on with the change that was begun, by at most 2 MiB.
+    /// Goes on with the change that was begun, by at most 2 MiB. Single hidden frames that it needs come from the CPU's magazine.
     pub fn go_on<M: Machine>(
         &mut self,
         memory: &mut HostMemory<'_>,
         machine: &M,
         windows: &mut Windows,
+        magazine: &mut Magazine,
     ) -> Progress {
         let Some(mut changing) = self.changing.take() else {
             return Progress::Done(Ok(()));
         };
         self.tables.release_some(&mut memory.frames);
-        let progress = self.step(memory, machine, windows, &mut changing);
+        let progress = self.step(memory, machine, windows, magazine, &mut changing);
         match progress {
             Progress::Done(result) => {
                 if result.is_ok() {
@@ -253,7 +261,9 @@ impl GuestMemory {
                 memory.frames.free_tables(changing.tables);
                 memory.frames.free_tables(changing.reserve);
             }
-            Progress::More | Progress::Flush | Progress::Hide => self.changing = Some(changing),
+            Progress::More | Progress::Flush | Progress::Hide | Progress::Restock => {
+                self.changing = Some(changing);
+            }
         }
         progress
     }
@@ -280,6 +290,7 @@ impl GuestMemory {
         memory: &mut HostMemory<'_>,
         machine: &M,
         windows: &mut Windows,
+        magazine: &mut Magazine,
         changing: &mut Changing,
     ) -> Progress {
         let part = Part::first_of(changing.next, changing.end);
@@ -292,9 +303,7 @@ impl GuestMemory {
                     changing.phase = Phase::Refuse(ChangeError::State);
                     return Progress::More;
                 }
-                if changing.change == Change::TakeAgain {
-                    changing.drawn.wanted += self.lacks(machine, part);
-                }
+                self.count_lack(machine, changing.change, part, &mut changing.drawn);
                 if changing.advance(part) {
                     changing.enter(match changing.change {
                         change if change.shares() && self.shared + changing.pages() > self.most_shared => {
@@ -306,28 +315,35 @@ impl GuestMemory {
             }
             Phase::Reserve => match self.reserve(memory, machine, changing, part) {
                 Err(error) => changing.phase = Phase::Refuse(error),
-                Ok(()) if changing.advance(part) => changing.enter(match changing.change {
-                    Change::TakeAgain if changing.drawn.wanted > 0 => Phase::Draw,
-                    Change::Accept | Change::TakeAgain => Phase::Finish,
-                    _ => Phase::Revoke,
-                }),
+                Ok(()) if changing.advance(part) => changing.enter(Phase::DrawPages),
                 Ok(()) => {}
             },
-            Phase::Draw => match memory.draw(machine, &mut changing.drawn) {
-                Err(error) => changing.phase = Phase::Refuse(ChangeError::OutOfMemory(error)),
+            Phase::DrawPages if changing.drawn.pages_wanted > 0 => {
+                let drawn = &mut changing.drawn;
+                if !drawn.draw_pages(memory, machine, windows, magazine) {
+                    return Progress::Restock;
+                }
+            }
+            Phase::DrawPages => changing.phase = Phase::Draw,
+            Phase::Draw if changing.drawn.wanted > 0 => match memory.draw(machine, &mut changing.drawn) {
+                Err(error) => changing.refuse(error),
                 Ok(()) if changing.drawn.posted.is_some() => {
                     changing.phase = Phase::Hide;
                     // At once: who asked waits for it before it rests, so whoever looks meanwhile finds no batch that is on its way.
                     return Progress::Hide;
                 }
-                Ok(()) => changing.phase = Phase::Scrub,
+                Ok(()) => {}
             },
+            Phase::Draw => changing.phase = Phase::Scrub,
             Phase::Hide if changing.drawn.posted.is_some() => return Progress::Hide,
             // All that was to be waited for is hidden.
-            Phase::Hide => changing.phase = Phase::Scrub,
+            Phase::Hide => changing.phase = Phase::Draw,
             Phase::Scrub => {
                 if !changing.drawn.scrubber.step(memory, machine, windows) {
-                    changing.enter(Phase::Finish);
+                    changing.enter(match changing.change {
+                        Change::Accept | Change::TakeAgain => Phase::Finish,
+                        _ => Phase::Revoke,
+                    });
                 }
             }
             Phase::Revoke => {
@@ -344,6 +360,9 @@ impl GuestMemory {
                 }
             }
             Phase::Refuse(error) => {
+                if changing.drawn.release_some(memory, machine, windows) {
+                    return Progress::More;
+                }
                 for _ in 0..RELEASED_AT_ONCE {
                     let next = changing.reserve.pop(&memory.frames);
                     let Some(frame) = next.or_else(|| changing.tables.pop(&memory.frames)) else {
@@ -449,6 +468,7 @@ impl GuestMemory {
             }
             Change::Unshare => {
                 self.tables.free_shared(machine, &mut memory.frames, part);
+                self.provide(memory, machine, (*change, drawn), part, tables);
                 let frames = &mut memory.frames;
                 self.tables.mark(machine, frames, part, Mark::Pending, tables);
                 self.shared -= part.frames;
@@ -458,7 +478,11 @@ impl GuestMemory {
                 self.scrub(memory, machine, windows, part);
                 self.leave_region(memory, machine, part, tables);
             }
-            Change::TakeAgain => self.take_part(memory, machine, drawn, part, tables),
+            Change::TakeAgain => {
+                self.provide(memory, machine, (*change, drawn), part, tables);
+                let frames = &mut memory.frames;
+                self.tables.mark(machine, frames, part, Mark::Pending, tables);
+            }
             Change::Accept => {
                 self.accept(memory, machine, part, tables, Mark::Pending);
                 memory.stats.pages_accepted += part.frames;
@@ -533,6 +557,11 @@ impl Changing {
     /// Pages of the whole range.
     fn pages(&self) -> u64 {
         self.end.get() - self.start.get()
+    }
+
+    /// There is too little memory.
+    pub(super) fn refuse(&mut self, error: OutOfMemory) {
+        self.phase = Phase::Refuse(ChangeError::OutOfMemory(error));
     }
 
     fn enter(&mut self, phase: Phase) {

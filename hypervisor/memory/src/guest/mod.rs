@@ -3,11 +3,12 @@
 //! `prepare` takes what the pool has, carves, and hides, everything that can fail first; `launch` flushes, scrubs, assigns and maps.
 //! `second_stage` has the tables that lead the guest to it. While the guest lives, [`GuestMemory`] is the only way to its bytes, through
 //! windows; it shares pages with the host and takes them back (`change`), and `shared` is how the host reads those; it gives pages back and takes them
-//! again (`balloon`). `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
+//! again (`balloon`); what frames are kept for that serves others when memory is low (`kept`). `teardown` goes the other way and cannot fail: revoke, flush the guest's translations, scrub, restore, merge, free. Both go
 //! in steps: scrubbing takes one region a step, mapping a table's worth, restoring those of one gigablock. Flushes are waited for between steps.
 
 mod balloon;
 mod change;
+mod kept;
 mod launch;
 mod prepare;
 mod second_stage;
@@ -16,6 +17,7 @@ mod teardown;
 
 pub use crate::region::{Flushed, Restored};
 pub use change::{Change, ChangeError, MOST_TAKEN, Progress};
+pub use kept::Kept;
 pub use launch::{Hiding, LaunchError, Launching};
 pub use prepare::{Prepared, Preparing};
 pub(crate) use second_stage::MOST_GUEST_BITS;

@@ -20,6 +20,8 @@ pub(crate) enum Mark {
     InPlace = 4,
     /// The guest has given the page back: the hidden frame stays here, zeroed, because others of its 2 MiB are still in use.
     Given = 5,
+    /// The page is shared, and the hidden frame that was kept for it was taken for other uses: the frame in the entry means nothing.
+    Taken = 6,
 }
 
 /// Bits that make an entry present in one of the layouts: bit 0 in nested tables, bits 2 to 0 in extended ones.
@@ -44,6 +46,7 @@ impl Mark {
             (0, 3) => Self::Leaving,
             (0, 4) => Self::InPlace,
             (0, 5) => Self::Given,
+            (0, 6) => Self::Taken,
             _ => return None,
         };
         Some((mark, Pfn::new((!entry & ADDRESS) >> 12)))
@@ -63,7 +66,7 @@ mod tests {
         #[test]
         fn a_mark_is_absent_to_hardware_and_comes_back(pfn in 0_u64..1 << 39) {
             let pfn = Pfn::new(pfn);
-            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving, Mark::InPlace, Mark::Given] {
+            for mark in [Mark::Pending, Mark::Kept, Mark::Leaving, Mark::InPlace, Mark::Given, Mark::Taken] {
                 let entry = mark.entry(pfn);
                 prop_assert_eq!(Mark::read(entry), Some((mark, pfn)));
                 for level in [Level::L1, Level::L2, Level::L3] {

@@ -63,6 +63,18 @@ impl Magazine {
         Some(extent)
     }
 
+    /// The same for a guest's memory, which is not counted as the pool's allocations are. Used frames are made ready first if they must be.
+    pub(crate) fn take_for_guest<M: Machine>(
+        &mut self,
+        machine: &M,
+        windows: &mut Windows,
+    ) -> Option<Extent<Clean>> {
+        if self.ready.is_empty() {
+            self.settle(machine, windows);
+        }
+        self.ready.pop()
+    }
+
     /// Puts a used frame in.
     ///
     /// # Errors

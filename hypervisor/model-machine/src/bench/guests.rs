@@ -1,15 +1,16 @@
 //! What guests do to their memory, and what the guest and the host see of it.
 
-use memory::address::Gpa;
+use memory::address::{Gfn, Gpa};
 use memory::frame::GuestId;
-use memory::guest::{Change, ChangeError, GuestMemory, NotShared, PageState, Progress};
+use memory::guest::{Change, ChangeError, GuestMemory, Kept, NotShared, PageState, Progress};
 
 use super::Bench;
 
 impl Bench<'_> {
     /// One step of a guest's change, without what it asks for: the one place where tests drive a change.
     pub fn go_on(&mut self, guest: &mut GuestMemory) -> Progress {
-        guest.go_on(&mut self.memory, &self.cpu, &mut self.windows[0])
+        let windows = &mut self.windows[0];
+        guest.go_on(&mut self.memory, &self.cpu, windows, &mut self.magazine)
     }
 
     /// One step of a guest's change, and what it asks for; then a look at all rules.
@@ -37,6 +38,12 @@ impl Bench<'_> {
             Progress::Hide => {
                 let receipt = guest.hiding().unwrap().wait(&self.cpu);
                 guest.hidden(&mut self.memory, &self.cpu, receipt);
+            }
+            Progress::Restock => {
+                let windows = &mut self.windows[0];
+                if let Err(error) = self.magazine.refill(&mut self.memory, &self.cpu, windows) {
+                    guest.starve(&self.memory, error);
+                }
             }
             Progress::More | Progress::Done(_) => {
                 let silent = guest.hiding().is_none();
@@ -87,6 +94,16 @@ impl Bench<'_> {
                 return result;
             }
         }
+    }
+
+    /// Takes what is kept for a guest's pages; how many frames.
+    pub fn take_kept(&mut self, guest: &mut GuestMemory, which: Kept) -> u64 {
+        let (mut next, mut taken) = (Gfn::default(), 0);
+        while let Some(frames) = guest.take_kept(&mut self.memory, &self.cpu, &mut next, which) {
+            taken += frames;
+            self.check();
+        }
+        taken
     }
 
     /// The state of a guest's page.

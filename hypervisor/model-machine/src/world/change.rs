@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use memory::address::{Gpa, PAGE_SIZE};
-use memory::guest::{Change, ChangeError, MOST_TAKEN, PageState, Progress};
+use memory::address::{Gfn, Gpa, PAGE_SIZE};
+use memory::guest::{Change, ChangeError, Kept, MOST_TAKEN, PageState, Progress};
 
 use super::{Guest, Stage, World, judged};
 use crate::check::{Rule, Violation};
@@ -113,12 +113,16 @@ impl World<'_> {
             // What the host would hoard after a step is not the change's doing.
             self.take_all();
             let before = (self.snapshot(), self.marks(index));
+            self.restocked = false;
             self.begin(cpu, index, (change, at, pages))?;
             for _ in 0..steps {
                 if let Some(Err(_)) = self.go_on(cpu, index)?
                     && !self.has_shrunk(&before.0)
                 {
-                    self.unchanged(&before.0, "a change was refused")?;
+                    // What the magazine got stays hidden, for others.
+                    if !self.restocked {
+                        self.unchanged(&before.0, "a change was refused")?;
+                    }
                     assert_eq!(before.1, self.marks(index), "after a change was refused");
                 }
             }
@@ -148,6 +152,30 @@ impl World<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Memory is low: what is kept for pages of guests is taken. What a page is, and what is in it, does not change by that.
+    pub(super) fn take_kept(&mut self, cpu: usize, guest: usize, which: Kept) -> Result<(), Vec<Violation>> {
+        let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) else {
+            return Ok(());
+        };
+        let (cpu, mut next) = (self.cpu(cpu), Gfn::default());
+        let taken = self.memory.stats().kept_frames_taken;
+        while let Stage::Alive(memory) = &mut self.guests[index].stage
+            && let Some(frames) = memory.take_kept(&mut self.memory, &cpu, &mut next, which)
+        {
+            self.kept_taken += frames;
+            self.take_all();
+            self.judge()?;
+        }
+        if self.guests[index].known.in_flight.is_some() {
+            assert_eq!(
+                self.memory.stats().kept_frames_taken,
+                taken,
+                "taken from a guest that changes its memory"
+            );
+        }
+        Ok(())
     }
 
     /// Hidden frames that a guest can't reach.
@@ -212,8 +240,15 @@ impl World<'_> {
             return Ok(None);
         };
         let mut ended = None;
-        match memory.go_on(&mut self.memory, &cpu, windows) {
+        let magazine = &mut self.magazines[cpu.index()];
+        match memory.go_on(&mut self.memory, &cpu, windows, magazine) {
             Progress::More => {}
+            Progress::Restock => {
+                self.restocked = true;
+                if let Err(error) = magazine.refill(&mut self.memory, &cpu, windows) {
+                    memory.starve(&self.memory, error);
+                }
+            }
             Progress::Flush => {
                 let receipt = self.machine.translations_flushed(*id);
                 memory.flushed(&mut self.memory, receipt);

@@ -70,6 +70,10 @@ pub struct World<'m> {
     pub changed: u64,
     /// Launches that were granted.
     pub launched: u64,
+    /// Frames taken that were kept for guests' pages.
+    pub kept_taken: u64,
+    /// The change that is under way has made a magazine get more frames.
+    restocked: bool,
 }
 
 impl<'m> World<'m> {
@@ -91,6 +95,8 @@ impl<'m> World<'m> {
             refused: 0,
             changed: 0,
             launched: 0,
+            kept_taken: 0,
+            restocked: false,
         }
     }
 
@@ -145,6 +151,7 @@ impl<'m> World<'m> {
                 which,
                 steps,
             } => self.take_back(cpu, guest, which, steps)?,
+            Op::TakeKept { cpu, guest, which } => self.take_kept(cpu, guest, which)?,
             Op::Fetch { cpu, guest, at } => {
                 let cpu = self.cpu(cpu);
                 if let Some(index) = self.choose(guest, |stage| matches!(stage, Stage::Alive(_))) {

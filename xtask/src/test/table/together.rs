@@ -133,6 +133,15 @@ pub(super) fn together() -> Vec<Row> {
             )
         },
         Row {
+            memory_mib: 160,
+            check: checks::squeezed,
+            ..Row::passing(
+                "squeeze",
+                "frames that are kept for shared pages serve others when memory is low, and no guest notices",
+                "{squeeze}",
+            )
+        },
+        Row {
             smp: 2,
             ..Row::passing(
                 "shared-side-by-side",

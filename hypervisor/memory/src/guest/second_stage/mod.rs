@@ -3,9 +3,9 @@
 //!
 //! The private alias is address 0 up to the guest's size: `pages` has the states of its pages. The shared alias is the same addresses with the
 //! shared bit set, in tables that are made when they are needed (`shared`): to ordinary frames, or to the hidden ones themselves (`in_place`).
-//! `absent` has the 2 MiB that the guest has given back. `cut` is what is left when the guest has ended.
+//! `bare` has the pages that have no memory. `cut` is what is left when the guest has ended.
 
-mod absent;
+mod bare;
 mod cut;
 mod in_place;
 mod pages;

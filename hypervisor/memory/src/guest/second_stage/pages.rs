@@ -102,6 +102,7 @@ pub(super) fn look<F: Format, M: Machine>(machine: &M, from: (Pfn, Level), gfn: 
         (_, Some((Mark::Kept, pfn))) => (PageState::Shared, Some(pfn)),
         (_, Some((Mark::InPlace, pfn))) => (PageState::SharedInPlace, Some(pfn)),
         (_, Some((Mark::Given, pfn))) => (PageState::Absent, Some(pfn)),
+        (_, Some((Mark::Taken, _))) => (PageState::Shared, None),
         _ => (PageState::Absent, None),
     };
     Looked {
@@ -125,7 +126,7 @@ pub(in crate::guest) enum Promotion {
 }
 
 /// The entries that stand for a part.
-enum Entries<'a, M: Machine> {
+pub(super) enum Entries<'a, M: Machine> {
     /// One of level 2, for all 2 MiB.
     One(Slot<'a, M>),
     /// Those of a level-1 table.
@@ -189,7 +190,7 @@ impl SecondStage {
     }
 
     /// The entries of the part; larger ones are split.
-    fn entries<'m, F: Format, M: Machine>(
+    pub(super) fn entries<'m, F: Format, M: Machine>(
         &mut self,
         machine: &'m M,
         frames: &mut FrameTable<'_>,

@@ -1,0 +1,290 @@
+//! Memory is low: the hidden frames that are kept for pages which guests share or have given back serve others, and other frames come for those
+//! pages when they are private again.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use memory::address::{Gpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
+use memory::frame::HostFrames;
+use memory::guest::{Change, ChangeError, GuestMemory, Kept, PageState, Progress};
+use model_machine::{Bench, Board};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const REGION: u64 = 2 * MIB;
+
+/// Every other page of 2 MiB.
+fn odd_pages(bench: &mut Bench<'_>, guest: &mut GuestMemory, change: Change, region: u64) {
+    for page in (PAGE_SIZE..REGION).step_by(2 * PAGE_SIZE as usize) {
+        bench.change(guest, change, region + page, PAGE_SIZE).unwrap();
+    }
+}
+
+fn write(bench: &mut Bench<'_>, guest: &mut GuestMemory, at: u64, bytes: &[u8]) {
+    let (frames, windows) = (&bench.memory.frames, &mut bench.windows[0]);
+    guest
+        .write(&bench.cpu, frames, windows, Gpa::new(at), bytes)
+        .unwrap();
+}
+
+/// A page of what the guest has accepted.
+fn read(bench: &mut Bench<'_>, guest: &GuestMemory, at: u64) -> [u8; PAGE_SIZE as usize] {
+    let mut found = [1; PAGE_SIZE as usize];
+    let (frames, windows) = (&bench.memory.frames, &mut bench.windows[0]);
+    guest
+        .read(&bench.cpu, frames, windows, Gpa::new(at), &mut found)
+        .unwrap();
+    found
+}
+
+/// The guest ends, and all is as it was at boot.
+fn end(mut bench: Bench<'_>, guest: GuestMemory) {
+    bench.teardown(guest);
+    bench.assert_as_at_boot();
+}
+
+/// The host gives everything that is free away, but for some whole regions.
+fn leave(bench: &mut Bench<'_>, regions: u64) -> Vec<HostFrames> {
+    let mut held = bench.take_all_of_the_host();
+    for _ in 0..regions {
+        let at = held.iter().position(|frames| frames.order() == REGION_ORDER);
+        bench.memory.frames.free(held.swap_remove(at.unwrap()));
+    }
+    held
+}
+
+fn board(bytes: u64) -> Board {
+    Board::new(&[(0, bytes)], 1, Level::L3)
+}
+
+/// Where nothing of 2 MiB is in use, the region is the host's again; when the pages are private again, they have one, and one leaf.
+#[test]
+fn whole_regions_go_back_to_the_host_and_others_come() {
+    for cache in [0, 4] {
+        let mut board = board(128 * MIB);
+        let mut bench = Bench::new(&mut board);
+        bench.memory.set_cache(cache);
+        let mut guest = bench.launch(1, 16 * MIB);
+        write(&mut bench, &mut guest, 4 * MIB, &[7; 64]);
+        bench
+            .change(&mut guest, Change::Share, 4 * MIB, 2 * REGION)
+            .unwrap();
+        // 2 MiB in pages, and 2 MiB of which one page stays private.
+        for page in 0..512 {
+            bench
+                .change(&mut guest, Change::Share, 8 * MIB + page * PAGE_SIZE, PAGE_SIZE)
+                .unwrap();
+        }
+        bench
+            .change(&mut guest, Change::Share, 10 * MIB, REGION - PAGE_SIZE)
+            .unwrap();
+        let (hidden, free) = (bench.holes(), bench.memory.frames.free_frames());
+
+        assert_eq!(bench.take_kept(&mut guest, Kept::Regions), 3 * 512);
+        assert_eq!(bench.take_kept(&mut guest, Kept::Regions), 0);
+        let kept = bench.memory.pool().cached_regions();
+        assert_eq!(kept, cache.min(3));
+        assert_eq!(bench.holes(), hidden - 3 + kept);
+        assert_eq!(bench.memory.frames.free_frames(), free + (3 - kept) * 512);
+        for at in [4 * MIB, 6 * MIB, 8 * MIB, 10 * MIB] {
+            assert_eq!(bench.state(&guest, at), PageState::Shared);
+        }
+        let large = guest.bytes_in_large_leaves(&bench.cpu);
+
+        let flushes = bench.stats().flushes;
+        for change in [Change::Unshare, Change::Accept] {
+            bench.change(&mut guest, change, 4 * MIB, 3 * REGION).unwrap();
+        }
+        assert_eq!(read(&mut bench, &guest, 4 * MIB), [0; 4096]);
+        assert_eq!(read(&mut bench, &guest, 10 * MIB - PAGE_SIZE), [0; 4096]);
+        assert_eq!(guest.bytes_in_large_leaves(&bench.cpu), large + 3 * REGION);
+        let stats = bench.stats();
+        assert_eq!((stats.frames_supplied, stats.regions_taken_again), (0, 3));
+        assert!(
+            stats.flushes <= flushes + 1,
+            "one flush of the direct map for all"
+        );
+        bench.memory.set_cache(0);
+        end(bench, guest);
+    }
+}
+
+/// Single frames serve those who want hidden memory; the page gets another one, from the magazine, and its neighbours keep theirs.
+#[test]
+fn single_frames_go_to_the_pool_and_others_come_from_the_magazine() {
+    for back in [Change::Unshare, Change::TakeAgain] {
+        let change = if back == Change::Unshare {
+            Change::Share
+        } else {
+            Change::GiveBack
+        };
+        let mut board = board(128 * MIB);
+        let mut bench = Bench::new(&mut board);
+        let mut guest = bench.launch(2, 8 * MIB);
+        for page in 0..512 {
+            write(
+                &mut bench,
+                &mut guest,
+                2 * MIB + page * PAGE_SIZE,
+                &page.to_le_bytes(),
+            );
+        }
+        odd_pages(&mut bench, &mut guest, change, 2 * MIB);
+        assert_eq!(
+            bench.take_kept(&mut guest, Kept::Regions),
+            0,
+            "the others are in use"
+        );
+        assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 256);
+        assert_eq!(bench.memory.frames.pool_free_frames(), 256);
+        // Somebody else has them.
+        let others: Vec<_> = (0..256).map(|_| bench.allocate(0).unwrap()).collect();
+        let flushes = bench.stats().flushes;
+        odd_pages(&mut bench, &mut guest, back, 2 * MIB);
+        assert_eq!(bench.stats().flushes, flushes + 1, "one for 256 pages");
+        odd_pages(&mut bench, &mut guest, Change::Accept, 2 * MIB);
+        for page in 0..512_u64 {
+            let expected = if page % 2 == 0 { page } else { 0 };
+            let found = read(&mut bench, &guest, 2 * MIB + page * PAGE_SIZE);
+            assert_eq!(found[..8], expected.to_le_bytes(), "page {page}");
+            assert_eq!(found[8..], [0; 4088]);
+        }
+        let stats = bench.stats();
+        assert_eq!((stats.kept_frames_taken, stats.frames_supplied), (256, 256));
+        assert_eq!(stats.promotions_blocked.address, 1);
+        others.into_iter().for_each(|extent| bench.free(extent));
+        end(bench, guest);
+    }
+}
+
+/// What was taken and is free still comes back first, so the 2M leaf may come back as well.
+#[test]
+fn frames_that_come_back_in_their_places_are_one_leaf_again() {
+    let mut board = board(128 * MIB);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = bench.launch(2, 4 * MIB);
+    bench
+        .change(&mut guest, Change::Share, PAGE_SIZE, PAGE_SIZE)
+        .unwrap();
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 1);
+    for change in [Change::Unshare, Change::Accept] {
+        bench.change(&mut guest, change, PAGE_SIZE, PAGE_SIZE).unwrap();
+    }
+    assert_eq!(guest.bytes_in_large_leaves(&bench.cpu), 4 * MIB);
+    // And the region, which is single frames in the records, is shared, taken and torn down like any other.
+    bench.change(&mut guest, Change::Share, 0, REGION).unwrap();
+    assert_eq!(bench.take_kept(&mut guest, Kept::Regions), 512);
+    assert_eq!(bench.holes(), 1);
+    end(bench, guest);
+}
+
+/// Another page's kept frame is not taken while the guest changes its memory: what is kept then may not be zeroed yet.
+#[test]
+fn nothing_is_taken_in_the_middle_of_a_change() {
+    let mut board = board(128 * MIB);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = bench.launch(2, 4 * MIB);
+    bench.change(&mut guest, Change::Share, 0, REGION).unwrap();
+    guest.begin(Change::Share, Gpa::new(REGION), REGION).unwrap();
+    loop {
+        assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 0);
+        if let Progress::Done(result) = bench.step(&mut guest) {
+            break result.unwrap();
+        }
+    }
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 1024);
+    end(bench, guest);
+}
+
+/// A guest in one leaf of 1G, hidden by one entry: a part of it can only be the host's again with a table for the rest.
+#[test]
+fn a_gigablock_is_cut_up_only_with_a_table_for_it() {
+    let mut board = Board::new(&[(0, 3 * GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    bench.memory.allow_large_guest_leaves(true);
+    let mut guest = bench.launch(2, GIB);
+    assert_eq!(bench.stats().gigablocks_hidden, 1);
+    bench.change(&mut guest, Change::Share, 6 * MIB, REGION).unwrap();
+    let held = leave(&mut bench, 0);
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 0, "there is no table");
+    held.into_iter()
+        .for_each(|frames| bench.memory.frames.free(frames));
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 512);
+    assert_eq!(bench.holes(), 511);
+    end(bench, guest);
+}
+
+/// The frames that a range lacks are had before anything changes, or nothing does.
+#[test]
+fn a_range_whose_frames_cannot_be_had_is_refused_whole() {
+    let mut board = board(128 * MIB);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = bench.launch(2, 16 * MIB);
+    // A page of 2 MiB, 2 MiB, 2 MiB, and a page.
+    bench
+        .change(
+            &mut guest,
+            Change::Share,
+            4 * MIB - PAGE_SIZE,
+            2 * REGION + 2 * PAGE_SIZE,
+        )
+        .unwrap();
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 2 * 512 + 2);
+    let single = bench.allocate(0).unwrap();
+    let single = (single, bench.allocate(0).unwrap());
+    for regions in 0.. {
+        let held = leave(&mut bench, regions);
+        let before = bench.snapshot();
+        let unreachable: Vec<(Pfn, u64)> = guest.unreachable(&bench.cpu).collect();
+        let result = bench.change(
+            &mut guest,
+            Change::Unshare,
+            4 * MIB - PAGE_SIZE,
+            2 * REGION + 2 * PAGE_SIZE,
+        );
+        if result.is_err() {
+            assert!(matches!(result, Err(ChangeError::OutOfMemory(_))), "{result:?}");
+            assert_eq!(bench.state(&guest, 4 * MIB), PageState::Shared);
+            assert_eq!(bench.state(&guest, 4 * MIB - PAGE_SIZE), PageState::Shared);
+            let now: Vec<(Pfn, u64)> = guest.unreachable(&bench.cpu).collect();
+            assert_eq!(now, unreachable);
+            bench.drain_magazine();
+            bench.drain();
+            let now = bench.snapshot();
+            if let Some(difference) = before.difference(&now) {
+                let harmless = difference.starts_with("counters") || difference.starts_with("contents");
+                assert!(harmless, "{regions} regions: {difference}");
+            }
+        }
+        held.into_iter()
+            .for_each(|frames| bench.memory.frames.free(frames));
+        if result.is_ok() {
+            assert_eq!(regions, 3, "one for single frames, two for whole regions");
+            break;
+        }
+    }
+    bench.free(single.0);
+    bench.free(single.1);
+    end(bench, guest);
+}
+
+/// What was drawn for a guest that dies comes back.
+#[test]
+fn a_guest_can_die_at_every_step_of_getting_frames() {
+    for steps in 0.. {
+        let mut board = board(64 * MIB);
+        let mut bench = Bench::new(&mut board);
+        let mut guest = bench.launch(2, 8 * MIB);
+        bench
+            .change(&mut guest, Change::Share, 2 * MIB - PAGE_SIZE, 2 * REGION)
+            .unwrap();
+        assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 2 * 512);
+        guest
+            .begin(Change::Unshare, Gpa::new(2 * MIB - PAGE_SIZE), 2 * REGION)
+            .unwrap();
+        let done = (0..steps).any(|_| matches!(bench.step(&mut guest), Progress::Done(_)));
+        end(bench, guest);
+        if done {
+            break;
+        }
+    }
+}
