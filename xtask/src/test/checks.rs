@@ -225,7 +225,9 @@ pub fn squeezed(record: &Record) -> Held {
     must(supplied == 512 && taken > 512 + 8 * 512, || {
         format!("{taken} frames taken, and {supplied} supplied")
     })?;
-    must(counters.promotions_blocked_address > 0, || {
+    // Where code must not run from large leaves, that is the first reason.
+    let blocked = counters.promotions_blocked_address + counters.promotions_blocked_executable;
+    must(blocked > 0, || {
         "frames of others are mapped by one leaf".to_owned()
     })?;
     let pages = counters.pages_shared + counters.pages_unshared;

@@ -22,6 +22,8 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
                 "attack-task-switch" => &[Kind::Kvm, Kind::Bochs],
                 // On Bochs it takes ten seconds: there `vcpus-races` has it, with `--long`.
                 "attack-races" => QEMU,
+                // On Bochs `squeeze` does all of it and more.
+                "squeeze" => QEMU,
                 _ => EVERYWHERE,
             },
             ..Row::passing(
