@@ -196,8 +196,11 @@ impl Checks {
             end: Pa::new(0),
             owner: 0,
         };
-        // Regions, and room for what a guest launched into the last free memory has below 2 MiB: eight blocks' worth of single pages.
-        let private = leak_slice(slots + 8 * 512, none).map_err(ChecksError::OutOfMemory)?;
+        // Regions, and room for single pages: of guests launched into the last free memory, and where every other page of 2 MiB has lost the frame
+        // that was kept for it. An eighth of RAM may be like that, up to 256 MiB; a choice.
+        let frames = with_memory(|memory| memory.frames.frames());
+        let singles = (frames / 16).clamp(8 * 512, 1 << 16) as usize;
+        let private = leak_slice(slots + singles, none).map_err(ChecksError::OutOfMemory)?;
         let tables = Tables::new(&view, host, root.hpa().get());
         let record = BootRecord::capture(direct_map, &tables, words).map_err(ChecksError::Capture)?;
         Ok(Self {
@@ -381,73 +384,82 @@ fn block_of(state: RegionState, private: bool) -> BlockState {
     }
 }
 
-/// Puts the guests' regions, sorted, into `private`.
+/// Puts what is hidden, sorted, into `private`: the guests' regions and pieces, and what nobody has.
 fn gather<'p>(
     private: &'p mut [PrivateExtent],
     guests: &dyn Memories,
 ) -> Result<PrivateSet<'p>, PrivateError> {
-    let slots = private.len();
-    let mut count = 0;
-    let mut add = |pfn: Pfn, frames: u64, owner: u64| {
-        let slot = private.get_mut(count).ok_or(PrivateError::TooMany(slots))?;
-        let start = pfn.hpa().get();
-        *slot = PrivateExtent {
-            start: Pa::new(start),
-            end: Pa::new(start + PAGE_SIZE * frames),
-            owner,
-        };
-        count += 1;
-        Ok(())
+    let mut gathered = Gathered {
+        extents: private,
+        count: 0,
+        result: Ok(()),
     };
-    let mut gathered = Ok(());
     guests.each(&mut |guest| {
         let owner = guest.id().get().into();
-        if gathered.is_ok() {
-            gathered = with_memory(|memory| {
-                let mut regions = guest.regions(&Hardware, &memory.frames);
-                regions.try_for_each(|pfn| add(pfn, 1 << REGION_ORDER, owner))?;
-                let mut pieces = guest.pieces(&Hardware, &memory.frames);
-                pieces.try_for_each(|(pfn, order)| add(pfn, 1 << order, owner))?;
-                let mut drawn = guest.drawn(&memory.frames);
-                drawn.try_for_each(|(pfn, order)| add(pfn, 1 << order, NOBODY))
-            });
-        }
+        with_memory(|memory| {
+            for pfn in guest.regions(&Hardware, &memory.frames) {
+                gathered.add(pfn, REGION_ORDER, owner);
+            }
+            for (pfn, order) in guest.pieces(&Hardware, &memory.frames) {
+                gathered.add(pfn, order, owner);
+            }
+            // In a test build it is below, with all that is nobody's.
+            if cfg!(not(feature = "test-hooks")) {
+                for (pfn, order) in guest.drawn(&memory.frames) {
+                    gathered.add(pfn, order, NOBODY);
+                }
+            }
+        });
     });
-    gathered?;
     with_memory(|memory| {
+        let add = |pfn, order| gathered.add(pfn, order, NOBODY);
         // What the stress holds is hidden, too.
         #[cfg(feature = "test-hooks")]
-        return hidden_and_nobodys(memory, |pfn, frames| add(pfn, frames, NOBODY));
+        memory.test_hidden(add);
         #[cfg(not(feature = "test-hooks"))]
-        memory
-            .pool()
-            .cached(&memory.frames)
-            .try_for_each(|(pfn, order)| add(pfn, 1 << order, NOBODY))
-    })?;
-    let extents = private.get_mut(..count).unwrap_or_default();
+        memory.each_unused(add);
+    });
+    let Gathered {
+        extents,
+        count,
+        result,
+    } = gathered;
+    result?;
+    let extents = extents.get_mut(..count).unwrap_or_default();
     extents.sort_unstable_by_key(|extent| extent.start);
     PrivateSet::new(extents).map_err(PrivateError::Overlap)
 }
 
-/// Everything that is hidden and no guest's, neighbours as one.
-#[cfg(feature = "test-hooks")]
-fn hidden_and_nobodys<E>(
-    memory: &memory::HostMemory<'_>,
-    mut add: impl FnMut(Pfn, u64) -> Result<(), E>,
-) -> Result<(), E> {
-    let (mut start, mut frames, mut result) = (Pfn::new(0), 0, Ok(()));
-    memory.test_hidden(|pfn, order| {
-        if start.add(frames) != pfn && frames > 0 && result.is_ok() {
-            result = add(start, frames);
-            frames = 0;
+/// Extents as they are found; neighbours that come one after the other are one.
+struct Gathered<'p> {
+    extents: &'p mut [PrivateExtent],
+    count: usize,
+    result: Result<(), PrivateError>,
+}
+
+impl Gathered<'_> {
+    fn add(&mut self, pfn: Pfn, order: u8, owner: u64) {
+        let start = Pa::new(pfn.hpa().get());
+        let end = Pa::new(start.get() + (PAGE_SIZE << order));
+        let last = self
+            .count
+            .checked_sub(1)
+            .and_then(|last| self.extents.get_mut(last));
+        if let Some(last) = last
+            && (last.end, last.owner) == (start, owner)
+        {
+            last.end = end;
+            return;
         }
-        if frames == 0 {
-            start = pfn;
+        let slots = self.extents.len();
+        match self.extents.get_mut(self.count) {
+            Some(slot) => {
+                *slot = PrivateExtent { start, end, owner };
+                self.count += 1;
+            }
+            None => self.result = Err(PrivateError::TooMany(slots)),
         }
-        frames += 1 << order;
-    });
-    result?;
-    if frames > 0 { add(start, frames) } else { Ok(()) }
+    }
 }
 
 /// What the record of a frame says of its owner; what is shared stands at the alias that begins at `shared_from`.

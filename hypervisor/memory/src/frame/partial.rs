@@ -1,9 +1,11 @@
 //! Blocks of which some frames are free, on lists by the order of their largest free run: once for ordinary memory, once for hidden
 //! memory. A block in which both are free is on one list of each.
 
+use crate::address::Pfn;
+
 use super::buddy::{Buddy, TOP_ORDER};
 use super::records::{Block, BlockIndex, FrameTable, NONE, UNITS};
-use super::state::{FrameWord, RunKind};
+use super::state::{FrameState, FrameWord, RunKind};
 
 /// A block's place on a list.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -128,6 +130,21 @@ impl FrameTable<'_> {
         }
         if let Some(next) = next {
             parts(self.block_mut(next), kind).0.previous = links.previous;
+        }
+    }
+
+    /// Visits the free hidden runs of all blocks: first frame and order.
+    pub(crate) fn each_pool_run(&self, mut visit: impl FnMut(Pfn, u8)) {
+        for head in self.pool_blocks.heads {
+            let mut next = head;
+            while let Some(index) = next {
+                for pfn in (0..UNITS as u64).map(|unit| self.block_pfn(index).add(unit)) {
+                    if let FrameState::PoolFree { order } = self.head(pfn, 0).state() {
+                        visit(pfn, order);
+                    }
+                }
+                next = BlockIndex::from_link(self.block(index).pool.next);
+            }
         }
     }
 

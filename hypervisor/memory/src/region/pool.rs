@@ -64,6 +64,14 @@ impl HostMemory<'_> {
         &self.pool
     }
 
+    /// Visits all hidden memory that nobody has: what is cached, and what is free in blocks of which some is used. First frame and order.
+    pub fn each_unused(&self, mut visit: impl FnMut(Pfn, u8)) {
+        for (pfn, order) in self.pool.cached(&self.frames) {
+            visit(pfn, order);
+        }
+        self.frames.each_pool_run(visit);
+    }
+
     /// Keeps up to `regions` empty hidden regions for reuse from now on; 0, the default, gives each back to the host at once. What is
     /// cached already stays until `drain` or `shrink`.
     pub fn set_cache(&mut self, regions: u64) {
