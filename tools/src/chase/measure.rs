@@ -6,7 +6,7 @@ use std::time::Instant;
 use oorandom::Rand64;
 
 use super::arena::Arena;
-use crate::pressure::results::PERCENTILE_STEP;
+use crate::pressure::chased::PERCENTILE_STEP;
 
 /// Words of a 4K page, and of a line.
 const PAGE: u64 = 512;

@@ -5,8 +5,9 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use super::axes::{Phase, Policy};
 use super::goals::WORKLOAD;
-use super::results::{Figure, Phase, Policy, PolicyResult, Results};
+use super::results::{Figure, PolicyResult, Results};
 use super::table::size;
 
 /// Pixels.
@@ -271,7 +272,7 @@ fn mark(chart: &mut Chart<'_, '_>, policy: Policy, at: (f64, f64)) -> Result<(),
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::sample;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

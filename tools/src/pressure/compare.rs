@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::axes::{Phase, Policy};
 use super::goals::WORKLOAD;
-use super::results::{Phase, Policy, Results};
+use super::results::Results;
 use super::table::size;
 
 /// What one policy costs at one moment in each run.
@@ -117,7 +118,7 @@ impl fmt::Display for Comparison {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::sample;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

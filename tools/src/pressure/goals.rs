@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::results::{Figure, Phase, Policy, PolicyResult, Results};
+use super::axes::{Phase, Policy};
+use super::results::{Figure, PolicyResult, Results};
 
 /// The work that the table shows: objects over all of the host's memory, neighbours of hidden memory among them as they come.
 pub const WORKLOAD: &str = "objects-all";
@@ -120,7 +121,7 @@ fn afterwards(grouped: &PolicyResult, core: &str, workload: &str) -> Option<Goal
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::sample;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

@@ -3,11 +3,13 @@
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::axes::{Phase, Policy};
 use super::chart::{self, Quantity};
+use super::chased::{CHASE, Chase, PERCENTILE_STEP};
 use super::compare::Comparison;
 use super::goals::{NEAR, WORKLOAD, goals};
 use super::measured::{MeasuredRun, UNVERIFIED};
-use super::results::{CHASE, Chase, PERCENTILE_STEP, Phase, PhaseResult, Policy, PolicyResult, Results};
+use super::results::{PhaseResult, PolicyResult, Results};
 use super::table::{range, size, workloads};
 use super::{picture, spread};
 
@@ -397,7 +399,8 @@ fn compared(comparison: &Comparison) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::{Skip, sample};
+    use super::super::results::Skip;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

@@ -1,140 +1,18 @@
 //! The results of a run, as they are kept in a file.
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::axes::{Phase, Policy};
+use super::chased::Chase;
 use super::measured::MeasuredRun;
 use crate::tlb::mapping::Cell;
 
 /// The form of the file; it rises when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
-
-/// How memory is hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// Lacuna: whole regions, gathered, merged back.
-    Grouped,
-    /// The same, but what is split stays split.
-    GroupedNoMerge,
-    /// Page by page, in the allocator's own order.
-    LinuxFresh,
-    /// Page by page among unmovable neighbours.
-    LinuxAged,
-    /// Page by page at random over all RAM.
-    Scattered,
-    /// Nothing is hidden, all leaves are 4K.
-    #[serde(rename = "all-4k")]
-    All4K,
-    /// Nothing is hidden, leaves are 2M.
-    #[serde(rename = "all-2m")]
-    All2M,
-    /// Nothing is hidden, leaves are as large as they can be.
-    #[serde(rename = "all-1g")]
-    All1G,
-}
-
-impl Policy {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Grouped,
-        Self::GroupedNoMerge,
-        Self::LinuxFresh,
-        Self::LinuxAged,
-        Self::Scattered,
-        Self::All4K,
-        Self::All2M,
-        Self::All1G,
-    ];
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Grouped => "grouped",
-            Self::GroupedNoMerge => "grouped-no-merge",
-            Self::LinuxFresh => "linux-fresh",
-            Self::LinuxAged => "linux-aged",
-            Self::Scattered => "scattered",
-            Self::All4K => "all-4k",
-            Self::All2M => "all-2m",
-            Self::All1G => "all-1g",
-        }
-    }
-
-    /// Whether it is a direct map without holes, to compare with.
-    pub const fn is_yardstick(self) -> bool {
-        matches!(self, Self::All4K | Self::All2M | Self::All1G)
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// A moment at which is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// Before the first guest.
-    Boot,
-    /// One guest lives.
-    #[serde(rename = "guests-1")]
-    Guests1,
-    /// Eight do.
-    #[serde(rename = "guests-8")]
-    Guests8,
-    /// 64 do.
-    #[serde(rename = "guests-64")]
-    Guests64,
-    /// After many conversions of pages between private and shared.
-    Conversions,
-    /// After many lifetimes, guests alive.
-    AgedAlive,
-    /// The same, all guests gone, the host's own memory still in use.
-    AgedEmpty,
-    /// All guests gone, and what the host took too.
-    After,
-}
-
-impl Phase {
-    /// All of them, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Boot,
-        Self::Guests1,
-        Self::Guests8,
-        Self::Guests64,
-        Self::Conversions,
-        Self::AgedAlive,
-        Self::AgedEmpty,
-        Self::After,
-    ];
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Boot => "boot",
-            Self::Guests1 => "guests-1",
-            Self::Guests8 => "guests-8",
-            Self::Guests64 => "guests-64",
-            Self::Conversions => "conversions",
-            Self::AgedAlive => "aged-alive",
-            Self::AgedEmpty => "aged-empty",
-            Self::After => "after",
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
 
 /// Something that was not measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -318,52 +196,6 @@ impl SizeResult {
     }
 }
 
-/// What [`Results::skipped`] calls a chase that was not done.
-pub const CHASE: &str = "latency on this machine";
-
-/// Percentiles that a distribution has: every so many, 0 and 100 included.
-pub const PERCENTILE_STEP: usize = 5;
-
-/// The pointer chase on the machine that made the file: real time, beside what the model says of the same addresses.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Chase {
-    /// The CPU, as it calls itself, and the core that the model took it for.
-    pub cpu: String,
-    /// Whether there is a hypervisor below.
-    pub hypervisor: bool,
-    /// Whether entries of the TLB really cover 2M there.
-    pub large_entries: bool,
-    /// What told that: nanoseconds of a load over few large pages, and over many.
-    pub probe: (f64, f64),
-    /// Nanoseconds of a core cycle.
-    pub cycle: f64,
-    /// By number of pages, ascending.
-    pub rows: Vec<ChaseRow>,
-}
-
-/// A chase over so many pages of 4K, one object in each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ChaseRow {
-    /// The pages.
-    pub pages: u64,
-    /// Windows that were timed.
-    pub windows: u64,
-    /// Nanoseconds of one load in memory with 4K pages: percentiles, [`PERCENTILE_STEP`] apart.
-    pub small: Vec<f64>,
-    /// The same with 2M pages.
-    pub large: Vec<f64>,
-    /// What the model says that 4K pages cost more, in nanoseconds: on the machine itself, over an outer hypervisor that backs it by 4K, and by 2M.
-    pub predicted: [f64; 3],
-}
-
-impl ChaseRow {
-    /// What 4K pages cost more than 2M pages, measured, at a quarter of the windows.
-    pub fn measured(&self) -> Option<f64> {
-        let at = |values: &[f64]| values.get(25 / PERCENTILE_STEP).copied();
-        Some(at(&self.small)? - at(&self.large)?)
-    }
-}
-
 /// All of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -438,123 +270,9 @@ impl Results {
     }
 }
 
-/// Two policies at three moments on one core, for tests.
-#[cfg(test)]
-pub fn sample() -> Results {
-    const LEAVES: Leaves = Leaves {
-        g1: 3,
-        m2: 511,
-        k4: 416,
-    };
-    let figures = |cycles: f64| -> Vec<Figure> {
-        ["lru", "nru"]
-            .into_iter()
-            .flat_map(|replacement| {
-                ["objects-all", "scrub-random"].map(|workload| Figure {
-                    core: "spr".into(),
-                    replacement: replacement.into(),
-                    workload: workload.into(),
-                    source: "model".into(),
-                    misses: cycles / 2.0,
-                    walks: cycles / 4.0,
-                    from_memory: 1.0,
-                    cycles,
-                })
-            })
-            .collect()
-    };
-    let phase = |phase, hidden_bytes, cycles| PhaseResult {
-        phase,
-        guests: u64::from(hidden_bytes > 0),
-        hidden_bytes,
-        leaves: LEAVES,
-        map: vec![
-            Run {
-                kind: CellKind::In2m,
-                blocks: 512 - hidden_bytes / (2 << 20),
-            },
-            Run {
-                kind: CellKind::Hidden,
-                blocks: hidden_bytes / (2 << 20),
-            },
-            Run {
-                kind: CellKind::In1g,
-                blocks: 512,
-            },
-        ],
-        figures: figures(cycles),
-    };
-    let policy = |policy, during, after| PolicyResult {
-        policy,
-        phases: vec![
-            phase(Phase::Boot, 0, 100.0),
-            phase(Phase::Guests64, 64 << 20, during),
-            phase(Phase::After, 0, after),
-        ],
-        on_all_2m: figures(1000.0),
-        skipped: vec![Skip {
-            what: "conversions".into(),
-            reason: "not there".into(),
-        }],
-    };
-    Results {
-        schema: SCHEMA,
-        version: "test".into(),
-        ram: 2 << 30,
-        seed: 1,
-        lifetimes: 10,
-        accesses: 1000,
-        dimensions: "one".into(),
-        measured: Vec::new(),
-        cores: vec![Core {
-            name: "spr".into(),
-            core: "a core".into(),
-            weights: "some".into(),
-            source: "made up".into(),
-        }],
-        policies: vec![
-            policy(Policy::Grouped, 110.0, 100.0),
-            policy(Policy::LinuxFresh, 5000.0, 5000.0),
-        ],
-        sizes: [(Policy::Grouped, 1.01), (Policy::LinuxFresh, 3.0)]
-            .into_iter()
-            .flat_map(|(policy, times)| {
-                let of = |bytes, cycles| SizeResult {
-                    policy,
-                    bytes,
-                    before: LEAVES,
-                    leaves: LEAVES,
-                    boot: figures(100.0),
-                    figures: figures(cycles),
-                };
-                [of(2 << 20, 100.0 * times), of(64 << 20, 110.0 * times)]
-            })
-            .collect(),
-        chase: Some(Chase {
-            cpu: "a CPU".into(),
-            hypervisor: true,
-            large_entries: true,
-            probe: (1.2, 1.3),
-            cycle: 0.25,
-            rows: [(16, 1.0, 1.0), (4096, 12.0, 5.0)]
-                .map(|(pages, small, large)| ChaseRow {
-                    pages,
-                    windows: 2000,
-                    small: (0..=20).map(|step| small + f64::from(step) / 10.0).collect(),
-                    large: (0..=20).map(|step| large + f64::from(step) / 10.0).collect(),
-                    predicted: [0.5, 6.0, 7.0],
-                })
-                .into(),
-        }),
-        skipped: vec![Skip {
-            what: "pmu".into(),
-            reason: "no counters".into(),
-        }],
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::results::{Chase, ChaseRow, PERCENTILE_STEP};
+use super::chased::{Chase, ChaseRow, PERCENTILE_STEP};
 
 /// Pixels.
 const SIZE: (u32, u32) = (980, 400);
@@ -117,7 +117,7 @@ pub fn memory(pages: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::sample;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::axes::{Phase, Policy};
 use super::goals::{EVERYWHERE, NEAR, WORKLOAD, goals};
-use super::results::{EVERY_PHASE, Figure, Phase, PhaseResult, Policy, Results};
+use super::results::{EVERY_PHASE, Figure, PhaseResult, Results};
 
 /// What stands where something was not measured; the reasons follow the table.
 const SKIP: &str = "SKIP";
@@ -265,7 +266,7 @@ impl fmt::Display for Table<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::sample;
+    use super::super::sample::sample;
     use super::*;
 
     #[test]

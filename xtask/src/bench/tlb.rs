@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use tools::pressure::chased::{CHASE, Chase};
 use tools::pressure::goals::goals;
 use tools::pressure::measured::MeasuredTable;
 use tools::pressure::page::page;
-use tools::pressure::results::{CHASE, Chase};
 use tools::pressure::table::Table;
 use tools::pressure::{Comparison, Results, Skip};
 

@@ -7,7 +7,7 @@ use raw_cpuid::CpuId;
 use tools::chase::arena::{Arena, Pages};
 use tools::chase::predict::predict;
 use tools::chase::{self, Chased};
-use tools::pressure::results::{Chase, ChaseRow};
+use tools::pressure::chased::{Chase, ChaseRow};
 use tools::tlb::{Dimensions, Geometry, PageSize, Replacement};
 
 /// Numbers of 4K pages, one object in each: from what fits the first level to 1 GiB.
