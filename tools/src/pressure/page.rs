@@ -1,17 +1,20 @@
 //! The results as one page that needs nothing else: no script, no font, no file beside it.
 
+mod figures;
+mod measured;
+
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::axes::{Phase, Policy};
 use super::chart::{self, Quantity};
-use super::chased::{CHASE, Chase, PERCENTILE_STEP};
 use super::compare::Comparison;
 use super::goals::{NEAR, WORKLOAD, goals};
-use super::measured::{MeasuredRun, UNVERIFIED};
 use super::results::{PhaseResult, PolicyResult, Results};
-use super::table::{range, size, workloads};
+use super::table::{range, size};
 use super::{picture, spread};
+use figures::{by_size, by_workload, main_table};
+use measured::{by_the_hypervisor, latency, why_no_chase};
 
 const STYLE: &str = "
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1120px; margin: 2em auto; padding: 0 1em }
@@ -196,148 +199,6 @@ fn goal_list(results: &Results) -> Markup {
     }
 }
 
-fn by_size(results: &Results) -> Markup {
-    let cell = |result: &super::results::SizeResult, core: &str, workload: &str| {
-        let more = |replacement| result.more(core, workload, replacement);
-        html! {
-            @match more("lru").zip(more("nru")) {
-                Some((lru, nru)) => td { (range(lru, nru)) },
-                None => td class="skip" { "SKIP" },
-            }
-        }
-    };
-    let broken = |before: u64, now: u64| before.saturating_sub(now);
-    let mut last = None;
-    html! {
-        div class="wide" {
-            table {
-                tr { th colspan="5" {} @for core in &results.cores { th colspan="2" { (core.name) ", cycles more for 1000 accesses" } } }
-                tr {
-                    th class="name" { "policy" } th { "guest" } th { "1G leaves lost" } th { "2M leaves" } th { "4K leaves" }
-                    @for _ in &results.cores { th { (WORKLOAD) } th { (NEAR) } }
-                }
-                @for result in &results.sizes {
-                    tr class=[(last.replace(result.policy) != Some(result.policy)).then_some("first")] {
-                        td class="name" { (result.policy) } td { (size(result.bytes)) } td { (broken(result.before.g1, result.leaves.g1)) } td { (result.leaves.m2) } td { (result.leaves.k4) }
-                        @for core in &results.cores { (cell(result, &core.name, WORKLOAD)) (cell(result, &core.name, NEAR)) }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn why_no_chase(results: &Results) -> &str {
-    let skip = results.skipped.iter().find(|skip| skip.what == CHASE);
-    skip.map_or("this file has no chase on a machine", |skip| skip.reason.as_str())
-}
-
-/// The chase on the machine that made the file.
-fn latency(chase: &Chase, picture: &str) -> Markup {
-    let percentiles = |values: &[f64]| {
-        [10, 25, 50].map(|percent| {
-            let value = values.get(percent / PERCENTILE_STEP);
-            value.map_or_else(|| "SKIP".into(), |value| format!("{value:.1}"))
-        })
-    };
-    html! {
-        p { "Real time, on the machine that made this file: a pointer chase in user space, one object in each 4K page, over memory with 4K pages and the same with 2M pages. Caches do the same in
-            both, so the difference is what translation costs. Each box has the middle half of the windows, the line the 5th to the 95th percentile, the bar the median. It is not about
-            a direct map: it is what the model can be held against." }
-        p { "CPU: " (chase.cpu) "; a hypervisor below: " (if chase.hypervisor { "yes" } else { "no" }) ". "
-            @if chase.large_entries { "Entries of the TLB cover 2M here" } @else { strong { "2M pages become entries of 4K here" } ": an outer hypervisor backs the machine so, and 2M pages save only loads of a walk" }
-            " (a load over few large pages took " (format!("{:.1}", chase.probe.0)) " ns, over many " (format!("{:.1}", chase.probe.1)) "). Other work on the machine widens the boxes." }
-        div class="chart" { (PreEscaped(picture)) }
-        div class="wide" {
-            table {
-                tr { th {} th class="part" colspan="3" { "4K pages, ns a load" } th class="part" colspan="3" { "2M pages, ns a load" } th class="part" { "4K - 2M" } th class="part" colspan="3" { "4K - 2M by the model, ns" } th {} }
-                tr { th { "memory" } @for _ in 0..2 { th class="part" { "p10" } th { "p25" } th { "median" } } th class="part" { "p25" }
-                    th class="part" { "no outer" } th { "outer 4K" } th { "outer 2M" } th { "source" } }
-                @for row in &chase.rows {
-                    tr {
-                        td { (spread::memory(row.pages)) }
-                        @for values in [&row.small, &row.large] { @for (place, text) in percentiles(values).iter().enumerate() { td class=[(place == 0).then_some("part")] { (text) } } }
-                        td class="part" { (row.measured().map_or_else(|| "SKIP".into(), |value| format!("{value:.1}"))) }
-                        @for (place, value) in row.predicted.iter().enumerate() { td class=[(place == 0).then_some("part")] { (format!("{value:.1}")) } }
-                        td { "latency, model" }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A run that measured on the machine that it ran on.
-fn by_the_hypervisor(run: &MeasuredRun) -> Markup {
-    let cell = |value: Option<f64>| html! { @match value { Some(value) => td { (format!("{value:.1}")) }, None => td class="skip" { "SKIP" } } };
-    html! {
-        p { (run.policy) ", " (run.cpu) ", " (run.memory_mib) " MiB of RAM, " code { (run.command_line) } }
-        @if run.has_figures() {
-            div class="wide" {
-                table {
-                    tr { th colspan="3" {} th class="part" colspan="4" { "latency, TSC ticks for 1000 loads" } th class="part" colspan="2" { "pmu, for 1000 loads" } }
-                    tr { th class="name" { "phase" } th class="name" { "work" } th { "TLB entries" } th class="part" { "p10" } th { "p25" } th { "median" } th { "p25 to boot" }
-                        th class="part" { "walks" } th { "second hits" } }
-                    @for row in run.rows() {
-                        tr {
-                            td class="name" { (row.phase) } td class="name" { (row.workload) } td { (row.entries) }
-                            @for value in row.latency { (cell(value)) }
-                            td { (row.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.3}"))) }
-                            (cell(row.walks)) (cell(row.second_hits))
-                        }
-                    }
-                }
-            }
-            p class="small" { (UNVERIFIED) "." }
-        }
-        ul { @for skip in run.skipped() { li { (skip.what) ": " span class="skip" { "SKIP" } " (" (skip.reason) ")" } } }
-    }
-}
-
-fn pair(phase: &PhaseResult, core: &str, workload: &str, value: fn(&super::Figure) -> f64) -> Markup {
-    let ends = phase
-        .figure(core, "lru", workload)
-        .zip(phase.figure(core, "nru", workload));
-    html! {
-        @match ends {
-            Some((lru, nru)) => td { (range(value(lru), value(nru))) },
-            None => td class="skip" { "SKIP" },
-        }
-    }
-}
-
-fn main_table(results: &Results) -> Markup {
-    html! {
-        div class="wide" {
-            table {
-                tr { th colspan="7" {} @for core in &results.cores { th colspan="3" { (core.name) ", for 1000 accesses" } } th colspan="3" {} }
-                tr {
-                    th class="name" { "policy" } th class="name" { "phase" } th { "guests" } th { "hidden" } th { "1G" } th { "2M" } th { "4K" }
-                    @for _ in &results.cores { th { "misses" } th { "walks" } th { "cycles" } }
-                    th { "source" } th { "latency" } th { "pmu" }
-                }
-                @for policy in &results.policies { @for (place, phase) in policy.phases.iter().enumerate() { (main_row(results, policy, place, phase)) } }
-            }
-        }
-    }
-}
-
-fn main_row(results: &Results, policy: &PolicyResult, place: usize, phase: &PhaseResult) -> Markup {
-    let source = phase.figures.first().map_or("", |figure| figure.source.as_str());
-    html! {
-        tr class=[(place == 0).then_some("first")] {
-            td class="name" { (policy.policy) } td class="name" { (phase.phase) } td { (phase.guests) } td { (size(phase.hidden_bytes)) }
-            td { (phase.leaves.g1) } td { (phase.leaves.m2) } td { (phase.leaves.k4) }
-            @for core in &results.cores {
-                (pair(phase, &core.name, WORKLOAD, |figure| figure.misses))
-                (pair(phase, &core.name, WORKLOAD, |figure| figure.walks))
-                (pair(phase, &core.name, WORKLOAD, |figure| figure.cycles))
-            }
-            td { (source) } td class="skip" { "SKIP" } td class="skip" { "SKIP" }
-        }
-    }
-}
-
 fn maps(results: &Results) -> Markup {
     html! {
         p class="keys" { "Each cell is 2 MiB, row by row from physical address 0 on; the darker, the more TLB entries it takes."
@@ -349,29 +210,6 @@ fn maps(results: &Results) -> Markup {
                     figure {
                         (PreEscaped(picture::draw(&phase.map, &format!("direct map, {}, {}", policy.policy, phase.phase), 126)))
                         figcaption { (phase.phase) }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn by_workload(results: &Results) -> Markup {
-    const SHOWN: [Phase; 3] = [Phase::Boot, Phase::Guests64, Phase::After];
-    let names = workloads(results);
-    html! {
-        @for core in &results.cores {
-            h3 { "Translation cycles for 1000 accesses on " (core.name) }
-            div class="wide" {
-                table {
-                    tr { th class="name" { "policy" } th class="name" { "phase" } @for name in &names { th { (name) } } }
-                    @for policy in &results.policies {
-                        @for (place, phase) in policy.phases.iter().filter(|phase| SHOWN.contains(&phase.phase)).enumerate() {
-                            tr class=[(place == 0).then_some("first")] {
-                                td class="name" { (policy.policy) } td class="name" { (phase.phase) }
-                                @for name in &names { (pair(phase, &core.name, name, |figure| figure.cycles)) }
-                            }
-                        }
                     }
                 }
             }
@@ -399,6 +237,8 @@ fn compared(comparison: &Comparison) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chased::CHASE;
+    use super::super::measured::UNVERIFIED;
     use super::super::results::Skip;
     use super::super::sample::sample;
     use super::*;
