@@ -2,15 +2,17 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use memory::HostMemory;
-use memory::address::{Gpa, Level, PAGE_SIZE};
+use memory::address::{Gpa, Level, PAGE_SIZE, REGION_ORDER};
+use memory::frame::extent::{Clean, Extent};
 use memory::frame::{GuestId, HostFrames};
 use memory::guest::{Change, GuestFlushed, GuestMemory, Progress, SecondStageKind};
+use memory::layout::direct;
 use memory::machine::Machine;
 use memory::region::Magazine;
 use memory::tlb::shootdown::GuestTlb;
 use oorandom::Rand64;
 use tools::pressure::{Phase, Policy};
-use tools::tlb::Mapping;
+use tools::tlb::mapping::{Cell, Mapping};
 
 use memory::baseline::PagedMemory;
 
@@ -32,11 +34,14 @@ pub struct Moment {
     pub phase: Phase,
     /// Guests alive.
     pub guests: u64,
-    /// Bytes of their memory.
+    /// Bytes of their memory, and with [`Policy::GroupedWhole`] of what is hidden beside it.
     pub hidden_bytes: u64,
     /// The direct map.
     pub map: Mapping,
 }
+
+/// log2 of the bytes of a region.
+const REGION_SHIFT: u8 = REGION_ORDER + 12;
 
 enum Guest {
     Grouped(Box<GuestMemory>),
@@ -110,15 +115,54 @@ pub fn play(policy: Policy, history: &History, board: &mut Board, seed: u64) -> 
                 None => bail!("no guest in slot {slot}"),
             },
             Event::Measure(Phase::Conversions) if !converts(policy) => {}
-            Event::Measure(phase) => moments.push(Moment {
-                phase,
-                guests: guests.iter().flatten().count() as u64,
-                hidden_bytes: guests.iter().flatten().map(|(regions, _)| regions << 21).sum(),
-                map: board.direct_map()?,
-            }),
+            Event::Measure(phase) => {
+                let regions: u64 = guests.iter().flatten().map(|(regions, _)| regions).sum();
+                let boot = moments.first().map(|boot: &Moment| &boot.map);
+                let beside = match boot {
+                    Some(boot) if policy == Policy::GroupedWhole && regions > 0 => {
+                        fill(&mut memory, board, boot)
+                    }
+                    _ => Vec::new(),
+                };
+                moments.push(Moment {
+                    phase,
+                    guests: guests.iter().flatten().count() as u64,
+                    hidden_bytes: (regions + beside.len() as u64) << REGION_SHIFT,
+                    map: board.direct_map()?,
+                });
+                beside
+                    .into_iter()
+                    .for_each(|region| memory.give_back(&board.machine, region));
+            }
         }
     }
     Ok(moments)
+}
+
+/// Hides the free regions of every gigablock that has lost its 1G leaf since the boot. Only measured moments need them: a guest that is launched afterwards gets the regions that it
+/// would have got from among them, because those gigablocks come first.
+fn fill(memory: &mut HostMemory<'_>, board: &mut Board, boot: &Mapping) -> Vec<Extent<Clean>> {
+    let (machine, windows) = board.parts();
+    let mut regions = Vec::new();
+    loop {
+        let splits = memory.stats().level3_splits;
+        // Without memory there is nothing left to fill.
+        let Ok(region) = memory.allocate_private(machine, windows, REGION_ORDER) else {
+            break;
+        };
+        if memory.stats().level3_splits > splits {
+            memory.give_back(machine, region);
+            break;
+        }
+        regions.push(region);
+    }
+    // What had no 1G leaf at boot comes first, too, and has none to lose.
+    let (kept, rest): (Vec<_>, Vec<_>) = regions
+        .into_iter()
+        .partition(|region| direct(region.pfn().hpa()).is_some_and(|at| boot.cell(at.get()) == Cell::In1G));
+    rest.into_iter()
+        .for_each(|region| memory.give_back(machine, region));
+    kept
 }
 
 /// Ages free memory as the policy wants it.
@@ -139,7 +183,12 @@ fn prepare(policy: Policy, history: &History, memory: &mut HostMemory<'_>, seed:
             let free = history.peak_frames + SPARE.max(memory.frames.free_frames() / SPARE_OF);
             memory.frames.age(count, || random.rand_range(0..count) >= free);
         }
-        Policy::Grouped | Policy::LinuxFresh | Policy::All4K | Policy::All2M | Policy::All1G => {}
+        Policy::Grouped
+        | Policy::GroupedWhole
+        | Policy::LinuxFresh
+        | Policy::All4K
+        | Policy::All2M
+        | Policy::All1G => {}
     }
 }
 
@@ -154,7 +203,7 @@ fn launch(
     let bytes = regions << 21;
     let (machine, windows) = board.parts();
     match policy {
-        Policy::Grouped | Policy::GroupedNoMerge => {
+        Policy::Grouped | Policy::GroupedWhole | Policy::GroupedNoMerge => {
             let hiding = memory
                 .launch(machine, SecondStageKind::Nested, id, bytes)
                 .map_err(|error| anyhow!("guest {number}: {error}"))?;
@@ -172,7 +221,10 @@ fn launch(
 
 /// Whether guests convert pages under a policy. What follows Linux' secret memory gives a page for good: that has no call to share one.
 pub fn converts(policy: Policy) -> bool {
-    matches!(policy, Policy::Grouped | Policy::GroupedNoMerge)
+    matches!(
+        policy,
+        Policy::Grouped | Policy::GroupedWhole | Policy::GroupedNoMerge
+    )
 }
 
 /// All of a conversion, its flush included.

@@ -6,7 +6,10 @@ use direct_map_phases::ground::HostPages;
 use direct_map_phases::history::History;
 use direct_map_phases::measure::{Addresses, Setting};
 use direct_map_phases::play::{self, Moment};
+use memory::address::Hpa;
+use memory::layout::direct;
 use tools::pressure::{Figure, Phase, Policy};
+use tools::tlb::mapping::Cell;
 use tools::tlb::{Dimensions, Geometry};
 use workloads::Extent;
 
@@ -54,6 +57,40 @@ fn grouped_gives_back_the_map_of_the_boot_and_costs_what_it_did() {
         assert_eq!(figures(moment).len(), 2 * 2 * workloads::Workload::ALL.len());
     }
     assert_eq!(figures(boot), figures(after));
+}
+
+/// Gigablocks that were one leaf at boot, some of which is hidden now and some is not.
+fn partly_hidden(boot: &Moment, now: &Moment, ram: &[Extent]) -> usize {
+    let end = ram.last().map_or(0, |last| last.start.get() + last.frames);
+    let cells = |moment: &Moment, gigablock: u64| -> Vec<Cell> {
+        let at = |block: u64| direct(Hpa::new(gigablock << 30 | block << 21)).unwrap().get();
+        (0..512).map(|block| moment.map.cell(at(block))).collect()
+    };
+    let were_one_leaf =
+        (0..end >> 18).filter(|number| cells(boot, *number).iter().all(|cell| *cell == Cell::In1G));
+    were_one_leaf
+        .filter(|number| {
+            let now = cells(now, *number);
+            now.contains(&Cell::Absent) && now.iter().any(|cell| *cell != Cell::Absent)
+        })
+        .count()
+}
+
+#[test]
+fn no_gigablock_stays_partly_hidden_where_it_is_hidden_whole() {
+    let (moments, ram) = played(Policy::GroupedWhole);
+    let boot = at(&moments, Phase::Boot);
+    let (plain, plain_ram) = played(Policy::Grouped);
+    for phase in [Phase::Guests1, Phase::Guests8, Phase::Guests64, Phase::AgedAlive] {
+        assert_eq!(partly_hidden(boot, at(&moments, phase), &ram), 0, "{phase}");
+    }
+    let guests = Phase::Guests64;
+    assert_eq!(partly_hidden(boot, at(&plain, guests), &plain_ram), 1);
+    let more = at(&moments, guests).hidden_bytes - at(&plain, guests).hidden_bytes;
+    assert!(more > 0 && more < 1 << 30, "{more}");
+    for phase in [Phase::AgedEmpty, Phase::After] {
+        assert!(at(&moments, phase).map == at(&plain, phase).map, "{phase}");
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum Policy {
     /// Lacuna: whole regions, gathered, merged back.
     Grouped,
-    /// The same, but what is split stays split.
+    /// The same, and while guests live what is left of a gigablock that is partly hidden is hidden with it, empty.
+    GroupedWhole,
+    /// As `Grouped`, but what is split stays split.
     GroupedNoMerge,
     /// Page by page, in the allocator's own order.
     LinuxFresh,
@@ -31,8 +33,9 @@ pub enum Policy {
 
 impl Policy {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Grouped,
+        Self::GroupedWhole,
         Self::GroupedNoMerge,
         Self::LinuxFresh,
         Self::LinuxAged,
@@ -46,6 +49,7 @@ impl Policy {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Grouped => "grouped",
+            Self::GroupedWhole => "grouped-whole",
             Self::GroupedNoMerge => "grouped-no-merge",
             Self::LinuxFresh => "linux-fresh",
             Self::LinuxAged => "linux-aged",

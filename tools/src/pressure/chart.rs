@@ -50,6 +50,7 @@ impl Quantity {
 fn colour(policy: Policy) -> RGBColor {
     match policy {
         Policy::Grouped => RGBColor(0, 114, 178),
+        Policy::GroupedWhole => RGBColor(0, 0, 0),
         Policy::GroupedNoMerge => RGBColor(86, 180, 233),
         Policy::LinuxFresh => RGBColor(0, 158, 115),
         Policy::LinuxAged => RGBColor(213, 94, 0),
@@ -252,6 +253,11 @@ fn mark(chart: &mut Chart<'_, '_>, policy: Policy, at: (f64, f64)) -> Result<(),
         Policy::Grouped => chart
             .draw_series([Circle::new(at, 5, colour.filled())])
             .map(drop)?,
+        Policy::GroupedWhole => {
+            let stroke = |from, to| PathElement::new([from, to], colour.stroke_width(2));
+            let plus = EmptyElement::at(at) + stroke((-7, 0), (7, 0)) + stroke((0, -7), (0, 7));
+            chart.draw_series([plus]).map(drop)?;
+        }
         Policy::GroupedNoMerge => chart
             .draw_series([Circle::new(at, 8, colour.stroke_width(2))])
             .map(drop)?,

@@ -114,7 +114,7 @@ pub struct PhaseResult {
     pub phase: Phase,
     /// Guests alive.
     pub guests: u64,
-    /// Bytes of their private memory.
+    /// Bytes of their private memory; with `grouped-whole`, and what is hidden beside it.
     pub hidden_bytes: u64,
     /// The direct map's leaves, as the independent walker met them.
     pub leaves: Leaves,

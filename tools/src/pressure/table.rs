@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::axes::{Phase, Policy};
-use super::goals::{EVERYWHERE, NEAR, WORKLOAD, goals};
+use super::goals::{CLOSE_BY, EVERYWHERE, NEAR, WORKLOAD, close_by, goals};
 use super::results::{EVERY_PHASE, Figure, PhaseResult, Results};
 
 /// What stands where something was not measured; the reasons follow the table.
@@ -260,7 +260,17 @@ impl fmt::Display for Table<'_> {
             let met = goals.iter().filter(|goal| goal.met).count();
             writeln!(f, "\nGoals: {met} of {} met", goals.len())?;
         }
-        goals.iter().try_for_each(|goal| writeln!(f, "  {goal}"))
+        for goal in &goals {
+            writeln!(f, "  {:<8}{}", format!("{}:", goal.verdict(true)), goal.text)?;
+        }
+        let close_by = close_by(results);
+        if !close_by.is_empty() {
+            writeln!(f, "\nNo goal, but held against the same limit: {CLOSE_BY}")?;
+        }
+        for held in &close_by {
+            writeln!(f, "  {:<8}{}", format!("{}:", held.verdict(false)), held.text)?;
+        }
+        Ok(())
     }
 }
 
