@@ -283,8 +283,8 @@ impl Measurer {
 
     /// Tells whether TLB entries are large. `None` where time means nothing.
     fn probe(&mut self, place: Place) -> Option<Entries> {
-        let probe = Probe::new(self.own.first()?.start, self.seed);
-        let at = |address: Hpa| direct(address).map_or(0, |at| at.get());
+        let (probe, block) = (Probe::new(self.seed), self.own.first()?.start.hpa().get());
+        let at = |place: u64| direct(Hpa::new(block + place)).map_or(0, |at| at.get());
         let (few, many) = (probe.few().map(at), probe.many().map(at));
         let mut p10 = |list: &[u64]| {
             let ticks = self.ticks.get_mut(..PROBE_WINDOWS)?;

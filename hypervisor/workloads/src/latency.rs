@@ -2,7 +2,7 @@
 //!
 //! A host below may stop us for milliseconds at any moment. That makes long windows mean nothing, and of many short ones a few.
 
-use memory::address::{Hpa, PAGE_SIZE, Pfn};
+use memory::address::PAGE_SIZE;
 
 use crate::random::{below, mix};
 use crate::stream::LINE;
@@ -59,32 +59,31 @@ pub const PROBED: usize = 448;
 /// Lines of a page.
 const LINES: u64 = PAGE_SIZE / LINE;
 
-/// The probe for large entries. Both of its lists have as many lines in the same sets of the data cache, all in one aligned block of 2M: one list in as few pages of 4K as
+/// The probe for large entries, in an aligned block of 2M that is one leaf, or part of one. Both of its lists have as many lines in the same sets of the data cache, all in one aligned block of 2M: one list in as few pages of 4K as
 /// hold them, the other in a page each. What differs is translation.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
-    region: Pfn,
     seed: u64,
 }
 
 impl Probe {
-    /// A probe in an aligned block of 2M that is one leaf, or part of one.
-    pub const fn new(region: Pfn, seed: u64) -> Self {
-        Self { region, seed }
+    /// A probe whose order comes from a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self { seed }
     }
 
-    /// The addresses over few pages.
-    pub fn few(&self) -> [Hpa; PROBED] {
-        self.addresses(|number| (number / LINES, number % LINES))
+    /// The list over few pages: bytes from the start of the block.
+    pub fn few(&self) -> [u64; PROBED] {
+        self.places(|number| (number / LINES, number % LINES))
     }
 
-    /// The addresses over many.
-    pub fn many(&self) -> [Hpa; PROBED] {
-        self.addresses(|number| (number, number % LINES))
+    /// The list over many.
+    pub fn many(&self) -> [u64; PROBED] {
+        self.places(|number| (number, number % LINES))
     }
 
     /// The same random order for both, so that nothing prefetches.
-    fn addresses(&self, place: impl Fn(u64) -> (u64, u64)) -> [Hpa; PROBED] {
+    fn places(&self, place: impl Fn(u64) -> (u64, u64)) -> [u64; PROBED] {
         let mut order: [u64; PROBED] = core::array::from_fn(|number| number as u64);
         for last in (1..PROBED).rev() {
             let other = below(mix(self.seed, last as u64), last as u64 + 1) as usize;
@@ -92,11 +91,11 @@ impl Probe {
         }
         order.map(|number| {
             let (page, line) = place(number);
-            Hpa::new(self.region.hpa().get() + page * PAGE_SIZE + line * LINE)
+            page * PAGE_SIZE + line * LINE
         })
     }
 
-    /// What the two times say. A hit in the first level of the cache takes 4 or 5 cycles; one in the second level of the TLB adds 7 or more, so entries of
+    /// What the two times say, in any unit fine enough. A hit in the first level of the cache takes 4 or 5 cycles; one in the second level of the TLB adds 7 or more, so entries of
     /// 4K more than double it.
     pub const fn judge(few: u64, many: u64) -> Entries {
         if many * 2 < few * 3 {
@@ -148,14 +147,14 @@ mod tests {
 
     #[test]
     fn the_probe_s_lists_differ_in_pages_only() {
-        let probe = Probe::new(Pfn::new(512), 7);
-        let pages = |list: &[Hpa]| list.iter().map(|at| at.pfn()).collect::<BTreeSet<_>>();
+        let probe = Probe::new(7);
+        let pages = |list: &[u64]| list.iter().map(|at| at / PAGE_SIZE).collect::<BTreeSet<_>>();
         let (few, many) = (probe.few(), probe.many());
         assert_eq!((pages(&few).len(), pages(&many).len()), (7, PROBED));
-        let sets = |list: &[Hpa]| {
+        let sets = |list: &[u64]| {
             let mut sets = BTreeMap::new();
             for at in list {
-                *sets.entry(at.get() / LINE % 64).or_insert(0) += 1;
+                *sets.entry(at / LINE % 64).or_insert(0) += 1;
             }
             sets
         };
@@ -163,7 +162,7 @@ mod tests {
         // A set has eight ways at least.
         assert!(sets(&few).len() == 64 && sets(&few).values().all(|lines| *lines == 7));
         for at in few.iter().chain(&many) {
-            assert_eq!(at.get() >> 21, 1, "in the block");
+            assert_eq!(at >> 21, 0, "in the block");
         }
         let distinct: BTreeSet<_> = few.iter().collect();
         assert_eq!(distinct.len(), PROBED);

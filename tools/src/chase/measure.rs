@@ -4,10 +4,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use oorandom::Rand64;
+use workloads::{Entries, PROBED, Probe};
 
 use super::arena::Arena;
 use crate::pressure::chased::PERCENTILE_STEP;
 
+/// Bytes of a word.
+const WORD: u64 = 8;
 /// Words of a 4K page, and of a line.
 const PAGE: u64 = 512;
 const LINE: u64 = 8;
@@ -16,8 +19,6 @@ const WINDOW: usize = 2048;
 /// Rounds, and windows in each: 2000 in all.
 const ROUNDS: usize = 20;
 const WINDOWS: usize = 100;
-/// Large pages of the probe: more than six, the ways of a set for 4K pages, and at most 32, the first level's entries for 2M.
-const PROBED: u64 = 24;
 
 /// Nanoseconds of one load in each of many windows, ascending.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,36 +117,39 @@ pub fn chase(small: &mut Arena, large: &mut Arena, places: &[u64]) -> Chased {
 /// What the probe for large entries found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LargeEntries {
-    /// Nanoseconds of a load over four large pages.
+    /// Nanoseconds of a load over few pages of 4K in one large page.
     pub few: f64,
-    /// Over 24.
+    /// Over many in the same large page.
     pub many: f64,
 }
 
 impl LargeEntries {
-    /// Whether entries really cover 2M: then 24 cost no more than four. If an outer hypervisor backs them by 4K, 24 at a stride of exactly 2M share
-    /// a set of the first level, which has six ways.
+    /// Whether entries really cover 2M.
     pub fn are_large(&self) -> bool {
-        self.many < self.few * 1.5
+        // In picoseconds: the hypervisor has whole ticks for 1000 loads.
+        let whole = |nanoseconds: f64| (nanoseconds * 1000.0) as u64;
+        Probe::judge(whole(self.few), whole(self.many)) == Entries::Large
     }
 }
 
-/// Chases a few and 24 lines at a stride of 2 MiB, each in another set of the data cache. The arena must have large pages, and 48 MiB.
-pub fn large_entries(arena: &mut Arena) -> LargeEntries {
-    let mut one = |pages: u64| {
-        let places: Vec<u64> = (0..pages).map(|page| page * 512 * PAGE + page * LINE).collect();
+/// Chases the hypervisor's own two lists in the first large page of an arena that has such pages.
+pub fn large_entries(arena: &mut Arena, seed: u64) -> LargeEntries {
+    let probe = Probe::new(seed);
+    let mut one = |list: [u64; PROBED]| {
+        let places = list.map(|bytes| bytes / WORD);
         link(arena.words(), &places);
         let words = &*arena.words();
+        let mut at = follow(words, places[0], WINDOW);
         let window = || {
             let start = Instant::now();
-            follow(words, 0, WINDOW);
+            at = follow(words, at, WINDOW);
             start.elapsed().as_nanos() as f64 / WINDOW as f64
         };
-        Times::of((0..ROUNDS * WINDOWS).map(|_| window()).collect()).percentile(10)
+        Times::of(core::iter::repeat_with(window).take(ROUNDS * WINDOWS).collect()).percentile(10)
     };
     LargeEntries {
-        few: one(4),
-        many: one(PROBED),
+        few: one(probe.few()),
+        many: one(probe.many()),
     }
 }
 
@@ -213,5 +217,8 @@ mod tests {
     fn large_entries_are_told_by_their_cost() {
         assert!(LargeEntries { few: 1.5, many: 1.6 }.are_large());
         assert!(!LargeEntries { few: 1.5, many: 4.0 }.are_large());
+        // Times below a nanosecond are told apart, too.
+        assert!(LargeEntries { few: 0.5, many: 0.6 }.are_large());
+        assert!(!LargeEntries { few: 0.5, many: 0.9 }.are_large());
     }
 }

@@ -17,7 +17,7 @@ pub struct Chase {
     pub hypervisor: bool,
     /// Whether entries of the TLB really cover 2M there.
     pub large_entries: bool,
-    /// What told that: nanoseconds of a load over few large pages, and over many.
+    /// What told that: nanoseconds of a load over few pages of 4K in one of 2M, and over many.
     pub probe: (f64, f64),
     /// Nanoseconds of a core cycle.
     pub cycle: f64,

@@ -26,7 +26,7 @@ pub fn latency(chase: &Chase, picture: &str) -> Markup {
             a direct map: it is what the model can be held against." }
         p { "CPU: " (chase.cpu) "; a hypervisor below: " (if chase.hypervisor { "yes" } else { "no" }) ". "
             @if chase.large_entries { "Entries of the TLB cover 2M here" } @else { strong { "2M pages become entries of 4K here" } ": an outer hypervisor backs the machine so, and 2M pages save only loads of a walk" }
-            " (a load over few large pages took " (format!("{:.1}", chase.probe.0)) " ns, over many " (format!("{:.1}", chase.probe.1)) "). Other work on the machine widens the boxes." }
+            " (a load over few pages of 4K in one of 2M took " (format!("{:.1}", chase.probe.0)) " ns, over many " (format!("{:.1}", chase.probe.1)) "). Other work on the machine widens the boxes." }
         div class="chart" { (PreEscaped(picture)) }
         div class="wide" {
             table {
