@@ -244,17 +244,17 @@ const SIERRA_FOREST: Events = Events {
     source: PERFMON,
 };
 
-/// Zen 2 counts flushes with another mask.
+/// Zen 2 counts flushes with another mask, and has no coalesced entries for fetches.
 const ZEN_2: Events = Events {
     cores: "Zen 2",
     vendor: Vendor::Amd,
-    events: &zen(0xdf),
+    events: &zen(0xdf, 0x07),
     counters: 6,
     source: PERF,
 };
 const ZEN_3: Events = Events {
     cores: "Zen 3",
-    events: &zen(0xff),
+    events: &zen(0xff, 0x0f),
     ..ZEN_2
 };
 const ZEN_4: Events = Events {
@@ -266,7 +266,7 @@ const ZEN_5: Events = Events {
     ..ZEN_3
 };
 
-const fn zen(flushes: u8) -> [Event; 10] {
+const fn zen(flushes: u8, fetches: u8) -> [Event; 11] {
     [
         event(Metric::SecondHits4K, 0x45, 0x01),
         event(Metric::SecondHitsCoalesced, 0x45, 0x02),
@@ -277,6 +277,7 @@ const fn zen(flushes: u8) -> [Event; 10] {
         event(Metric::Walks2M, 0x45, 0x40),
         event(Metric::Walks1G, 0x45, 0x80),
         event(Metric::Walks, 0x45, 0xf0),
+        event(Metric::FetchWalks, 0x85, fetches),
         event(Metric::Flushes, 0x78, flushes),
     ]
 }
@@ -319,6 +320,9 @@ mod tests {
         assert!(
             of(0x55, Metric::SecondStagePending).is_some() && of(0x6a, Metric::SecondStagePending).is_none()
         );
+        let fetches = |family| events_of(Vendor::Amd, family, 0x31)?.event(Metric::FetchWalks);
+        let umask = |family| fetches(family).map(|event| event.select.umask);
+        assert_eq!((umask(0x17), umask(0x19)), (Some(0x07), Some(0x0f)));
         assert!(of(0xaf, Metric::LoadWalks1G).is_none() && of(0xaf, Metric::LoadWalkActive).is_none());
         assert_eq!(
             events_of(Vendor::Intel, 6, 0xbd).map(|events| events.counters),

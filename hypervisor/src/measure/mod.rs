@@ -2,8 +2,8 @@
 //!
 //! At boot ([`Measurer::new`]) a sixteenth of the free memory becomes the host's own, in regions, and is written to, so that whoever is below us backs it. It
 //! stays the host's, so no moment hides it, and all moments load from the same addresses: those of the crate `workloads`, which the
-//! model in `tools` uses, too. Pages that lie near hidden memory are known only once there is such; they are chosen at the moment
-//! `guests` and used again at `after`, when the direct map is the boot's.
+//! model in `tools` uses, too. Pages that lie near hidden memory are known only once there is such; their list is made at the moment
+//! `guests` and used again at `after`. Every access is a load that waits for the one before, whatever the work would do there.
 //!
 //! At a moment ([`Measurer::moment`]), on one CPU while all others rest: `counters` tries the events and counts the live ones, `chase` times loads in short
 //! windows with interrupts masked, and the probe for large TLB entries says what their figures stand for. Where time means nothing there
@@ -40,16 +40,6 @@ const WINDOW: usize = 256;
 const TRIED_PART: usize = 16;
 /// Windows of each of the probe's lists; each is one traversal.
 const PROBE_WINDOWS: usize = WINDOWS / TRIED_PART;
-/// What is loaded from the host's own pages.
-const OWN: [Workload; 4] = [
-    Workload::Objects { pages: Some(64) },
-    Workload::Objects { pages: Some(1024) },
-    Workload::Objects {
-        pages: Some(16 * 1024),
-    },
-    Workload::Objects { pages: None },
-];
-
 /// Leaves of the direct map by size, any one of each, for whoever must miss.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnyLeaf {
@@ -67,6 +57,9 @@ pub struct Measurer {
     room: Option<&'static mut [Extent]>,
     /// Addresses in the direct map, in the order in which they are loaded from.
     list: &'static mut [u64],
+    /// The same for `objects-near`, kept from the moment `guests` on, and whether it is filled.
+    near_list: &'static mut [u64],
+    near_is_known: bool,
     ticks: &'static mut [u32],
     seed: u64,
     tsc_khz: u64,
@@ -126,6 +119,8 @@ impl Measurer {
             near: &[],
             room: Some(leak_slice(blocks / 2 + 2, nothing)?),
             list: leak_slice(LOADS / part, 0)?,
+            near_list: leak_slice(LOADS / part, 0)?,
+            near_is_known: false,
             ticks: leak_slice(WINDOWS / part, 0)?,
             seed: config.seed,
             tsc_khz: tsc_hz / 1000,
@@ -199,17 +194,22 @@ impl Measurer {
         }
         // Another order at each moment: what comes first is not always after the same.
         let first = mix(self.seed, phase as u64) as usize;
-        let workloads = OWN.len() + 1;
-        for number in (0..workloads).map(|number| (first % workloads + number) % workloads) {
-            let workload = OWN.get(number).copied().unwrap_or(Workload::ObjectsNear);
+        let workloads = Workload::ALL.len();
+        let order = Workload::ALL.into_iter().cycle().skip(first % workloads);
+        for workload in order.take(workloads) {
             if let Err(reason) = self.list_of(workload) {
                 place.skip_workload("latency", workload, reason);
+                if counters.any() {
+                    place.skip_workload("pmu", workload, reason);
+                }
                 continue;
             }
-            if timed {
-                self.latency(place, workload, entries);
+            match workload.why_no_chase() {
+                Some(reason) if timed => place.skip_workload("latency", workload, reason),
+                None if timed => self.latency(place, workload, entries),
+                _ => {}
             }
-            let list = &*self.list;
+            let list = self.list(workload);
             counters.count(place, workload, entries, || chase::follow(list), list.len());
         }
         println!();
@@ -218,20 +218,25 @@ impl Measurer {
     /// Makes the list of addresses.
     fn list_of(&mut self, workload: Workload) -> Result<(), &'static str> {
         let near = workload == Workload::ObjectsNear;
+        if near && self.near_is_known {
+            return Ok(());
+        }
+        if near && self.room.is_some() {
+            return Err("which memory will lie next to what is hidden is known only when guests live");
+        }
         if near && self.near.is_empty() {
-            return Err(
-                "nothing is hidden next to memory of the host's, or it is not known yet what will be",
-            );
+            return Err("no memory of the host's lies in a gigablock with hidden memory");
         }
         let ground = Ram::new(self.own, if near { self.near } else { &[] }, is_hosts);
         let Some(ground) = ground else {
             return Err("the host has no memory of its own for it");
         };
-        for (address, access) in self
-            .list
-            .iter_mut()
-            .zip(Stream::new(&ground, workload, self.seed))
-        {
+        let list = if near {
+            &mut *self.near_list
+        } else {
+            &mut *self.list
+        };
+        for (address, access) in list.iter_mut().zip(Stream::new(&ground, workload, self.seed)) {
             // Ours were touched at boot.
             if near {
                 chase::touch(access.at.pfn());
@@ -239,18 +244,33 @@ impl Measurer {
             *address = direct(access.at).map_or(0, |at| at.get());
         }
         // All of them are RAM, so none is beyond.
-        if self.list.contains(&0) {
+        if list.contains(&0) {
             return Err("an address lies beyond the direct map");
         }
+        self.near_is_known |= near;
         Ok(())
+    }
+
+    /// The list of a workload that [`Self::list_of`] has made.
+    fn list(&self, workload: Workload) -> &[u64] {
+        if workload == Workload::ObjectsNear {
+            self.near_list
+        } else {
+            self.list
+        }
     }
 
     /// Times the list in windows.
     fn latency(&mut self, place: Place, workload: Workload, entries: Option<Entries>) {
         // Two traversals before anything counts.
-        chase::follow(self.list);
-        chase::follow(self.list);
-        let windows = self.list.chunks_exact(WINDOW).cycle();
+        let list = if workload == Workload::ObjectsNear {
+            &*self.near_list
+        } else {
+            &*self.list
+        };
+        chase::follow(list);
+        chase::follow(list);
+        let windows = list.chunks_exact(WINDOW).cycle();
         for (ticks, window) in self.ticks.iter_mut().zip(windows) {
             *ticks = chase::time(window);
         }

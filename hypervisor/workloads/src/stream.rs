@@ -76,6 +76,16 @@ impl Workload {
         Self::ScrubRandom,
     ];
 
+    /// Why loads from its addresses, each of which waits for the one before, take a time that says nothing of it; `None` where the work waits so, too.
+    pub const fn why_no_chase(self) -> Option<&'static str> {
+        match self {
+            Self::Objects { .. } | Self::ObjectsNear | Self::Virtqueue => None,
+            Self::TableScan | Self::ScrubSequential | Self::ScrubRandom => Some(
+                "no access of this work waits for another, so it has no latency that a chain of loads could show",
+            ),
+        }
+    }
+
     /// A name for tables and files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -319,6 +329,17 @@ mod tests {
             7,
             "three rings and tables, an indirect table, three parts"
         );
+    }
+
+    #[test]
+    fn a_chase_is_for_work_that_waits() {
+        let ram = Ram::new(&RAM, &NEAR, usable).unwrap();
+        for workload in Workload::ALL {
+            let waits = Stream::new(&ram, workload, 9)
+                .take(256)
+                .any(|access| access.dependent);
+            assert_eq!(waits, workload.why_no_chase().is_none(), "{}", workload.name());
+        }
     }
 
     proptest! {
