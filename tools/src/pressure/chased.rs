@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// What [`Results::skipped`](super::Results) calls a chase that was not done.
 pub const CHASE: &str = "latency on this machine";
 
+/// How `lacuna-tlb chase` begins the line that says why it has nothing.
+pub const SKIPPED: &str = "chase: SKIP: ";
+
 /// Percentiles that a distribution has: every so many, 0 and 100 included.
 pub const PERCENTILE_STEP: usize = 5;
 

@@ -109,20 +109,21 @@ pub fn close_by(results: &Results) -> Vec<Goal> {
 /// 1G leaves that are gone while guests live: with H bytes hidden at least ceil(H / 1 GiB), if not what is hidden had none at boot. One more may be.
 fn lost(grouped: &PolicyResult) -> Option<Goal> {
     let boot = grouped.phase(Phase::Boot)?;
-    let all = PEAKS.into_iter().filter_map(|phase| grouped.phase(phase));
-    let found = all.map(|peak| {
-        (
-            peak.phase,
-            boot.leaves.g1.saturating_sub(peak.leaves.g1),
-            peak.hidden_bytes.div_ceil(GIB),
-        )
-    });
-    let (worst, lost, least) = found.max_by_key(|(_, lost, least)| i128::from(*lost) - i128::from(*least))?;
-    Some(Goal {
-        met: lost <= least + 1,
+    let peaks = PEAKS.into_iter().filter_map(|phase| grouped.phase(phase));
+    let found: Vec<(Phase, u64, u64)> = peaks
+        .map(|peak| {
+            let lost = boot.leaves.g1.saturating_sub(peak.leaves.g1);
+            (peak.phase, lost, peak.hidden_bytes.div_ceil(GIB) + 1)
+        })
+        .collect();
+    let each = found
+        .iter()
+        .map(|(phase, lost, limit)| format!("{phase} {lost} of {limit}"));
+    (!found.is_empty()).then(|| Goal {
+        met: found.iter().all(|(_, lost, limit)| lost <= limit),
         text: format!(
-            "1G leaves lost while guests live: {lost} (the most above what is hidden, {worst}), at most {} ({least} GiB hidden, rounded up, and one more)",
-            least + 1
+            "1G leaves lost, of at most as many as there are GiB hidden, rounded up, and one: {}",
+            each.collect::<Vec<_>>().join(", ")
         ),
     })
 }

@@ -28,11 +28,11 @@ tr.ours td { font-weight: 600; background: #e8f1f8 } .part { border-left: 1px so
 .wide { overflow-x: auto } .skip { color: #555; font-style: italic }
 .chart { overflow-x: auto } .chart svg { max-width: 100%; min-width: 620px; height: auto; display: block }
 .maps { display: flex; flex-wrap: wrap; gap: 8px } figure { margin: 0 } figcaption { font-size: 11.5px; text-align: center }
-.maps svg { border: 1px solid #888; display: block } .key { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: -2px; margin: 0 .3em 0 1em }
+.maps svg { border: 1px solid #888; display: block } .maps .none { width: 126px; border: 1px dashed #888; text-align: center; font-size: 11.5px } .key { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: -2px; margin: 0 .3em 0 1em }
 ul.goals { padding-left: 0; list-style: none } ul.goals li { margin: .25em 0; padding-left: 6.5em; text-indent: -6.5em }
 ul.goals span { display: inline-block; width: 6.5em; text-indent: 0; white-space: nowrap } .keys span { white-space: nowrap } .keys span.key { margin-left: 1em } .met { color: #00553d } .missed { color: #a03000; font-weight: 700 }
 @media print { @page { margin: 12mm } body { max-width: none; margin: 0; padding: 0; font-size: 11px } table { font-size: 7.5px } table.short { font-size: 10px } th, td { padding: 1px 2.5px }
- .wide, .chart { overflow: visible } .chart svg { min-width: 0; width: 100% } .maps { gap: 4px } .maps svg { width: 76px; height: auto } figcaption { font-size: 8px }
+ .wide, .chart { overflow: visible } .chart svg { min-width: 0; width: 100% } .maps { gap: 4px } .maps svg { width: 76px; height: auto } .maps .none { width: 76px; font-size: 8px } figcaption { font-size: 8px }
  figure, tr, .chart, .maps { break-inside: avoid } h2, h3 { break-after: avoid } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 ";
 
@@ -212,16 +212,23 @@ fn held(goals: &[Goal], are_goals: bool) -> Markup {
 }
 
 fn maps(results: &Results) -> Markup {
+    let policies = || results.policies.iter().filter(|policy| !policy.phases.is_empty());
+    let mut moments = Phase::ALL.to_vec();
+    moments.retain(|moment| policies().any(|policy| policy.phase(*moment).is_some()));
     html! {
         p class="keys" { "Each cell is 2 MiB, row by row from physical address 0 on; the darker, the more TLB entries it takes."
             @for (_, colour, meaning) in picture::KINDS { " " span { span class="key" style=(format!("background: {colour}")) {} (meaning) } } }
-        @for policy in results.policies.iter().filter(|policy| !policy.policy.is_yardstick()) {
+        @for policy in policies().filter(|policy| !policy.policy.is_yardstick()) {
             h3 { (policy.policy) }
             div class="maps" {
-                @for phase in &policy.phases {
+                // Each moment at its place, below that of the policy before.
+                @for moment in &moments {
                     figure {
-                        (PreEscaped(picture::draw(&phase.map, &format!("direct map, {}, {}", policy.policy, phase.phase), 126)))
-                        figcaption { (phase.phase) }
+                        @match policy.phase(*moment) {
+                            Some(phase) => (PreEscaped(picture::draw(&phase.map, &format!("direct map, {}, {moment}", policy.policy), 126))),
+                            None => div class="none skip" { "SKIP" },
+                        }
+                        figcaption { (moment) }
                     }
                 }
             }

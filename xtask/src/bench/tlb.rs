@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use tools::pressure::chased::{CHASE, Chase};
+use anyhow::{Context, Result, bail};
+use tools::pressure::chased::{CHASE, Chase, SKIPPED};
 use tools::pressure::goals::goals;
 use tools::pressure::measured::MeasuredTable;
 use tools::pressure::page::page;
@@ -160,18 +160,26 @@ fn chase_command() -> Command {
 fn hold_against_this_machine(file: &Path) -> Result<Chase> {
     eprintln!("chasing pointers on this machine, half a minute and 2 GiB of memory");
     let mut cargo = chase_command();
-    // Its table goes to the page instead.
-    cargo.arg("--json").arg(file).stdout(Stdio::null());
+    // Its table goes to the page instead; what it says where there is none is the reason.
+    let said = file.with_extension("txt");
+    let output = fs::File::create(&said).with_context(|| format!("create {}", said.display()))?;
+    cargo.arg("--json").arg(file).stdout(output);
     let outcome = run(&mut cargo, "lacuna-tlb").and_then(|()| {
-        ensure!(
-            file.exists(),
-            "the system gives no large pages: see `cargo xtask bench chase`"
-        );
+        if !file.exists() {
+            let said = fs::read_to_string(&said).unwrap_or_default();
+            bail!(
+                "{}",
+                said.lines()
+                    .find_map(|line| line.strip_prefix(SKIPPED))
+                    .unwrap_or("no reason was given")
+            );
+        }
         let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
         serde_json::from_slice(&text).context("the chase")
     });
-    // It may not be there.
+    // They may not be there.
     let _ = fs::remove_file(file);
+    let _ = fs::remove_file(&said);
     outcome
 }
 

@@ -7,7 +7,7 @@ use raw_cpuid::CpuId;
 use tools::chase::arena::{Arena, Pages};
 use tools::chase::predict::predict;
 use tools::chase::{self, Chased};
-use tools::pressure::chased::{Chase, ChaseRow};
+use tools::pressure::chased::{Chase, ChaseRow, SKIPPED};
 use tools::tlb::{Dimensions, Geometry, PageSize, Replacement};
 
 /// Numbers of 4K pages, one object in each: from what fits the first level to 1 GiB.
@@ -29,7 +29,7 @@ pub fn run(core: Option<&'static Geometry>, seed: u64, json: Option<&Path>) -> R
     let mut large = match Arena::new(largest as usize, Pages::Large) {
         Ok(large) => large,
         Err(error) => {
-            println!("chase: SKIP ({error:#})");
+            println!("{SKIPPED}{error:#}");
             return Ok(());
         }
     };

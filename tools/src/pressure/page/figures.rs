@@ -54,7 +54,7 @@ pub fn main_table(results: &Results) -> Markup {
     html! {
         div class="wide" {
             table {
-                tr { th colspan="7" {} @for core in &results.cores { th colspan="3" { (core.name) ", for 1000 accesses" } } th colspan="3" {} }
+                tr { th colspan="4" {} th colspan="3" { "leaves" } @for core in &results.cores { th colspan="3" { (core.name) ", for 1000 accesses" } } th colspan="3" {} }
                 tr {
                     th class="name" { "policy" } th class="name" { "phase" } th { "guests" } th { "hidden" } th { "1G" } th { "2M" } th { "4K" }
                     @for _ in &results.cores { th { "misses" } th { "walks" } th { "cycles" } }
