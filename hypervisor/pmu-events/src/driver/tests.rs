@@ -52,6 +52,9 @@ enum Manner {
 /// Something that none of the units tried here can count, and that happens all the time.
 const OTHER: Metric = Metric::SecondStagePending;
 
+/// Bits of Intel's event registers that KVM gives no guest: writing one of them faults.
+const RESERVED: u64 = u64::MAX << 32 | 1 << 21;
+
 /// What happens on the CPU: each event's count so far.
 #[derive(Clone, Default)]
 struct World(Rc<RefCell<BTreeMap<Metric, u64>>>);
@@ -205,6 +208,12 @@ impl Registers for Cpu {
             || self.manner == Manner::SwitchSwallows && Some(register) == self.unit.switch()
         {
             return Ok(());
+        }
+        if self.unit.vendor == Vendor::Intel
+            && matches!(self.counter(register), Some((_, false)))
+            && value & RESERVED != 0
+        {
+            return Err(Fault);
         }
         self.settle_all();
         let value = match (self.manner, self.counter(register)) {
