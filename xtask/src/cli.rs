@@ -271,8 +271,8 @@ pub enum Benchmark {
     /// Model what hidden memory costs the TLB, by policy and while guests come and go
     ///
     /// On this machine, without counters: the memory subsystem's own code, the independent walker, and a model of TLBs. It takes some minutes and up to
-    /// 4 GiB of memory here, writes JSON and a page with pictures, and exits with 1 when a goal is missed, which the default does: docs/tlb.md says which, and
-    /// what the figures mean.
+    /// 4 GiB of memory here, writes JSON and a page with pictures, and exits with 1 when a goal is missed. docs/tlb.md says what the figures
+    /// mean.
     Tlb(Tlb),
     /// Hold the model of `tlb` against this machine: a pointer chase over pages of 4K and of 2M, predicted beside measured
     Chase(Chase),
@@ -296,7 +296,7 @@ pub struct Tlb {
     /// RAM of the machine, in whole GiB
     #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
     pub ram: u64,
-    /// How memory is hidden, separated by commas [default: all that are known, yardsticks included]
+    /// How memory is hidden, separated by commas: grouped, grouped-whole, grouped-no-merge, linux-fresh, linux-aged, scattered, all-4k, all-2m, all-1g [default: all]
     #[arg(long, value_name = "NAMES")]
     pub policies: Option<String>,
     /// Cores, separated by commas

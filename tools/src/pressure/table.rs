@@ -216,6 +216,7 @@ impl Table<'_> {
 fn compact(count: u64) -> String {
     match count {
         small if small < 100_000 => small.to_string(),
+        large if large >= 100_000_000 => format!("{:.1}M", large as f64 / 1e6),
         large => format!("{:.2}M", large as f64 / 1e6),
     }
 }
@@ -324,6 +325,11 @@ mod tests {
         assert_eq!(
             (compact(99_999), compact(16_777_216)),
             ("99999".into(), "16.78M".into())
+        );
+        assert_eq!(
+            compact(231_698_848),
+            "231.7M",
+            "or it would touch the column before"
         );
     }
 }
