@@ -33,7 +33,7 @@ ul.goals { padding-left: 0; list-style: none } ul.goals li { margin: .25em 0; pa
 ul.goals span { display: inline-block; width: 6.5em; text-indent: 0; white-space: nowrap } .keys span { white-space: nowrap } .keys span.key { margin-left: 1em } .met { color: #00553d } .missed { color: #a03000; font-weight: 700 }
 @media print { @page { margin: 12mm } body { max-width: none; margin: 0; padding: 0; font-size: 11px } table { font-size: 7.5px } table.short { font-size: 10px } th, td { padding: 1px 2.5px }
  .wide, .chart { overflow: visible } .chart svg { min-width: 0; width: 100% } .maps { gap: 4px } .maps svg { width: 76px; height: auto } .maps .none { width: 76px; font-size: 8px } figcaption { font-size: 8px }
- figure, tr, .chart, .maps { break-inside: avoid } h2, h3 { break-after: avoid } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
+ figure, tr, .chart, .maps { break-inside: avoid } h2, h3, h2 + p, thead { break-after: avoid } thead { break-inside: avoid } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 ";
 
 /// The page of a run; with more than one run also how the others compare to the first.

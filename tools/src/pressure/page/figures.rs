@@ -22,10 +22,12 @@ pub fn by_size(results: &Results) -> Markup {
     html! {
         div class="wide" {
             table {
-                tr { th colspan="5" {} @for core in &results.cores { th colspan="2" { (core.name) ", cycles more for 1000 accesses" } } }
-                tr {
-                    th class="name" { "policy" } th { "guest" } th { "1G leaves lost" } th { "2M leaves" } th { "4K leaves" }
-                    @for _ in &results.cores { th { (WORKLOAD) } th { (NEAR) } }
+                thead {
+                    tr { th colspan="5" {} @for core in &results.cores { th colspan="2" { (core.name) ", cycles more for 1000 accesses" } } }
+                    tr {
+                        th class="name" { "policy" } th { "guest" } th { "1G leaves lost" } th { "2M leaves" } th { "4K leaves" }
+                        @for _ in &results.cores { th { (WORKLOAD) } th { (NEAR) } }
+                    }
                 }
                 @for result in &results.sizes {
                     tr class=[(last.replace(result.policy) != Some(result.policy)).then_some("first")] {
@@ -54,11 +56,13 @@ pub fn main_table(results: &Results) -> Markup {
     html! {
         div class="wide" {
             table {
-                tr { th colspan="4" {} th colspan="3" { "leaves" } @for core in &results.cores { th colspan="3" { (core.name) ", for 1000 accesses" } } th colspan="3" {} }
-                tr {
-                    th class="name" { "policy" } th class="name" { "phase" } th { "guests" } th { "hidden" } th { "1G" } th { "2M" } th { "4K" }
-                    @for _ in &results.cores { th { "misses" } th { "walks" } th { "cycles" } }
-                    th { "source" } th { "latency" } th { "pmu" }
+                thead {
+                    tr { th colspan="4" {} th colspan="3" { "leaves" } @for core in &results.cores { th colspan="3" { (core.name) ", for 1000 accesses" } } th colspan="3" {} }
+                    tr {
+                        th class="name" { "policy" } th class="name" { "phase" } th { "guests" } th { "hidden" } th { "1G" } th { "2M" } th { "4K" }
+                        @for _ in &results.cores { th { "misses" } th { "walks" } th { "cycles" } }
+                        th { "source" } th { "latency" } th { "pmu" }
+                    }
                 }
                 @for policy in &results.policies { @for (place, phase) in policy.phases.iter().enumerate() { (main_row(results, policy, place, phase)) } }
             }
@@ -90,7 +94,7 @@ pub fn by_workload(results: &Results) -> Markup {
             h3 { "Translation cycles for 1000 accesses on " (core.name) }
             div class="wide" {
                 table {
-                    tr { th class="name" { "policy" } th class="name" { "phase" } @for name in &names { th { (name) } } }
+                    thead { tr { th class="name" { "policy" } th class="name" { "phase" } @for name in &names { th { (name) } } } }
                     @for policy in &results.policies {
                         @for (place, phase) in policy.phases.iter().filter(|phase| SHOWN.contains(&phase.phase)).enumerate() {
                             tr class=[(place == 0).then_some("first")] {
