@@ -398,11 +398,10 @@ impl GuestMemory {
         if tables + pages == 0 {
             return Ok(());
         }
-        changing.tables_taken += tables;
-        if self.tables_made + changing.tables_taken > self.most_tables {
-            changing.tables_taken -= tables;
+        if self.tables_made + changing.tables_taken + tables > self.most_tables {
             return Err(ChangeError::Tables);
         }
+        changing.tables_taken += tables;
         memory.relieve(machine);
         let spare = memory
             .frames

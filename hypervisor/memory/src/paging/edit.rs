@@ -65,7 +65,7 @@ pub(crate) fn find<'a, F: Format, M: Machine>(
 }
 
 impl<'a, M: Machine> Slot<'a, M> {
-    /// An entry of a table that the caller knows.
+    /// An entry of a table that the caller knows, by its number, modulo 512.
     pub(crate) fn of(machine: &'a M, table: Pfn, index: usize, level: Level) -> Self {
         Self {
             machine,
@@ -163,9 +163,12 @@ impl<'a, M: Machine> Slot<'a, M> {
         (mark, pfn): (Mark, Pfn),
         table: TableFrame,
     ) -> Option<Pfn> {
-        let below = self.level.below()?;
-        for (i, index) in (0..).zip(0..ENTRIES) {
-            let entry = mark.entry(pfn.add(i * below.frames()));
+        // Marks stand for 2 MiB or for a page.
+        if self.level != Level::L2 {
+            return None;
+        }
+        for (frame, index) in (0..).zip(0..ENTRIES) {
+            let entry = mark.entry(pfn.add(frame));
             self.machine.write_entry(TableAt::new(table.pfn()), index, entry);
         }
         let table = table.link(frames, 0);

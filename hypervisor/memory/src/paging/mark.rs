@@ -4,6 +4,8 @@
 //! The frame number is kept inverted: on a CPU with the flaw L1TF, speculation takes the address in an absent entry for real, and an inverted
 //! one lies above all RAM (as Linux does for its own entries, "PTE inversion").
 
+use bitfield::bitfield;
+
 use crate::address::Pfn;
 
 /// Why a frame that stands in an entry can't be reached by it.
@@ -24,23 +26,32 @@ pub(crate) enum Mark {
     Taken = 6,
 }
 
-/// Bits that make an entry present in one of the layouts: bit 0 in nested tables, bits 2 to 0 in extended ones.
-const PRESENT: u64 = 0b111;
-/// Where the mark stands.
-const MARK_SHIFT: u32 = 3;
-const MARK: u64 = 0b111 << MARK_SHIFT;
-/// Bits 12 to 51.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+bitfield! {
+    /// An entry that is absent in both layouts.
+    #[derive(Clone, Copy)]
+    struct Entry(u64);
+    // Bits that make an entry present in one of the layouts: bit 0 in nested tables, bits 2 to 0 in extended ones.
+    present, _: 2, 0;
+    mark, set_mark: 5, 3;
+    frame, set_frame: 51, 12;
+}
+
+/// Every bit of a frame number as it stands in an entry.
+const FRAME: u64 = (1 << 40) - 1;
 
 impl Mark {
     /// The entry.
-    pub(super) const fn entry(self, pfn: Pfn) -> u64 {
-        !(pfn.get() << 12) & ADDRESS | (self as u64) << MARK_SHIFT
+    pub(super) fn entry(self, pfn: Pfn) -> u64 {
+        let mut entry = Entry(0);
+        entry.set_mark(self as u64);
+        entry.set_frame(!pfn.get());
+        entry.0
     }
 
     /// The mark of an entry, and the frame; `None` for one that is present, or simply absent.
-    pub(super) const fn read(entry: u64) -> Option<(Self, Pfn)> {
-        let mark = match (entry & PRESENT, (entry & MARK) >> MARK_SHIFT) {
+    pub(super) fn read(entry: u64) -> Option<(Self, Pfn)> {
+        let entry = Entry(entry);
+        let mark = match (entry.present(), entry.mark()) {
             (0, 1) => Self::Pending,
             (0, 2) => Self::Kept,
             (0, 3) => Self::Leaving,
@@ -49,7 +60,7 @@ impl Mark {
             (0, 6) => Self::Taken,
             _ => return None,
         };
-        Some((mark, Pfn::new((!entry & ADDRESS) >> 12)))
+        Some((mark, Pfn::new(entry.frame() ^ FRAME)))
     }
 }
 
@@ -73,7 +84,7 @@ mod tests {
                     prop_assert_eq!(LongMode::decode(level, entry), Decoded::Absent);
                     prop_assert_eq!(Ept::decode(level, entry), Decoded::Absent);
                 }
-                prop_assert!(entry & ADDRESS >> 12 << 12 >= 1 << 51, "L1TF: what an absent entry names must not be RAM");
+                prop_assert!(entry >= 1 << 51 && entry < 1 << 52, "L1TF: what an absent entry names must not be RAM");
             }
         }
 

@@ -88,7 +88,7 @@ impl CutSecondStage {
                 continue;
             };
             self.next_shared += 1;
-            let slot = Slot::of(machine, low, (region % REGIONS) as usize, Level::L2);
+            let slot = Slot::of(machine, low, region as usize, Level::L2);
             if let Some(table) = with_format!(self.kind, F => table_below::<F, M>(&slot)) {
                 with_format!(self.kind, F => shared::free_leaves::<F, M>(machine, frames, table));
                 frames.free_table(TableFrame::unlinked(table));

@@ -20,9 +20,9 @@ impl SecondStage {
         self.shared_bit
     }
 
-    /// Where a guest frame is at the shared alias.
+    /// Where a guest frame of the private alias is at the shared one. The bit lies above all of the guest's memory.
     pub(in crate::guest) fn shared_alias(&self, gfn: Gfn) -> Gfn {
-        Gfn::new(gfn.get() | 1 << (u32::from(self.shared_bit) - PAGE_SHIFT))
+        gfn.add(1 << (u32::from(self.shared_bit) - PAGE_SHIFT))
     }
 
     /// The ordinary frame that a guest frame is shared through, if it is shared and the frame's record agrees.
