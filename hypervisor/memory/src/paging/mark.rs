@@ -84,7 +84,7 @@ mod tests {
                     prop_assert_eq!(LongMode::decode(level, entry), Decoded::Absent);
                     prop_assert_eq!(Ept::decode(level, entry), Decoded::Absent);
                 }
-                prop_assert!(entry >= 1 << 51 && entry < 1 << 52, "L1TF: what an absent entry names must not be RAM");
+                prop_assert!((1 << 51..1 << 52).contains(&entry), "L1TF: what an absent entry names must not be RAM");
             }
         }
 
