@@ -83,6 +83,14 @@ impl Change {
         Self::TakeAgain,
     ];
 
+    /// What comes when everything is there that it needs.
+    const fn first_phase(self) -> Phase {
+        match self {
+            Self::Accept | Self::TakeAgain => Phase::Finish,
+            _ => Phase::Revoke,
+        }
+    }
+
     /// Whether the host can read more afterwards.
     const fn shares(self) -> bool {
         matches!(self, Self::Share | Self::ShareInPlace)
@@ -315,7 +323,14 @@ impl GuestMemory {
             }
             Phase::Reserve => match self.reserve(memory, machine, changing, part) {
                 Err(error) => changing.phase = Phase::Refuse(error),
-                Ok(()) if changing.advance(part) => changing.enter(Phase::DrawPages),
+                Ok(()) if changing.advance(part) => changing.enter(match &changing.drawn {
+                    Drawn {
+                        wanted: 0,
+                        pages_wanted: 0,
+                        ..
+                    } => changing.change.first_phase(),
+                    _ => Phase::DrawPages,
+                }),
                 Ok(()) => {}
             },
             Phase::DrawPages if changing.drawn.pages_wanted > 0 => {
@@ -340,10 +355,7 @@ impl GuestMemory {
             Phase::Hide => changing.phase = Phase::Draw,
             Phase::Scrub => {
                 if !changing.drawn.scrubber.step(memory, machine, windows) {
-                    changing.enter(match changing.change {
-                        Change::Accept | Change::TakeAgain => Phase::Finish,
-                        _ => Phase::Revoke,
-                    });
+                    changing.enter(changing.change.first_phase());
                 }
             }
             Phase::Revoke => {
