@@ -26,14 +26,20 @@ const LABEL: i32 = 14;
 pub enum Quantity {
     /// Translation cycles of one access.
     Cycles,
+    /// Misses in the first level, of a thousand accesses.
+    Misses,
     /// Walks of a thousand accesses.
     Walks,
 }
 
 impl Quantity {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cycles, Self::Misses, Self::Walks];
+
     fn of(self, figure: &Figure) -> f64 {
         match self {
             Self::Cycles => (figure.cycles / 1000.0).max(LEAST),
+            Self::Misses => figure.misses.max(LEAST),
             Self::Walks => figure.walks.max(LEAST),
         }
     }
@@ -41,6 +47,7 @@ impl Quantity {
     fn label(self) -> &'static str {
         match self {
             Self::Cycles => "translation cycles of one access",
+            Self::Misses => "first-level misses of 1000 accesses",
             Self::Walks => "walks of 1000 accesses",
         }
     }
@@ -108,7 +115,7 @@ pub fn draw(results: &Results, core: &str, quantity: Quantity) -> Result<String>
         quantity: quantity.label(),
         top: match quantity {
             Quantity::Cycles => 1000.0,
-            Quantity::Walks => 2000.0,
+            Quantity::Misses | Quantity::Walks => 2000.0,
         },
         places: phases.iter().map(|phase| phase.name().into()).collect(),
     };
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn each_policy_has_its_line_and_its_name() {
-        for quantity in [Quantity::Cycles, Quantity::Walks] {
+        for quantity in Quantity::ALL {
             let svg = draw(&sample(), "spr", quantity).unwrap();
             for word in ["grouped", "linux-fresh", "boot", "guests-64", "after"] {
                 assert!(svg.contains(word), "{word} is missing in {svg}");

@@ -43,7 +43,7 @@ ul.goals span { display: inline-block; width: 6.5em; text-indent: 0; white-space
 pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String> {
     let mut charts = Vec::new();
     for core in &results.cores {
-        for quantity in [Quantity::Cycles, Quantity::Walks] {
+        for quantity in Quantity::ALL {
             charts.push(chart::draw(results, &core.name, quantity)?);
         }
     }
@@ -73,7 +73,7 @@ pub fn page(results: &Results, comparison: Option<&Comparison>) -> Result<String
                 (maps(results))
                 h2 { "By phase and policy" }
                 p { "Objects of 64 bytes at random over all of the host's memory, each found through the one before (" code { (WORKLOAD) }
-                    "). The scale is logarithmic; what is 0.01 or less is drawn at the lower edge. A short vertical bar is the model's error bar, LRU to NRU. Each policy has a
+                    "). A miss in the first level hits the second one or walks. The scale is logarithmic; what is 0.01 or less is drawn at the lower edge. A short vertical bar is the model's error bar, LRU to NRU. Each policy has a
                     mark of its own; dashed lines are direct maps without holes." }
                 @for chart in &charts { div class="chart" { (PreEscaped(chart)) } }
                 (main_table(results))
@@ -272,8 +272,8 @@ mod tests {
             assert!(!rest.contains(word), "{word}");
         }
         assert!(!page.contains("<script") && !page.contains("<link"));
-        // Two charts for the one core, one by size, one of latency, three pictures for each policy.
-        assert_eq!(page.matches("<svg").count(), 2 + 1 + 1 + 2 * 3);
+        // Three charts for the one core, one by size, one of latency, three pictures for each policy.
+        assert_eq!(page.matches("<svg").count(), 3 + 1 + 1 + 2 * 3);
         for word in ["no counters", "not there", "made up", "guests-64", "linux-fresh"] {
             assert!(page.contains(word), "{word}");
         }
