@@ -12,10 +12,52 @@ use crate::hooks;
 use crate::presence;
 use crate::println;
 use crate::reporting::json;
+use crate::shared::Shared;
 use crate::virt::Backend;
 
 static PAUSES: AtomicU64 = AtomicU64::new(0);
-static DESTROYED: AtomicU64 = AtomicU64::new(0);
+/// Guests that were destroyed, by what they did then.
+static DESTROYED: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
+
+/// What a guest that is destroyed does at that moment. One that is being launched has no name yet by which it could be destroyed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// All its vCPUs wait for a turn.
+    Waiting,
+    /// A CPU has one of its vCPUs in hand.
+    Running,
+    /// It is paused.
+    Paused,
+    /// It is paused, and in the middle of a change of its memory.
+    Changing,
+    /// It was paused, and goes on.
+    Resumed,
+}
+
+impl Doing {
+    const ALL: [Self; 5] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Paused,
+        Self::Changing,
+        Self::Resumed,
+    ];
+
+    fn destroyed(self) -> &'static AtomicU64 {
+        match self {
+            Self::Waiting => &DESTROYED[0],
+            Self::Running => &DESTROYED[1],
+            Self::Paused => &DESTROYED[2],
+            Self::Changing => &DESTROYED[3],
+            Self::Resumed => &DESTROYED[4],
+        }
+    }
+
+    /// Whether no guest was destroyed while it did this.
+    fn is_new(self) -> bool {
+        self.destroyed().load(Ordering::Relaxed) == 0
+    }
+}
 
 impl<B: Backend> World<B> {
     /// Pauses a guest: when this returns, no vCPU of it runs, and none will before [`Self::resume`]. No lock is held, and this CPU runs none
@@ -26,18 +68,20 @@ impl<B: Backend> World<B> {
             schedule.call(cpu, guest.id);
             first
         });
-        let runs = || {
-            self.schedule.with(|schedule| {
-                let mut others = schedule.cpus.iter();
-                others.any(|other| other.in_hand == Some(guest.id))
-            })
-        };
         // A guest that has ended is in the hand of whoever takes it down.
-        while !guest.has_ended() && runs() {
+        while !guest.has_ended() && self.runs(guest) {
             presence::catch_up();
             core::hint::spin_loop();
         }
         first
+    }
+
+    /// Whether a CPU has one of its vCPUs in hand.
+    fn runs(&self, guest: &Guest) -> bool {
+        self.schedule.with(|schedule| {
+            let mut all = schedule.cpus.iter();
+            all.any(|cpu| cpu.in_hand == Some(guest.id))
+        })
     }
 
     /// Lets a guest go on.
@@ -75,31 +119,73 @@ impl Commander {
 
     /// Between two pieces of work: does something to some guest, or nothing.
     pub fn act<B: Backend>(&mut self, world: &World<B>, cpu: u32) {
-        if !hooks::is_set(Hook::Control) || self.random.rand_range(0..4) > 0 {
+        if !hooks::is_set(Hook::Control) || self.random.rand_range(0..2) > 0 {
             return;
         }
         if self.paused.is_some() {
             self.release(world, cpu);
             return;
         }
-        let choice = self.random.rand_u64();
-        let chosen = world.schedule.with(|schedule| {
-            let count = schedule.guests.len().max(1);
-            schedule.guests.iter().nth(choice as usize % count).cloned()
-        });
-        let Some(guest) = chosen.filter(|guest| !guest.has_ended() && world.pause(cpu, guest)) else {
+        // Half of the time one that may be destroyed, of which there are few.
+        let may_end = self.random.rand_range(0..2) == 0;
+        let Some(mut guest) = self.choose(world, may_end) else {
             return;
         };
+        let changes = |guest: &Guest| guest.with_memory(|memory| memory.is_changing()) == Some(true);
+        // Fewer still are in the middle of a change.
+        for _ in 0..4 {
+            if !may_end || !Doing::Changing.is_new() || changes(&guest) {
+                break;
+            }
+            guest = self.choose(world, may_end).unwrap_or(guest);
+        }
+        let destroys = |random: &mut oorandom::Rand64, doing: Doing| {
+            may_end && (doing.is_new() || random.rand_range(0..128) == 0)
+        };
+        let doing = if world.runs(&guest) {
+            Doing::Running
+        } else {
+            Doing::Waiting
+        };
+        // One in the middle of a change is left for that.
+        let is_left = Doing::Changing.is_new() && changes(&guest);
+        if !is_left && destroys(&mut self.random, doing) {
+            destroy(world, cpu, &guest, doing);
+            return;
+        }
+        if !world.pause(cpu, &guest) {
+            return;
+        }
         PAUSES.fetch_add(1, Ordering::Relaxed);
-        // Also while it is paused, and twice.
-        if guest.launch.expect == Expected::Any && self.random.rand_range(0..8) == 0 {
-            DESTROYED.fetch_add(world.destroy(cpu, &guest).into(), Ordering::Relaxed);
-            assert!(
-                !world.destroy(cpu, &guest),
-                "broken invariant: a guest was destroyed twice"
-            );
+        let doing = if changes(&guest) {
+            Doing::Changing
+        } else {
+            Doing::Paused
+        };
+        if destroys(&mut self.random, doing) {
+            destroy(world, cpu, &guest, doing);
+        } else if destroys(&mut self.random, Doing::Resumed) {
+            world.resume(cpu, &guest);
+            destroy(world, cpu, &guest, Doing::Resumed);
+            return;
         }
         self.paused = Some((guest.instance, guest.turns()));
+    }
+
+    /// Some guest that lives, if there is one; on demand one that may be destroyed.
+    fn choose<B: Backend>(&mut self, world: &World<B>, may_end: bool) -> Option<Shared<Guest>> {
+        let choice = self.random.rand_u64();
+        let fits =
+            |guest: &&Shared<Guest>| !guest.has_ended() && (!may_end || guest.launch.expect == Expected::Any);
+        world.schedule.with(|schedule| {
+            let count = schedule.guests.iter().filter(fits).count().max(1);
+            schedule
+                .guests
+                .iter()
+                .filter(fits)
+                .nth(choice as usize % count)
+                .cloned()
+        })
     }
 
     /// Lets the guest go on that is paused. False when none is.
@@ -125,16 +211,34 @@ impl Commander {
     }
 }
 
+/// Destroys a guest, and once more.
+fn destroy<B: Backend>(world: &World<B>, cpu: u32, guest: &Guest, doing: Doing) {
+    // Unless it has come to its own end meanwhile.
+    let first = world.destroy(cpu, guest);
+    doing.destroyed().fetch_add(first.into(), Ordering::Relaxed);
+    assert!(
+        !world.destroy(cpu, guest),
+        "broken invariant: a guest was destroyed twice"
+    );
+}
+
 /// At the end of the run: says what was done.
 pub fn report() {
     if !hooks::is_set(Hook::Control) {
         return;
     }
-    let (pauses, destroyed) = (PAUSES.load(Ordering::Relaxed), DESTROYED.load(Ordering::Relaxed));
-    println!("control: {pauses} pauses, {destroyed} guests destroyed");
+    let pauses = PAUSES.load(Ordering::Relaxed);
+    let [waiting, running, paused, changing, resumed] =
+        Doing::ALL.map(|doing| doing.destroyed().load(Ordering::Relaxed));
+    println!(
+        "control: {pauses} pauses; destroyed, and once more in vain: {waiting} guests that waited for a turn, {running} that ran, {paused} paused, \
+         {changing} paused in a change, {resumed} resumed"
+    );
     json::event(&Event::Check(Check {
         name: "control",
-        held: pauses > 0 && destroyed > 0,
-        detail: "guests were paused and destroyed",
+        held: [pauses, waiting, running, paused, changing, resumed]
+            .iter()
+            .all(|count| *count > 0),
+        detail: "guests were paused, and destroyed whatever they did",
     }));
 }

@@ -239,9 +239,11 @@ impl Guest {
     /// Ends it. True for the first who does: that verdict counts.
     pub fn end(&self, verdict: Verdict) -> bool {
         self.state.with(|state| {
-            let first = state.verdict.is_none();
-            state.verdict.get_or_insert(verdict);
-            self.ended.store(true, Ordering::Release);
+            // Not the verdict tells: it is gone once the guest is taken down.
+            let first = !self.ended.swap(true, Ordering::AcqRel);
+            if first {
+                state.verdict = Some(verdict);
+            }
             first
         })
     }

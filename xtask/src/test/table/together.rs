@@ -253,9 +253,10 @@ pub(super) fn together() -> Vec<Row> {
             check: checks::controlled,
             ..Row::passing(
                 "control",
-                "guests are paused, resumed and destroyed from other CPUs, whatever they do",
+                "guests are paused, resumed and destroyed from other CPUs, whatever they do, a change of memory among it",
                 "{vcpus} guest=vcpus-left-behind,memory=8M,vcpus=4,expect=any,count=8 \
-                 guest=spin,memory=4M,limit=100ms,expect=any,count=8 guest=hello,memory=4M,expect=any,count=8 together=12 test=control",
+                 guest=spin,memory=4M,limit=200ms,expect=any,count=8 guest=hello,memory=4M,expect=any,count=8 \
+                 guest=share-much,memory=32M,expect=any,limit=60s,count=8 together=12 test=control",
             )
         },
         Row {
