@@ -1,4 +1,5 @@
-//! Launched to have it done: an access at the other alias makes a page shared, or private again. It is zero each time.
+//! Launched to have it done: an access at the other alias makes a page shared, or private again. It is zero each time, but for a page that is shared in place:
+//! that comes back with what it holds.
 #![no_std]
 #![no_main]
 
@@ -26,6 +27,23 @@ fn run(_: &LaunchInfo) {
         assert_eq!(sharing::accept(page, PAGE), wrong, "and accepted");
         assert_eq!(get(page + PAGE), 2, "round {round}: a neighbour");
     }
+    // Pending: at the shared alias it is shared again.
+    assert_eq!(sharing::share(page, PAGE), Ok(()));
+    assert_eq!(sharing::unshare(page, PAGE), Ok(()));
+    assert_eq!(get(sharing::shown(page)), 0, "shared when pending");
+    assert_eq!(sharing::unshare(page, PAGE), Ok(()));
+    assert_eq!(sharing::accept(page, PAGE), Ok(()));
+    // In place.
+    put(page, 4);
+    assert_eq!(sharing::share_in_place(page, PAGE), Ok(()));
+    put(sharing::shown(page), get(sharing::shown(page)) + 1);
+    assert_eq!(get(page), 5, "private, with what it holds");
+    assert_eq!(
+        sharing::unshare_in_place(page, PAGE),
+        wrong,
+        "it is private by the access"
+    );
+    assert_eq!(sharing::accept(page, PAGE), wrong, "and accepted");
     println!("each access had its alias");
 }
 

@@ -109,7 +109,8 @@ pub(super) fn together() -> Vec<Row> {
                  guest=touch-pending,memory=8M,auto-convert,expect=memory-fault \
                  guest=touch-given-back,memory=8M,auto-convert,expect=memory-fault \
                  guest=touch-shared-as-private,memory=8M,auto-accept,expect=memory-fault \
-                 guest=touch-private-as-shared,memory=8M,auto-accept,expect=memory-fault",
+                 guest=touch-shared-in-place,memory=8M,auto-accept,expect=memory-fault \
+                 guest=touch-private-as-shared,memory=8M,auto-accept,expect=memory-fault {auto-convert-limit}",
             )
         },
         Row {
