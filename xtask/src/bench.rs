@@ -218,7 +218,7 @@ pub fn bench(flags: &cli::Bench) -> Result<Outcome, Failure> {
         Some(cli::Benchmark::Native(flags)) => return native::native(flags),
         Some(cli::Benchmark::Tlb(flags)) => return tlb::tlb(flags),
         Some(cli::Benchmark::Chase(flags)) => return tlb::chase(flags),
-        Some(cli::Benchmark::Conversions) => return conversions::conversions(),
+        Some(cli::Benchmark::Conversions(flags)) => return conversions::conversions(flags),
         None => {}
     }
     let cases = flags.sizes.iter().flat_map(|bytes| {

@@ -63,7 +63,7 @@ pub enum Task {
     Build,
     /// Count the VM exits that a launch and a teardown cause under nested KVM, by cause and policy
     ///
-    /// On an emulated host (docs/nested-kvm.md): four boots, a minute and a half on nested-amd. docs/performance.md says what the figures mean.
+    /// On an emulated host (docs/nested-kvm.md): five boots, a minute and a half on nested-amd. docs/performance.md says what the figures mean.
     Exits(Exits),
     /// Say whether KVM can be used on this host, and if not, what to change
     Host(Host),
@@ -278,8 +278,25 @@ pub enum Benchmark {
     Chase(Chase),
     /// Count what a guest pays when pages change between private and shared: instructions, exits, flushes, large leaves
     ///
-    /// One boot on QEMU's emulation, a few seconds. Exits with 1 when a goal is missed.
-    Conversions,
+    /// One boot of an emulator, a few seconds. Exits with 1 when a goal is missed.
+    Conversions(Conversions),
+}
+
+/// Flags of `bench conversions`.
+#[derive(Debug, Args)]
+pub struct Conversions {
+    /// The emulator: the clocks of both follow the instructions
+    #[arg(long, value_enum, default_value_t = Emulator::Tcg)]
+    pub machine: Emulator,
+}
+
+/// The emulators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Emulator {
+    /// QEMU's emulation, an AMD CPU.
+    Tcg,
+    /// Bochs, an Intel CPU.
+    Bochs,
 }
 
 /// Flags of `bench chase`.

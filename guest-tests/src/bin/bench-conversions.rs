@@ -47,8 +47,17 @@ fn run(_: &LaunchInfo) {
     }
     hypercall::report("unsh4k1", ticks(|| done(UNSHARE, start, PAGE)));
     hypercall::report("acc4k1", ticks(|| done(ACCEPT, start, PAGE)));
-    for (name, call) in [("share2m", SHARE), ("unsh2m", UNSHARE), ("acc2m", ACCEPT)] {
-        hypercall::report(name, ticks(|| done(call, start, REGION)));
+    // Of 2 MiB that no page was taken from: where code must not run from large leaves, the others stay split. And the least of three: a slice that ends in the
+    // middle is not the call's.
+    let calls = [("share2m", SHARE), ("unsh2m", UNSHARE), ("acc2m", ACCEPT)];
+    let mut least = [u64::MAX; 3];
+    for _ in 0..3 {
+        for (least, (_, call)) in least.iter_mut().zip(calls) {
+            *least = (*least).min(ticks(|| done(call, start + REGION, REGION)));
+        }
+    }
+    for ((name, _), least) in calls.into_iter().zip(least) {
+        hypercall::report(name, least);
     }
     for (name, call) in [("share16m", SHARE), ("unsh16m", UNSHARE), ("acc16m", ACCEPT)] {
         hypercall::report(name, ticks(|| done(call, start, 8 * REGION)));
