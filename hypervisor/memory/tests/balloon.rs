@@ -293,6 +293,29 @@ fn a_part_of_a_gigablock_is_refused_whichever_table_is_missing() {
     }
 }
 
+/// What is taken again is cut out of a 1G leaf of the direct map, which takes a table.
+#[test]
+fn memory_is_not_taken_again_without_the_table_to_split_a_1g_leaf() {
+    let given_back = || {
+        let mut bench = Bench::of_ram(2 * GIB);
+        let mut guest = bench.launch_as(1, SecondStageKind::Nested, 6 * MIB);
+        bench.change(&mut guest, Change::GiveBack, 0, 6 * MIB).unwrap();
+        bench.drain();
+        assert_eq!(bench.stats().level3_collapses, 1);
+        (bench, guest)
+    };
+    for (regions, frames, enough) in [
+        (2, 1, false),
+        (2, 2, false),
+        (3, 0, false),
+        (3, 1, true),
+        (4, 0, true),
+    ] {
+        let done = change_with(given_back(), (Change::TakeAgain, 0, 6 * MIB), (regions, frames));
+        assert_eq!(done, enough, "{regions} regions, {frames} frames");
+    }
+}
+
 /// The guest dies between any two steps, the flush of the direct map asked for and not waited for among them.
 #[test]
 fn a_guest_can_die_at_every_step() {
