@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use memory::address::Level;
-use memory::guest::{Change, SecondStageKind};
+use memory::guest::{Change, Kept, SecondStageKind};
 use model_machine::{Board, Op, Violation, World};
 
 /// Operations that one input may hold.
@@ -43,7 +43,12 @@ fn op(bytes: &[u8]) -> Op {
             at,
             bytes: usize::from(more % 64) + 1,
         },
-        8 => Op::Fetch { cpu, guest, at },
+        8 if more % 2 == 0 => Op::Fetch { cpu, guest, at },
+        8 => Op::TakeKept {
+            cpu,
+            guest,
+            which: if much % 2 == 0 { Kept::Pages } else { Kept::Regions },
+        },
         9 => Op::Allocate {
             cpu,
             order: much % 12,
