@@ -316,7 +316,7 @@ pub struct Tlb {
     /// How memory is hidden, separated by commas: grouped, grouped-whole, grouped-no-merge, linux-fresh, linux-aged, scattered, all-4k, all-2m, all-1g [default: all]
     #[arg(long, value_name = "NAMES")]
     pub policies: Option<String>,
-    /// Cores, separated by commas
+    /// Cores, separated by commas: spr, icx, skx, zen2, zen3, zen4, zen5
     #[arg(long, value_name = "NAMES", default_value = "spr,zen4")]
     pub cores: String,
     /// Lifetimes of small guests before the aged moments
