@@ -288,3 +288,52 @@ fn a_guest_can_die_at_every_step_of_getting_frames() {
         }
     }
 }
+
+/// Where no region is free, 512 single frames do: of whole 2 MiB, of a page whose 2 MiB are all absent, with and without tables for splits. But not for
+/// a guest that may have no table for them.
+#[test]
+fn where_no_region_is_free_single_frames_come() {
+    for number in [1, 2] {
+        for (away, back) in [
+            (Change::Share, Change::Unshare),
+            (Change::GiveBack, Change::TakeAgain),
+        ] {
+            let mut board = board(128 * MIB);
+            let mut bench = Bench::new(&mut board);
+            let mut guest = bench.launch(number, 8 * MIB);
+            bench.change(&mut guest, away, 2 * MIB, 2 * REGION).unwrap();
+            let kept = if away == Change::Share { 2 * 512 } else { 0 };
+            assert_eq!(bench.take_kept(&mut guest, Kept::Regions), kept);
+            let held = bench.fragment(100);
+            guest.limit_tables(0);
+            let refused = bench.change(&mut guest, back, 2 * MIB, 2 * REGION);
+            assert!(matches!(refused, Err(ChangeError::OutOfMemory(_))), "{refused:?}");
+            guest.limit_tables(u64::MAX);
+
+            // A page of the first 2 MiB, when that brings all of them.
+            if back == Change::TakeAgain {
+                bench.change(&mut guest, back, 2 * MIB, PAGE_SIZE).unwrap();
+                assert_eq!(bench.stats().frames_supplied, 512);
+                bench
+                    .change(&mut guest, back, 2 * MIB + PAGE_SIZE, 2 * REGION - PAGE_SIZE)
+                    .unwrap();
+            } else {
+                bench.change(&mut guest, back, 2 * MIB, 2 * REGION).unwrap();
+            }
+            assert_eq!(bench.stats().frames_supplied, 2 * 512);
+            bench
+                .change(&mut guest, Change::Accept, 2 * MIB, 2 * REGION)
+                .unwrap();
+            for page in [2 * MIB, 4 * MIB - PAGE_SIZE, 4 * MIB, 6 * MIB - PAGE_SIZE] {
+                assert_eq!(bench.state(&guest, page), PageState::Accepted);
+                assert_eq!(read(&mut bench, &guest, page), [0; 4096]);
+            }
+            assert_eq!(guest.bytes_in_large_leaves(&bench.cpu), 4 * MIB);
+            assert_eq!(bench.stats().promotions_blocked.address, 2);
+            bench.teardown(guest);
+            held.into_iter()
+                .for_each(|frames| bench.memory.frames.free(frames));
+            bench.assert_as_at_boot();
+        }
+    }
+}

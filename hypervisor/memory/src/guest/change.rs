@@ -341,7 +341,11 @@ impl GuestMemory {
             }
             Phase::DrawPages => changing.phase = Phase::Draw,
             Phase::Draw if changing.drawn.wanted > 0 => match memory.draw(machine, &mut changing.drawn) {
-                Err(error) => changing.refuse(error),
+                // No whole regions: single frames do, too.
+                Err(error) => match self.reserve_for_pages(memory, machine, changing) {
+                    Ok(()) => changing.phase = Phase::DrawPages,
+                    Err(_) => changing.refuse(error),
+                },
                 Ok(()) if changing.drawn.posted.is_some() => {
                     changing.phase = Phase::Hide;
                     // At once: who asked waits for it before it rests, so whoever looks meanwhile finds no batch that is on its way.
@@ -410,6 +414,33 @@ impl GuestMemory {
         if tables + pages == 0 {
             return Ok(());
         }
+        self.take(memory, machine, changing, (tables, pages))
+    }
+
+    /// Takes tables so that 2 MiB which were to get regions can have single frames instead.
+    fn reserve_for_pages<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        changing: &mut Changing,
+    ) -> Result<(), ChangeError> {
+        let regions = changing.drawn.wanted;
+        // Where leaves may be split anyway, a table for each waits since the launch.
+        let tables = if self.tables.splits() { 0 } else { regions };
+        self.take(memory, machine, changing, (tables, 0))?;
+        changing.drawn.pages_wanted += regions * Level::L2.frames();
+        changing.drawn.wanted = 0;
+        Ok(())
+    }
+
+    /// Takes tables, and frames to share, as far as the guest may have them and the host keeps its reserve.
+    fn take<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        changing: &mut Changing,
+        (tables, pages): (u64, u64),
+    ) -> Result<(), ChangeError> {
         if self.tables_made + changing.tables_taken + tables > self.most_tables {
             return Err(ChangeError::Tables);
         }

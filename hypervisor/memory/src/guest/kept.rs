@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Single frames come from the magazine of the CPU that does the change, so that of 512 pages at most one has to wait for a flush of the direct map;
-//! regions by `balloon`'s way. Either is had before anything changes, or the range is refused.
+//! regions by `balloon`'s way, and where no more are free, single frames for them, too. All is had before anything changes, or the range is refused.
 
 use crate::address::{Gfn, Level, Pfn};
 use crate::direct_map::HideCause;
@@ -155,19 +155,37 @@ impl GuestMemory {
         let (id, frames) = (self.id, &mut memory.frames);
         match self.lack(machine, change, part) {
             Lack::Region => {
-                let at = part.whole().start;
-                let region = drawn.region(frames).assign(frames, id, at);
-                self.tables.keep_region(machine, part.whole(), region.pfn());
+                let whole = part.whole();
                 memory.stats.regions_taken_again += 1;
+                match drawn.region(frames) {
+                    Some(region) => {
+                        let region = region.assign(frames, id, whole.start);
+                        self.tables.keep_region(machine, whole, region.pfn());
+                    }
+                    None => self.provide_pages(memory, machine, drawn, whole, tables),
+                }
             }
             Lack::Pages(0) => {}
-            Lack::Pages(pages) => {
-                self.tables.keep(machine, frames, part, tables, |frames, gfn| {
-                    drawn.page(frames).assign(frames, id, gfn).pfn()
-                });
-                memory.stats.frames_supplied += pages;
-            }
+            Lack::Pages(_) => self.provide_pages(memory, machine, drawn, part, tables),
         }
+    }
+
+    /// The same by single frames.
+    fn provide_pages<M: Machine>(
+        &mut self,
+        memory: &mut HostMemory<'_>,
+        machine: &M,
+        drawn: &mut Drawn,
+        part: Part,
+        tables: &mut TableList,
+    ) {
+        let (id, mut supplied) = (self.id, 0);
+        self.tables
+            .keep(machine, &mut memory.frames, part, tables, |frames, gfn| {
+                supplied += 1;
+                drawn.page(frames).assign(frames, id, gfn).pfn()
+            });
+        memory.stats.frames_supplied += supplied;
     }
 
     /// There is no memory for the magazine that [`Progress::Restock`](super::Progress::Restock) speaks of: the change is refused.
@@ -208,18 +226,16 @@ impl Drawn {
         drawn > 0
     }
 
-    /// One of the regions that were drawn.
-    fn region(&mut self, frames: &mut FrameTable<'_>) -> Extent<Clean> {
-        let Some(mut extent) = self.scrubber.clean.pop_regions(frames) else {
-            panic!("broken invariant: too few regions were taken for a guest")
-        };
+    /// One of the regions that were drawn; `None` when single frames were drawn for the rest.
+    fn region(&mut self, frames: &mut FrameTable<'_>) -> Option<Extent<Clean>> {
+        let mut extent = self.scrubber.clean.pop_regions(frames)?;
         loop {
             match extent.halves(frames) {
                 Ok((lower, upper)) => {
                     self.scrubber.clean.push(frames, upper);
                     extent = lower;
                 }
-                Err(region) => return region,
+                Err(region) => return Some(region),
             }
         }
     }

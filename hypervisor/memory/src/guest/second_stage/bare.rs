@@ -67,7 +67,7 @@ impl SecondStage {
         });
     }
 
-    /// Notes a frame behind each page of a part that has none. What they are stays as it is.
+    /// Notes a frame behind each page of a part that has none, in a table of 4K leaves. What they are stays as it is.
     pub(in crate::guest) fn keep<M: Machine>(
         &mut self,
         machine: &M,
@@ -76,9 +76,9 @@ impl SecondStage {
         tables: &mut TableList,
         mut next: impl FnMut(&mut FrameTable<'_>, Gfn) -> Pfn,
     ) {
-        with_format!(self.kind, F => match self.entries::<F, M>(machine, frames, part, tables) {
-            // All alike: the caller gives them a region.
-            Entries::One(_) => panic!("broken invariant: 2 MiB without memory get single frames"),
+        let first = Part { frames: 1, ..part };
+        with_format!(self.kind, F => match self.entries::<F, M>(machine, frames, first, tables) {
+            Entries::One(_) => panic!("broken invariant: a page of 2 MiB has an entry of its own"),
             Entries::Small(table) => {
                 for gfn in part.gfns() {
                     let slot = Slot::of(machine, table, as_index(gfn.gpa()).index(1), Level::L1);

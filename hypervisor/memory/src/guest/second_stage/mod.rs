@@ -184,6 +184,11 @@ impl SecondStage {
         to > from
     }
 
+    /// Whether there is a table for each 2 MiB, so that its leaf can be split at any time.
+    pub(super) fn splits(&self) -> bool {
+        self.kind.splits()
+    }
+
     pub(super) fn root(&self) -> Pfn {
         self.root
     }

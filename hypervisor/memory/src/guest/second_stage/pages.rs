@@ -317,7 +317,7 @@ impl SecondStage {
     }
 }
 
-/// Replaces a leaf or a mark by a table that says the same.
+/// Replaces a leaf, a mark, or nothing by a table that says the same.
 fn split<F: Format, M: Machine>(
     slot: &Slot<'_, M>,
     frames: &mut FrameTable<'_>,
@@ -326,8 +326,13 @@ fn split<F: Format, M: Machine>(
     let table = tables.pop(frames)?;
     match (slot.decode::<F>(), slot.marked()) {
         (Decoded::Leaf(pfn, attributes), _) => slot.split::<F>(frames, (pfn, attributes), table),
-        (_, Some(mark)) => slot.split_mark::<F>(frames, mark, table),
-        _ => None,
+        (Decoded::Absent, Some(mark)) => slot.split_mark::<F>(frames, mark, table),
+        (Decoded::Absent, None) => {
+            let table = table.link(frames, 0);
+            slot.link::<F>(table);
+            Some(table)
+        }
+        (Decoded::Table(_), _) => None,
     }
 }
 
