@@ -215,6 +215,9 @@ pub struct Exits {
     /// Size of the private memory, a multiple of 2M
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = bench::parse_size)]
     pub size: u64,
+    /// Only these boots, separated by commas: grouped, linux-fresh, touch-all, share-much, conversion-storm
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = crate::exits::NAMES)]
+    pub only: Vec<String>,
 }
 
 /// The machines with levels.

@@ -30,6 +30,8 @@ const STORM: (&str, &str) = (
     "conversion-storm",
     "guest=hello,memory=4M guest=conversion-storm,memory=32M,limit=600s together=1 seed=1 quiet",
 );
+/// The boots.
+pub const NAMES: [&str; 5] = ["grouped", "linux-fresh", GUEST, CHANGES.0, STORM.0];
 /// The parts of a boot that are counted, as level 1 names them.
 const PHASES: [&str; 3] = ["launch", "running", "teardown"];
 /// On Bochs a boot with tracing takes two minutes.
@@ -54,24 +56,19 @@ pub fn exits(flags: &cli::Exits) -> Result<Outcome, Failure> {
     let mib = flags.size >> 20;
     let bench = |policy: Policy| format!("bench={mib}M policy={} seed=1", policy.name());
     let cases = [
-        ("grouped", bench(Policy::Grouped)),
-        ("linux-fresh", bench(Policy::LinuxFresh)),
-        (
-            GUEST,
-            format!("guest={GUEST},memory={mib}M,limit=600s seed=1 quiet"),
-        ),
-        (
+        bench(Policy::Grouped),
+        bench(Policy::LinuxFresh),
+        format!("guest={GUEST},memory={mib}M,limit=600s seed=1 quiet"),
+        format!(
+            "guest={},memory={}M,limit=600s seed=1 quiet",
             CHANGES.0,
-            format!(
-                "guest={},memory={}M,limit=600s seed=1 quiet",
-                CHANGES.0,
-                mib + CHANGES.1
-            ),
+            mib + CHANGES.1
         ),
-        (STORM.0, STORM.1.to_owned()),
+        STORM.1.to_owned(),
     ];
+    let is_wanted = |name: &str| flags.only.is_empty() || flags.only.iter().any(|wanted| wanted == name);
     let mut found = Vec::new();
-    for (name, line) in cases {
+    for (name, line) in NAMES.into_iter().zip(cases).filter(|(name, _)| is_wanted(name)) {
         eprintln!("{}: {name}, {mib} MiB", kind.name());
         match boot(kind, line, &built)? {
             Ok(counts) => found.push((name, counts)),
