@@ -18,8 +18,11 @@ fn run(_: &LaunchInfo) {
     // Nothing behind the first 2 MiB: the first touch brings all of them.
     assert_eq!(sharing::give_back(at, REGION), Ok(()));
     touch(at + 7 * PAGE);
-    assert_eq!(sharing::take_again(at, REGION), wrong, "it has come by itself");
-    assert_eq!(sharing::accept(at, REGION), wrong, "and is accepted");
+    // Page by page: a range is refused when one of them is there.
+    for page in [at, at + 8 * PAGE, at + REGION - PAGE] {
+        assert_eq!(sharing::take_again(page, PAGE), wrong, "it has come by itself");
+        assert_eq!(sharing::accept(page, PAGE), wrong, "and is accepted");
+    }
     zeros(at + 8 * PAGE, REGION - 8 * PAGE);
     // One page of the second: its neighbour stays absent.
     let page = at + REGION + 3 * PAGE;
