@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use memory::address::{Gpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
+use memory::address::{Gfn, Gpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
 use memory::frame::HostFrames;
 use memory::guest::{Change, ChangeError, GuestMemory, Kept, PageState, Progress};
 use model_machine::{Bench, Board};
@@ -336,4 +336,37 @@ fn where_no_region_is_free_single_frames_come() {
             bench.assert_as_at_boot();
         }
     }
+}
+
+/// No more than a gigablock's worth of regions leaves the direct map in one step, so more come in several, by a flush each.
+#[test]
+fn more_than_a_gigabyte_comes_by_a_flush_for_each() {
+    let mut board = Board::new(&[(0, 5 * GIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = bench.launch(2, GIB + 8 * MIB);
+    let (start, bytes) = (2 * MIB, GIB + 2 * REGION);
+    bench
+        .change_unseen(&mut guest, Change::Share, start, bytes)
+        .unwrap();
+    // A look after each of so many steps would take minutes.
+    let (mut next, mut taken) = (Gfn::default(), 0);
+    while let Some(frames) = guest.take_kept(&mut bench.memory, &bench.cpu, &mut next, Kept::Regions) {
+        taken += frames;
+    }
+    assert_eq!(taken, 514 * 512);
+    let flushes = bench.stats().flushes;
+    bench
+        .change_unseen(&mut guest, Change::Unshare, start, bytes)
+        .unwrap();
+    bench.check();
+    let stats = bench.stats();
+    assert_eq!(
+        (stats.regions_taken_again, stats.frames_supplied, stats.flushes),
+        (514, 0, flushes + 2)
+    );
+    bench
+        .change_unseen(&mut guest, Change::Accept, start, bytes)
+        .unwrap();
+    assert_eq!(guest.bytes_in_large_leaves(&bench.cpu), GIB + 8 * MIB);
+    end(bench, guest);
 }
