@@ -1,16 +1,17 @@
 //! What the independent walker (`audit`) finds, at boot, while guests live, after every death and at the end.
 //!
-//! The walker shares no code with the mapper. What is private comes from the living guests: each has a list of its regions, which is
-//! threaded through the frame records; what the pool keeps for reuse is hidden, too. The host's tables must reach none of it; a guest's second-stage tables must map its own part, and
-//! at the addresses that the records of those frames name.
+//! The walker shares no code with the mapper. What is private comes from the living guests and the pool (`private`). The host's tables must reach none
+//! of it; a guest's second-stage tables must map its own part, and at the addresses that the records of those frames name.
+
+mod private;
 
 use core::fmt;
 
 use audit::{
-    BootCheck, BootRecord, DirectMap, ExpectedGuest, Extent, Format, Pa, PrivateExtent, PrivateSet, Record,
-    RegionState, Tables, Va, check_records, check_second_stage, check_unreachable,
+    BootCheck, BootRecord, DirectMap, ExpectedGuest, Extent, Format, Pa, PrivateExtent, Record, RegionState,
+    Tables, Va, check_records, check_second_stage, check_unreachable,
 };
-use memory::address::{Hpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
+use memory::address::{Hpa, Level, PAGE_SIZE, Pfn};
 use memory::frame::{FrameState, OutOfMemory};
 use memory::guest::{GuestMemory, SecondStageKind};
 use memory::layout::{DIRECT_MAP_BASE, DIRECT_MAP_BYTES};
@@ -20,6 +21,9 @@ use report::{BlockState, Leaves, Span};
 use crate::frames::{leak_slice, with_memory};
 use crate::hardware::{Hardware, WalkerView};
 use crate::presence;
+
+pub use private::PrivateError;
+use private::gather;
 
 /// The memory of the guests that live, while all CPUs are stopped.
 pub trait Memories {
@@ -44,27 +48,6 @@ impl fmt::Display for ChecksError {
             Self::OutOfMemory(error) => error.fmt(f),
             Self::Layout(error) => error.fmt(f),
             Self::Capture(error) => error.fmt(f),
-        }
-    }
-}
-
-/// Why there is no list of what is private.
-#[derive(Debug)]
-pub enum PrivateError {
-    /// The guests name more pieces of memory than there is room for; the number that fit.
-    TooMany(usize),
-    /// Two guests, or one guest twice, name the same region.
-    Overlap(audit::SetError),
-}
-
-impl fmt::Display for PrivateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooMany(slots) => write!(
-                f,
-                "the guests' lists name more than {slots} pieces of memory: RAM is torn to shreds, or one is on two lists"
-            ),
-            Self::Overlap(error) => write!(f, "the guests' lists name a region twice: {error}"),
         }
     }
 }
@@ -137,9 +120,6 @@ pub struct Tally {
     /// Held.
     pub held: u64,
 }
-
-/// The owner of hidden memory that no guest has; a guest's number is not 0.
-const NOBODY: u64 = 0;
 
 /// The walker with what it remembers of the boot.
 pub struct Checks {
@@ -381,84 +361,6 @@ fn block_of(state: RegionState, private: bool) -> BlockState {
         RegionState::Small4K { leaves, .. } => BlockState::Small4K { leaves },
         RegionState::Absent if private => BlockState::Hole,
         RegionState::Absent => BlockState::Missing,
-    }
-}
-
-/// Puts what is hidden, sorted, into `private`: the guests' regions and pieces, and what nobody has.
-fn gather<'p>(
-    private: &'p mut [PrivateExtent],
-    guests: &dyn Memories,
-) -> Result<PrivateSet<'p>, PrivateError> {
-    let mut gathered = Gathered {
-        extents: private,
-        count: 0,
-        result: Ok(()),
-    };
-    guests.each(&mut |guest| {
-        let owner = guest.id().get().into();
-        with_memory(|memory| {
-            for pfn in guest.regions(&Hardware, &memory.frames) {
-                gathered.add(pfn, REGION_ORDER, owner);
-            }
-            for (pfn, order) in guest.pieces(&Hardware, &memory.frames) {
-                gathered.add(pfn, order, owner);
-            }
-            // In a test build it is below, with all that is nobody's.
-            if cfg!(not(feature = "test-hooks")) {
-                for (pfn, order) in guest.drawn(&memory.frames) {
-                    gathered.add(pfn, order, NOBODY);
-                }
-            }
-        });
-    });
-    with_memory(|memory| {
-        let add = |pfn, order| gathered.add(pfn, order, NOBODY);
-        // What the stress holds is hidden, too.
-        #[cfg(feature = "test-hooks")]
-        memory.test_hidden(add);
-        #[cfg(not(feature = "test-hooks"))]
-        memory.each_unused(add);
-    });
-    let Gathered {
-        extents,
-        count,
-        result,
-    } = gathered;
-    result?;
-    let extents = extents.get_mut(..count).unwrap_or_default();
-    extents.sort_unstable_by_key(|extent| extent.start);
-    PrivateSet::new(extents).map_err(PrivateError::Overlap)
-}
-
-/// Extents as they are found; neighbours that come one after the other are one.
-struct Gathered<'p> {
-    extents: &'p mut [PrivateExtent],
-    count: usize,
-    result: Result<(), PrivateError>,
-}
-
-impl Gathered<'_> {
-    fn add(&mut self, pfn: Pfn, order: u8, owner: u64) {
-        let start = Pa::new(pfn.hpa().get());
-        let end = Pa::new(start.get() + (PAGE_SIZE << order));
-        let last = self
-            .count
-            .checked_sub(1)
-            .and_then(|last| self.extents.get_mut(last));
-        if let Some(last) = last
-            && (last.end, last.owner) == (start, owner)
-        {
-            last.end = end;
-            return;
-        }
-        let slots = self.extents.len();
-        match self.extents.get_mut(self.count) {
-            Some(slot) => {
-                *slot = PrivateExtent { start, end, owner };
-                self.count += 1;
-            }
-            None => self.result = Err(PrivateError::TooMany(slots)),
-        }
     }
 }
 
