@@ -9,6 +9,9 @@ use super::results::{EVERY_PHASE, Figure, PhaseResult, Results};
 /// What stands where something was not measured; the reasons follow the table.
 const SKIP: &str = "SKIP";
 
+/// The moment with the most guests alive.
+const MOST_GUESTS: Phase = Phase::Guests64;
+
 /// The table, policy by moment, and what belongs to it.
 pub struct Table<'r>(pub &'r Results);
 
@@ -134,12 +137,36 @@ impl Table<'_> {
                 None => write!(f, " | {SKIP:>11}{SKIP:>11}{SKIP:>17}")?,
             }
         }
-        writeln!(f, " | {source:<7} {SKIP:<8} {SKIP}")
+        let [latency, walks] = self.measured(policy, phase.phase);
+        writeln!(f, " | {source:<7} {latency:<8} {walks}")
+    }
+
+    /// What the hypervisor measured itself under a policy, where that has such a moment: the latency beside that at boot, and walks.
+    fn measured(&self, policy: Policy, phase: Phase) -> [String; 2] {
+        let moment = match phase {
+            Phase::Boot => "boot",
+            MOST_GUESTS => "guests",
+            Phase::After => "after",
+            _ => return [SKIP; 2].map(Into::into),
+        };
+        let mut runs = self.0.measured.iter();
+        let run = runs.find(|run| run.policy == policy.to_string());
+        let rows = run.map(|run| run.rows()).unwrap_or_default();
+        let row = rows
+            .iter()
+            .find(|row| (row.phase, row.workload) == (moment, WORKLOAD));
+        let text = |value: Option<f64>, digits| {
+            value.map_or_else(|| SKIP.into(), |value| format!("{value:.digits$}"))
+        };
+        [
+            text(row.and_then(|row| row.ratio), 3),
+            text(row.and_then(|row| row.walks), 1),
+        ]
     }
 
     /// Cycles of every workload, at boot, with most guests, and after the last.
     fn others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: [Phase; 3] = [Phase::Boot, Phase::Guests64, Phase::After];
+        const SHOWN: [Phase; 3] = [Phase::Boot, MOST_GUESTS, Phase::After];
         let workloads = workloads(self.0);
         for core in &self.0.cores {
             writeln!(
@@ -237,6 +264,13 @@ impl fmt::Display for Table<'_> {
                 }
             }
         }
+        if let Some(run) = results.measured.iter().find(|run| run.has_figures()) {
+            writeln!(
+                f,
+                "latency (p25 beside that at boot) and pmu (walks): measured by the hypervisor, on a machine with {} of RAM; {MOST_GUESTS} there is when the policy has hidden all that it hides",
+                size(run.memory_mib << 20)
+            )?;
+        }
         if let Some(chase) = &results.chase {
             let entries = if chase.large_entries { "2M" } else { "4K" };
             writeln!(
@@ -312,6 +346,26 @@ mod tests {
             text.lines()
                 .any(|line| line.starts_with("linux-fresh      boot") && line.contains("SKIP       SKIP"))
         );
+    }
+
+    /// What the hypervisor measured stands in the row of its policy and moment, and nowhere else.
+    #[test]
+    fn what_was_measured_stands_beside_the_model() {
+        let mut results = sample();
+        results.measured = vec![super::super::measured::tests::run()];
+        let text = Table(&results).to_string();
+        let (first, _) = text.split_once("Translation cycles").unwrap();
+        let end = |row: &str| {
+            let line = first.lines().find(|line| line.starts_with(row)).unwrap();
+            let words: Vec<&str> = line.split_whitespace().rev().take(2).collect();
+            (words[1].to_owned(), words[0].to_owned())
+        };
+        assert_eq!(end("grouped          boot"), ("1.000".into(), "12.0".into()));
+        assert_eq!(end("grouped          guests-64"), ("1.250".into(), "12.0".into()));
+        for row in ["grouped          after", "linux-fresh      boot"] {
+            assert_eq!(end(row), (SKIP.into(), SKIP.into()), "{row}");
+        }
+        assert!(first.contains("on a machine with 1G of RAM"), "{first}");
     }
 
     #[test]
