@@ -5,6 +5,7 @@
 
 use memory::address::{Gpa, PAGE_SIZE};
 use memory::guest::{Change, ChangeError, GuestMemory, PageState, Progress, SecondStageKind};
+use memory::region::Watermarks;
 use model_machine::Bench;
 
 const MIB: u64 = 1 << 20;
@@ -295,6 +296,28 @@ fn a_part_of_a_gigablock_is_refused_whichever_table_is_missing() {
                 let done = change_with(whole(), give_back, (0, frames));
                 assert_eq!(done, frames == tables, "{kind:?} {bytes:#x}: {frames} frames");
             }
+        }
+    }
+}
+
+/// Neither goes below the host's reserve, to the frame.
+#[test]
+fn a_change_leaves_the_host_its_reserve() {
+    let (start, bytes) = (REGION - PAGE_SIZE, REGION + 2 * PAGE_SIZE);
+    // Two tables, and three regions.
+    for (change, needed) in [(Change::GiveBack, 2), (Change::TakeAgain, 2 + 3 * 512)] {
+        for (less, enough) in [(1, false), (0, true)] {
+            let (mut bench, mut guest) = before(SecondStageKind::Nested, change, 0);
+            let low = bench.memory.frames.free_frames() - needed + less;
+            bench.memory.set_watermarks(Watermarks { low, high: low });
+            let before = bench.snapshot();
+            let result = bench.change(&mut guest, change, start, bytes);
+            assert_eq!(result.is_ok(), enough, "{change:?}, {less} less: {result:?}");
+            if !enough {
+                assert!(matches!(result, Err(ChangeError::OutOfMemory(_))), "{result:?}");
+                assert_eq!(before.difference(&bench.snapshot()), None);
+            }
+            bench.teardown(guest);
         }
     }
 }
