@@ -387,6 +387,21 @@ fn a_guest_gets_no_more_tables_than_it_may_have() {
     let free = bench.memory.frames.free_frames();
     let page = |region: u64| region * REGION + 5 * PAGE_SIZE;
     for region in [0, 1] {
+        // Two tables are too many, and the first of them is not counted.
+        let refused = bench.change(&mut guest, Change::GiveBack, page(2), REGION);
+        assert_eq!(
+            refused,
+            if region == 0 {
+                Ok(())
+            } else {
+                Err(ChangeError::Tables)
+            }
+        );
+        if refused.is_ok() {
+            for change in [Change::TakeAgain, Change::Accept] {
+                bench.change(&mut guest, change, page(2), REGION).unwrap();
+            }
+        }
         bench
             .change(&mut guest, Change::GiveBack, page(region), PAGE_SIZE)
             .unwrap();
