@@ -6,6 +6,7 @@
 use memory::address::{Gfn, Gpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
 use memory::frame::HostFrames;
 use memory::guest::{Change, ChangeError, GuestMemory, Kept, PageState, Progress};
+use memory::region::Watermarks;
 use model_machine::{Bench, Board};
 
 const MIB: u64 = 1 << 20;
@@ -369,4 +370,28 @@ fn more_than_a_gigabyte_comes_by_a_flush_for_each() {
         .unwrap();
     assert_eq!(guest.bytes_in_large_leaves(&bench.cpu), GIB + 8 * MIB);
     end(bench, guest);
+}
+
+/// Frames for a guest's pages leave the host its reserve, whether they come as a region for 2 MiB, as one for the magazine, or from pieces.
+#[test]
+fn what_comes_leaves_the_host_its_reserve() {
+    for (start, bytes, needed) in [(2 * MIB, REGION, 512), (2 * MIB, 3 * PAGE_SIZE, 512 + 1)] {
+        for (less, enough) in [(1, false), (0, true)] {
+            let mut board = board(64 * MIB);
+            let mut bench = Bench::new(&mut board);
+            let mut guest = bench.launch(2, 8 * MIB);
+            bench.change(&mut guest, Change::Share, start, REGION).unwrap();
+            assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 512);
+            let low = bench.memory.frames.free_frames() - needed + less;
+            bench.memory.set_watermarks(Watermarks { low, high: low });
+            let before = bench.snapshot();
+            let result = bench.change(&mut guest, Change::Unshare, start, bytes);
+            assert_eq!(result.is_ok(), enough, "{bytes:#x}, {less} less: {result:?}");
+            if !enough {
+                assert!(matches!(result, Err(ChangeError::OutOfMemory(_))), "{result:?}");
+                assert_eq!(before.trace(&bench.snapshot()), None);
+            }
+            end(bench, guest);
+        }
+    }
 }

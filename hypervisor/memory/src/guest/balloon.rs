@@ -211,11 +211,7 @@ impl HostMemory<'_> {
 
     /// Takes whole regions of so many frames from the host, and out of the direct map.
     fn hide_regions<M: Machine>(&mut self, machine: &M, missing: u64) -> Result<Posted, OutOfMemory> {
-        let spare = self
-            .frames
-            .free_frames()
-            .saturating_sub(self.pool.low_watermark());
-        if missing > spare || missing / 512 > self.frames.free_regions() {
+        if missing > self.spare_frames() || missing / 512 > self.frames.free_regions() {
             return Err(self.frames.out_of_memory(missing));
         }
         let mut carved = ExtentList::<Carved>::new();

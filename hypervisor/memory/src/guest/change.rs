@@ -336,7 +336,10 @@ impl GuestMemory {
             Phase::DrawPages if changing.drawn.pages_wanted > 0 => {
                 let drawn = &mut changing.drawn;
                 if !drawn.draw_pages(memory, machine, windows, magazine) {
-                    return Progress::Restock;
+                    match memory.may_grow(drawn.pages_wanted) {
+                        Ok(()) => return Progress::Restock,
+                        Err(error) => changing.refuse(error),
+                    }
                 }
             }
             Phase::DrawPages => changing.phase = Phase::Draw,
@@ -427,8 +430,13 @@ impl GuestMemory {
         let regions = changing.drawn.wanted;
         // Where leaves may be split anyway, a table for each waits since the launch.
         let tables = if self.tables.splits() { 0 } else { regions };
+        let pages = regions * Level::L2.frames();
+        if tables + pages > memory.spare_frames() {
+            let error = memory.frames.out_of_memory(pages);
+            return Err(ChangeError::OutOfMemory(error));
+        }
         self.take(memory, machine, changing, (tables, 0))?;
-        changing.drawn.pages_wanted += regions * Level::L2.frames();
+        changing.drawn.pages_wanted += pages;
         changing.drawn.wanted = 0;
         Ok(())
     }
@@ -446,11 +454,7 @@ impl GuestMemory {
         }
         changing.tables_taken += tables;
         memory.relieve(machine);
-        let spare = memory
-            .frames
-            .free_frames()
-            .saturating_sub(memory.pool.low_watermark());
-        if tables + pages > spare {
+        if tables + pages > memory.spare_frames() {
             let error = memory.frames.out_of_memory(tables + pages);
             return Err(ChangeError::OutOfMemory(error));
         }

@@ -128,10 +128,7 @@ impl Preparing {
                 return Phase::Take;
             }
         }
-        let spare = memory
-            .frames
-            .free_frames()
-            .saturating_sub(memory.pool.low_watermark());
+        let spare = memory.spare_frames();
         if left * 512 > spare {
             let error = memory.frames.out_of_memory(wanted * 512);
             return Phase::Refuse(LaunchError::OutOfMemory(error));

@@ -152,6 +152,25 @@ impl HostMemory<'_> {
         Ok(growing)
     }
 
+    /// Whether the pool may grow for a guest that wants so many single frames more: what nobody uses, or what leaves the host its reserve. It grows by a
+    /// region where one is free.
+    pub(crate) fn may_grow(&self, pages: u64) -> Result<(), OutOfMemory> {
+        let unused = self.frames.pool_free_frames() + self.pool.cached_regions() * 512;
+        let least = if self.frames.free_regions() > 0 { 512 } else { 1 };
+        if unused > 0 || self.spare_frames() >= pages.max(least) {
+            Ok(())
+        } else {
+            Err(self.frames.out_of_memory(pages))
+        }
+    }
+
+    /// Free frames beyond those that the host keeps for itself.
+    pub(crate) fn spare_frames(&self) -> u64 {
+        self.frames
+            .free_frames()
+            .saturating_sub(self.pool.low_watermark())
+    }
+
     /// No free run of whole regions is long enough: hides the largest smaller runs that there are, at least one of them of the order asked for.
     /// Where that leaves no frames for the tables of its splits, only what was asked for.
     fn hide_pieces<M: Machine>(&mut self, machine: &M, order: u8) -> Result<Posted, PrivateError> {
@@ -161,10 +180,7 @@ impl HostMemory<'_> {
             .frames
             .largest_listed_run()
             .filter(|largest| *largest >= order);
-        let spare = self
-            .frames
-            .free_frames()
-            .saturating_sub(self.pool.low_watermark());
+        let spare = self.spare_frames();
         let Some(largest) = largest.filter(|_| spare >= least) else {
             return Err(PrivateError::OutOfMemory(out_of_memory));
         };
