@@ -176,6 +176,34 @@ fn what_was_hidden_in_pieces_and_never_used_comes_back() {
     run(&[(0, 640 << 10), (MIB, 39 * MIB)], 2, Level::L2, &history).unwrap();
 }
 
+/// A page of a guest that has a leaf of 1G: of the two leaves that are split the one of 2M is counted.
+#[test]
+fn a_page_of_a_guest_with_a_leaf_of_1g_is_shared() {
+    let (cpu, guest) = (0, 0);
+    let history = [
+        Op::LargeLeaves { allowed: true },
+        Op::Launch {
+            cpu,
+            regions: 540,
+            kind: SecondStageKind::Nested,
+        },
+        Op::Advance {
+            cpu,
+            guest,
+            steps: 1000,
+        },
+        Op::Change {
+            cpu,
+            guest,
+            change: Change::Share,
+            at: 0,
+            pages: 1,
+            steps: 40,
+        },
+    ];
+    run(&[(0, 96 * MIB), (GIB, GIB)], 2, Level::L3, &history).unwrap();
+}
+
 proptest! {
     #![proptest_config(cases())]
 
