@@ -435,6 +435,27 @@ fn a_guest_gets_no_more_tables_than_it_may_have() {
     bench.teardown(guest);
 }
 
+/// A table that was reserved and not needed, to cut up a gigablock whose region stays, does not count.
+#[test]
+fn a_table_that_was_not_needed_does_not_count() {
+    let mut bench = Bench::of_ram(4 * GIB);
+    bench.memory.allow_large_guest_leaves(true);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, GIB);
+    // One for the leaf of 1G, one for that of 2M, one to cut with.
+    guest.limit_tables(2);
+    let refused = bench.change(&mut guest, Change::GiveBack, 0, PAGE_SIZE);
+    assert_eq!(refused, Err(ChangeError::Tables));
+    guest.limit_tables(4);
+    bench.change(&mut guest, Change::GiveBack, 0, PAGE_SIZE).unwrap();
+    // Two are in use. One for the next leaf of 2M, and again one to cut with.
+    bench
+        .change(&mut guest, Change::GiveBack, REGION, PAGE_SIZE)
+        .unwrap();
+    let refused = bench.change(&mut guest, Change::GiveBack, 2 * REGION, PAGE_SIZE);
+    assert_eq!(refused, Err(ChangeError::Tables));
+    bench.teardown(guest);
+}
+
 /// What one change hides, it hides in one step.
 #[test]
 fn no_more_than_a_gigablock_is_taken_again_at_once() {

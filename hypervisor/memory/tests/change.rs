@@ -22,6 +22,8 @@ mod leaves;
 mod limits;
 #[path = "change/ownership.rs"]
 mod ownership;
+#[path = "change/pieces.rs"]
+mod pieces;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

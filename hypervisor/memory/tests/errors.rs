@@ -5,7 +5,7 @@
 use memory::address::{Gfn, Gpa, Hpa, Hva, Pfn};
 use memory::direct_map::HideCause;
 use memory::frame::{GuestId, OutOfMemory};
-use memory::guest::{LaunchError, NotGuestMemory};
+use memory::guest::{ChangeError, LaunchError, NotGuestMemory, NotShared};
 use memory::memory_map::{MAX_RANGES, MemoryMapError};
 use memory::paging::BuildError;
 use memory::region::PrivateError;
@@ -88,6 +88,35 @@ fn a_refusal_says_what_was_asked_for_and_what_is_missing() {
         "{outside}"
     );
     assert!(JoinError::NotExpected.to_string().contains("nobody waits for"));
+}
+
+#[test]
+fn a_change_that_is_refused_says_why() {
+    let start = Gpa::new(0x7000);
+    let memory = OutOfMemory {
+        wanted: 5 << 20,
+        free: 0,
+        free_regions: 0,
+    };
+    let outside = NotGuestMemory { start, bytes: 99 };
+    for (error, text) in [
+        (ChangeError::Unaligned, "not made of whole pages"),
+        (ChangeError::Range(outside), "99 bytes at guest-physical"),
+        (ChangeError::TooMuch, "1024 MiB"),
+        (ChangeError::State, "in another state"),
+        (ChangeError::OutOfMemory(memory), "5 MiB wanted"),
+        (ChangeError::Limit, "than the guest may share"),
+        (ChangeError::Tables, "more tables than the guest may have"),
+        (ChangeError::Busy, "under way"),
+    ] {
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    assert!(NotShared::Range(outside).to_string().contains("99 bytes"));
+    let page = NotShared::Page(start).to_string();
+    assert!(
+        page.contains(&start.to_string()) && page.contains("is not shared"),
+        "{page}"
+    );
 }
 
 /// Numbers of different kinds cannot be taken for each other, printed either.

@@ -123,6 +123,11 @@ impl Cpu {
             .any(|(at, when)| until <= *when && covers(leaf, *at))
     }
 
+    /// Whether an address that was translated is so by a page of 4K.
+    pub(crate) fn uses_small_page(&self, at: Hva) -> bool {
+        self.pages.contains_key(&(start(at, 12), 12))
+    }
+
     /// Translates as hardware may: from the oldest thing that it remembers.
     pub(crate) fn translate(&mut self, ram: &Ram, at: Hva, write: bool) -> Result<Hpa, Fault> {
         assert_eq!(self.stage, Stage::Host, "a CPU used a host translation");

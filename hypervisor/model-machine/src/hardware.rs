@@ -171,12 +171,11 @@ impl ModelCpu<'_> {
 
     /// Zeroes the 2 MiB at an address if one translation covers them; else false.
     fn zero_region(&self, at: Hva) -> bool {
-        let last = Hva::new(at.get() + (Level::L2.bytes() - PAGE_SIZE));
-        let (Ok(first), Ok(last)) = (self.translate(at, true), self.translate(last, true)) else {
+        let Ok(first) = self.translate(at, true) else {
             return false;
         };
-        let whole = first.is_aligned(Level::L2.bytes())
-            && last.get().checked_sub(first.get()) == Some(Level::L2.bytes() - PAGE_SIZE);
+        let small = self.machine.state().cpus[self.index].uses_small_page(at);
+        let whole = !small && first.is_aligned(Level::L2.bytes());
         if whole {
             self.machine.ram().clear_region(first.pfn());
             let mut state = self.machine.state();

@@ -85,7 +85,7 @@ impl DirectMap {
 
     /// Takes some of the extents out of the direct map and puts them into the batch. This cannot fail: each extent was seen to be
     /// mapped, each leaf that will be split has a table in the reserve. When all are out, the tables that were not needed are freed. Whether
-    /// anything was left to do.
+    /// anything is left to do.
     pub(crate) fn hide_some<M: Machine>(
         &mut self,
         machine: &M,
@@ -97,7 +97,8 @@ impl DirectMap {
         let (extents, _) = take_some(frames, &mut checked.extents, |_, _| Ok(()));
         if extents.is_empty() {
             // Taken for leaves that were split already, or have not come to be. Never linked, so free at once.
-            return frames.free_some_tables(&mut checked.reserve, ENTRIES as u64) > 0;
+            frames.free_some_tables(&mut checked.reserve, ENTRIES as u64);
+            return !checked.reserve.is_empty();
         }
         let reserve = &mut checked.reserve;
         let unmapped = extents.unmapped(frames, |frames, pfn, order| {

@@ -67,11 +67,6 @@ impl Change {
         }
     }
 
-    /// Whether the pages keep their frames and what they hold.
-    pub const fn is_in_place(self) -> bool {
-        matches!(self, Self::ShareInPlace | Self::UnshareInPlace)
-    }
-
     /// Every change there is.
     pub const ALL: [Self; 7] = [
         Self::Share,

@@ -48,18 +48,25 @@ fn a_change_is_refused_whichever_frame_is_missing() {
     }
 }
 
-/// What a guest makes the host allocate leaves the host its reserve.
+/// What a guest makes the host allocate leaves the host its reserve, and may take all above it.
 #[test]
 fn sharing_stops_at_the_low_watermark() {
     let mut bench = Bench::of_ram(64 * MIB);
     let mut guest = bench.launch_as(1, SecondStageKind::Nested, 24 * MIB);
     let free = bench.memory.frames.free_frames();
-    let low = free - 600;
-    bench.memory.set_watermarks(Watermarks { low, high: low });
-    let refused = bench.change(&mut guest, Change::Share, 0, 4 * MIB);
-    assert!(matches!(refused, Err(ChangeError::OutOfMemory(_))), "{refused:?}");
+    let keep = |bench: &mut Bench<'_>, low| bench.memory.set_watermarks(Watermarks { low, high: low });
+    // A frame for each page, and the tables of levels 3, 2 and 1.
+    let needed = 512 + 3;
+    keep(&mut bench, free - needed + 1);
+    let refused = bench.change(&mut guest, Change::Share, 0, 2 * MIB);
+    let Err(ChangeError::OutOfMemory(error)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((error.wanted, error.free), (needed * PAGE_SIZE, free * PAGE_SIZE));
     assert_eq!(bench.memory.frames.free_frames(), free);
+    keep(&mut bench, free - needed);
     assert_eq!(bench.change(&mut guest, Change::Share, 0, 2 * MIB), Ok(()));
+    assert_eq!(bench.memory.frames.free_frames(), free - needed);
     bench.teardown(guest);
 }
 

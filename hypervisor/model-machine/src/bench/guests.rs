@@ -68,6 +68,7 @@ impl Bench<'_> {
     ) -> Result<(), ChangeError> {
         guest.begin(change, Gpa::new(start), bytes)?;
         loop {
+            assert!(guest.is_changing());
             if let Progress::Done(result) = self.step(guest) {
                 assert!(!guest.is_changing());
                 return result;

@@ -10,6 +10,11 @@ use super::{Guest, Stage, World, judged};
 use crate::check::{Rule, Violation};
 use crate::guests::SHARED_BIT;
 
+/// Whether pages keep their frames and what they hold.
+fn is_in_place(change: Change) -> bool {
+    matches!(change, Change::ShareInPlace | Change::UnshareInPlace)
+}
+
 /// What must be in a guest's memory.
 #[derive(Default)]
 pub(super) struct Known {
@@ -83,7 +88,7 @@ impl Known {
             Change::GiveBack => (0, PageState::Absent),
             Change::TakeAgain => (0, PageState::Pending),
         };
-        if change.is_in_place() {
+        if is_in_place(change) {
             // What was there is there, at the other alias.
             let moved = |at: &u64| at & SHARED_BIT != alias && bytes.contains(&(at & !SHARED_BIT));
             let kept: Vec<_> = self.written.extract_if(.., |at, _| moved(at)).collect();
@@ -283,7 +288,7 @@ impl World<'_> {
         let Some((change, pages, result)) = ended else {
             return Ok(None);
         };
-        if result.is_ok() && change.is_in_place() {
+        if result.is_ok() && is_in_place(change) {
             self.reads_the_same(cpu.index(), index, &pages)?;
         } else if result.is_ok() && matches!(change, Change::Share | Change::Accept) {
             self.reads_zero(cpu.index(), index, change, pages)?;
