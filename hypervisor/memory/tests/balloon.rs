@@ -378,6 +378,38 @@ fn a_guest_can_die_at_every_step() {
     }
 }
 
+/// What is on its way to a guest goes out of use with the rest of it.
+#[test]
+fn a_guest_is_quarantined_at_every_step() {
+    let mut seen = std::collections::BTreeSet::new();
+    for steps in 0.. {
+        let mut bench = Bench::new(128 * MIB);
+        let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+        bench.change(&mut guest, Change::GiveBack, 0, 2 * REGION).unwrap();
+        guest.begin(Change::TakeAgain, Gpa::new(0), 2 * REGION).unwrap();
+        let mut done = false;
+        for _ in 0..steps {
+            done = matches!(bench.step(&mut guest), Progress::Done(_));
+        }
+        let (cpu, memory) = (bench.cpu(), &mut bench.booted.memory);
+        let before = memory.frames.free_frames();
+        let bytes = guest.quarantine(memory, &cpu);
+        assert_eq!(memory.stats().frames_quarantined * PAGE_SIZE, bytes);
+        let quarantined: u64 = (0..)
+            .zip(memory.view().quarantined)
+            .map(|(order, count)| count << order)
+            .sum();
+        assert_eq!(quarantined * PAGE_SIZE, bytes, "{steps} steps");
+        // What was only reserved is free again.
+        assert!(memory.frames.free_frames() >= before);
+        seen.insert(bytes);
+        if done {
+            break;
+        }
+    }
+    assert_eq!(Vec::from_iter(seen), [6 * MIB, 10 * MIB]);
+}
+
 /// One table for each region that is divided; it counts until the region is whole again.
 #[test]
 fn a_guest_gets_no_more_tables_than_it_may_have() {

@@ -59,6 +59,32 @@ fn each_page_is_hidden_from_every_cpu_and_costs_a_flush() {
     assert_eq!(booted.memory.stats().level3_collapses, 0);
 }
 
+/// Zeroed before the guest has it, and before the host has it again.
+#[test]
+fn pages_are_zero_before_and_after() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 16 << 20)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let frames = &mut booted.memory.frames;
+    let all: Vec<_> = std::iter::from_fn(|| frames.allocate(0).ok()).collect();
+    for frame in &all {
+        cpu.store(direct(frame.pfn().hpa()).unwrap(), 7).unwrap();
+    }
+    all.into_iter().for_each(|frame| frames.free(frame));
+    let paged = booted
+        .memory
+        .launch_paged(&cpu, GuestId::new(1).unwrap(), 8)
+        .unwrap();
+    let used: Vec<Pfn> = paged.frames(&cpu).collect();
+    for pfn in &used {
+        assert_eq!(machine.ram().load(pfn.hpa()), 0);
+        machine.ram().store(pfn.hpa(), 9);
+    }
+    booted.memory.teardown_paged(&cpu, paged);
+    for pfn in used {
+        assert_eq!(cpu.load(direct(pfn.hpa()).unwrap()), Ok(0));
+    }
+}
+
 #[test]
 fn running_out_of_memory_gives_every_frame_back() {
     let (machine, mut booted) = ModelMachine::boot(&[(0, 64 << 20)], 1, Level::L3);

@@ -153,6 +153,7 @@ fn a_cpu_in_guest_mode_is_flagged_and_keeps_table_frames_waiting() {
         1,
         "the merged table may still be walked by the flagged CPU"
     );
+    assert_eq!(booted.memory.view().waiting_tables, 1);
     assert_eq!(booted.memory.frames.free_frames(), free - 1);
     other.leave_guest();
     // The next flush finds that every CPU has flushed, and releases it.

@@ -49,3 +49,40 @@ fn two_mebibytes_in_pieces_are_shared_and_come_back() {
         bench.teardown(guest);
     }
 }
+
+/// What the host's window shows is the guest's: one entry for a region, and for pieces one for each page, as what follows in the guest need not
+/// follow in RAM.
+#[test]
+fn a_region_is_read_through_one_window_and_pieces_page_by_page() {
+    let mut bench = Bench::new(64 * MIB);
+    for (pieces, entries) in [(false, 2), (true, 2 * 512)] {
+        if pieces {
+            in_pieces(&mut bench);
+        }
+        let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
+        let pages = || (2 * MIB..4 * MIB).step_by(PAGE_SIZE as usize);
+        pages().for_each(|at| assert!(bench.store(at, !at)));
+        let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
+        let mut data = vec![0; 2 << 20];
+        let before = bench.machine.stores();
+        let at = Gpa::new(2 * MIB);
+        guest
+            .read(&cpu, &memory.frames, &mut windows[0], at, &mut data)
+            .unwrap();
+        // Opened and closed.
+        assert_eq!(bench.machine.stores() - before, entries);
+        for (page, at) in data.chunks(PAGE_SIZE as usize).zip(pages()) {
+            assert_eq!(page[..8], (!at).to_le_bytes());
+        }
+        data.reverse();
+        guest
+            .write(&cpu, &memory.frames, &mut windows[0], at, &data)
+            .unwrap();
+        assert_eq!(bench.machine.stores() - before, 2 * entries);
+        for (page, at) in data.chunks(PAGE_SIZE as usize).zip(pages()) {
+            let word = u64::from_le_bytes(page[..8].try_into().unwrap());
+            assert_eq!(bench.load(&guest, at), Some(word));
+        }
+        bench.teardown(guest);
+    }
+}
