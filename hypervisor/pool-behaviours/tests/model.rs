@@ -9,6 +9,9 @@ use memory::window::Windows;
 use model_machine::{Board, Booted, ModelCpu, ModelMachine};
 use pool_behaviours::{Outcome, Place, all, try_one};
 
+#[path = "model/interface.rs"]
+mod interface;
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
