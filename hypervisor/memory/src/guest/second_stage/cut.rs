@@ -24,11 +24,11 @@ pub(in crate::guest) struct CutSecondStage {
     middle: Option<Pfn>,
     /// That of the shared alias, and the index of its first entry there.
     shared: Option<(Pfn, usize)>,
-    /// The next region of the shared alias to be freed.
-    next_shared: u64,
-    /// GiB of the guest's memory, the last one perhaps in part, and of how many the private alias' tables are freed.
+    /// Regions of the shared alias that are still to be freed.
+    shared_left: core::ops::Range<u64>,
+    /// GiB of the guest's memory, the last one perhaps in part, and those whose tables of the private alias are still to be freed.
     gigabytes: usize,
-    next_gigabyte: usize,
+    private_left: core::ops::Range<usize>,
     /// Some of the private alias is mapped by 4K leaves.
     small: bool,
     /// Tables that were never linked, and tables that no longer are.
@@ -53,10 +53,10 @@ impl SecondStage {
             root: self.root,
             middle,
             shared: shared_middle,
-            next_shared: 0,
+            shared_left: 0..self.gigabytes as u64 * REGIONS,
             gigabytes: self.gigabytes,
             small: !self.patched.is_empty() || self.divided || self.kind.splits(),
-            next_gigabyte: 0,
+            private_left: 0..self.gigabytes,
             spare: self.spare,
             unlinked: self.unlinked,
             released: self.released,
@@ -81,13 +81,11 @@ impl CutSecondStage {
         machine: &M,
         frames: &mut FrameTable<'_>,
     ) -> bool {
-        while self.next_shared < self.gigabytes as u64 * REGIONS {
-            let region = self.next_shared;
+        while let Some(region) = self.shared_left.next() {
             let Some(low) = self.shared_low(machine, region / REGIONS) else {
-                self.next_shared = (region / REGIONS + 1) * REGIONS;
+                self.shared_left.start = (region / REGIONS + 1) * REGIONS;
                 continue;
             };
-            self.next_shared += 1;
             let slot = Slot::of(machine, low, region as usize, Level::L2);
             if let Some(table) = with_format!(self.kind, F => table_below::<F, M>(&slot)) {
                 with_format!(self.kind, F => shared::free_leaves::<F, M>(machine, frames, table));
@@ -115,20 +113,19 @@ impl CutSecondStage {
         machine: &M,
         frames: &mut FrameTable<'_>,
     ) -> bool {
-        let freed = frames.free_some_tables(&mut self.spare, MOST_FREED);
-        let freed = freed + frames.free_some_tables(&mut self.unlinked, MOST_FREED - freed);
-        let freed = freed + frames.free_some_tables(&mut self.released, MOST_FREED - freed);
-        if freed > 0 {
-            return true;
+        for list in [&mut self.spare, &mut self.unlinked, &mut self.released] {
+            if frames.free_some_tables(list, MOST_FREED) > 0 {
+                return true;
+            }
         }
         if self.free_shared_tables(machine, frames) {
             return true;
         }
-        while self.next_gigabyte < self.gigabytes
-            && let Some(middle) = self.middle
-        {
-            let slot = Slot::of(machine, middle, self.next_gigabyte, Level::L3);
-            self.next_gigabyte += 1;
+        let Some(middle) = self.middle else {
+            return false;
+        };
+        while let Some(gigabyte) = self.private_left.next() {
+            let slot = Slot::of(machine, middle, gigabyte, Level::L3);
             if let Some(low) = with_format!(self.kind, F => table_below::<F, M>(&slot)) {
                 if self.small {
                     with_format!(self.kind, F => free_small::<F, M>(machine, frames, low));
