@@ -76,7 +76,7 @@ fn sharing_stops_at_the_guest_s_limit() {
     let mut bench = Bench::of_ram(128 * MIB);
     let mut guest = bench.launch_as(1, SecondStageKind::Extended, 8 * MIB);
     guest.limit_sharing(2 * MIB + PAGE_SIZE + 1);
-    let share = |bench: &mut Bench, guest: &mut GuestMemory, start, bytes, expected| {
+    let share = |bench: &mut Bench<'_>, guest: &mut GuestMemory, start, bytes, expected| {
         let before = bench.snapshot();
         let result = bench.change(guest, Change::Share, start, bytes);
         assert_eq!(result, expected, "{start:#x} {bytes:#x}");
@@ -98,5 +98,21 @@ fn sharing_stops_at_the_guest_s_limit() {
         .unwrap();
     share(&mut bench, &mut guest, 6 * MIB, PAGE_SIZE, Ok(()));
     share(&mut bench, &mut guest, PAGE_SIZE, PAGE_SIZE, limit);
+    bench.teardown(guest);
+}
+
+/// Tables that serve several 2 MiB of a range are reserved once.
+#[test]
+fn a_range_needs_each_table_once() {
+    let mut bench = Bench::of_ram(4 * GIB);
+    bench.memory.allow_large_guest_leaves(true);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, GIB);
+    // For the leaf of 1G; and of the shared alias the two upper ones, and a lowest one for each 2 MiB.
+    let needed = 1 + 2 + 2;
+    guest.limit_tables(needed - 1);
+    let refused = bench.change(&mut guest, Change::Share, 0, 4 * MIB);
+    assert_eq!(refused, Err(ChangeError::Tables));
+    guest.limit_tables(needed);
+    bench.change(&mut guest, Change::Share, 0, 4 * MIB).unwrap();
     bench.teardown(guest);
 }
