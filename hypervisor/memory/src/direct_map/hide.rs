@@ -380,6 +380,43 @@ mod tests {
         );
     }
 
+    /// Extents that had been looked at already, and the tables taken for them.
+    #[test]
+    fn all_comes_back_when_one_of_several_cannot_be_hidden() {
+        let (machine, mut memory, _) = Fake::boot();
+        // The 1G leaf is split now, if there is one.
+        let region = memory.frames.carve(1).unwrap();
+        hide(&mut memory, machine, region);
+        // Two blocks that are partly free.
+        let mut held = std::vec![memory.frames.allocate(0).unwrap()];
+        while held[0].pfn().region_number() == held[held.len() - 1].pfn().region_number() {
+            held.push(memory.frames.allocate(0).unwrap());
+        }
+        memory.frames.free(held.swap_remove(0));
+        let pieces = memory.frames.free_frames() - memory.frames.free_regions() * 512;
+        let extents = memory.frames.carve_pieces(pieces).unwrap();
+        let (first, _) = extents.extents(&memory.frames).next().unwrap();
+        let (pfn, _) = extents.extents(&memory.frames).last().unwrap();
+        assert!(first.region_number() != pfn.region_number());
+        let slot = memory.direct_map.third_level(machine, pfn).unwrap();
+        let Decoded::Table(table) = slot.decode::<LongMode>() else {
+            panic!("there is no table");
+        };
+        machine.frame(table)[pfn.region_number() as usize % 512].fetch_or(1 << 9, Ordering::Relaxed);
+        let (all, free) = (extents.frames(), memory.frames.free_frames());
+        let HostMemory {
+            frames,
+            direct_map,
+            stats,
+            ..
+        } = &mut memory;
+        let refused = direct_map.hide(machine, frames, stats, extents).unwrap_err();
+        assert_eq!(refused.cause, HideCause::NotALeaf(pfn));
+        assert_eq!(refused.extents.frames(), all);
+        // The table for the first block's leaf among them.
+        assert_eq!(memory.frames.free_frames(), free);
+    }
+
     #[test]
     fn what_cannot_be_hidden_is_named() {
         let text = HideCause::NotALeaf(Pfn::new(0x1234)).to_string();
