@@ -144,3 +144,43 @@ fn a_guest_that_changes_the_same_page_again_and_again_takes_no_more_memory() {
     assert_eq!(free, [free[0]; 4]);
     bench.teardown(guest);
 }
+
+/// Pages, flushes, and large leaves that come back, each by its own counter.
+#[test]
+fn what_changes_is_counted() {
+    for kind in KINDS {
+        let mut bench = Bench::of_ram(64 * MIB);
+        let mut guest = bench.launch_as(1, kind, 4 * MIB);
+        for (change, pages) in [
+            (Change::Share, 3),
+            (Change::Unshare, 3),
+            (Change::Accept, 3),
+            (Change::ShareInPlace, 2),
+            (Change::UnshareInPlace, 2),
+        ] {
+            let (start, bytes) = (5 * PAGE_SIZE, pages * PAGE_SIZE);
+            bench.change(&mut guest, change, start, bytes).unwrap();
+        }
+        let stats = bench.memory.stats();
+        let pages = [
+            stats.pages_shared,
+            stats.pages_unshared,
+            stats.pages_accepted,
+            stats.pages_shared_in_place,
+            stats.pages_unshared_in_place,
+        ];
+        assert_eq!((pages, stats.guest_flushes), ([3, 3, 3, 2, 2], 4));
+        // Where code must not run from large leaves, those stay split.
+        let (splits, whole, stay) = match kind {
+            SecondStageKind::ExtendedSplit => (1, 0, 2),
+            _ => (2, 2, 0),
+        };
+        let blocked = stats.promotions_blocked;
+        assert_eq!(
+            (stats.second_stage_splits, stats.second_stage_collapses),
+            (splits, whole)
+        );
+        assert_eq!((blocked.executable, blocked.address), (stay, 0));
+        bench.teardown(guest);
+    }
+}
