@@ -360,3 +360,22 @@ fn fill_one<F: Format, M: Machine>(slot: &Slot<'_, M>, from: Mark, attributes: F
         "broken invariant: a page that was checked is not {from:?} any more"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No change depends on it, as each stays within 2 MiB: so it is looked at here.
+    #[test]
+    fn what_is_left_of_an_entry_ends_where_the_entry_ends() {
+        let left = |level, gfn| {
+            let state = PageState::Accepted;
+            let pfn = None;
+            Looked { state, pfn, level }.left(Gfn::new(gfn))
+        };
+        assert_eq!(left(Level::L1, 0x1_2345), 1);
+        assert_eq!(left(Level::L2, 0x1_2200), 512);
+        assert_eq!(left(Level::L2, 0x1_2205), 507);
+        assert_eq!(left(Level::L3, 0x7_ffff), 1);
+    }
+}
