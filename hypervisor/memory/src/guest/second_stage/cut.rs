@@ -124,7 +124,7 @@ impl CutSecondStage {
         let Some(middle) = self.middle else {
             return false;
         };
-        while let Some(gigabyte) = self.private_left.next() {
+        for gigabyte in self.private_left.by_ref() {
             let slot = Slot::of(machine, middle, gigabyte, Level::L3);
             if let Some(low) = with_format!(self.kind, F => table_below::<F, M>(&slot)) {
                 if self.small {
