@@ -5,7 +5,7 @@
 use memory::address::{Hpa, Pfn};
 use memory::frame::records::RecordsLayout;
 use memory::frame::{FrameState, FrameTable, HostFrames};
-use memory::memory_map::{FrameRange, MemoryMap, RawEntry};
+use memory::memory_map::{FrameRange, MAX_RANGES, MemoryMap, RawEntry};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -35,6 +35,22 @@ fn ram_decides_the_size_of_the_records_not_the_highest_address() {
         "records take {} bytes of 4 GiB",
         far * 8
     );
+}
+
+/// A range that loses its beginning stays one range.
+#[test]
+fn as_many_ranges_as_there_may_be_can_lose_their_beginnings() {
+    let entry = |number: usize, ram| RawEntry {
+        start: Hpa::new(number as u64 * MIB),
+        bytes: if ram { 8 << 10 } else { 4 << 10 },
+        ram,
+    };
+    let ram = (0..MAX_RANGES).map(|number| entry(number, true));
+    let reserved = (0..MAX_RANGES).map(|number| entry(number, false));
+    let map = MemoryMap::new(ram.chain(reserved)).unwrap();
+    let starts = map.ranges().iter().map(|range| range.start.get());
+    assert!(starts.eq((0..MAX_RANGES as u64).map(|number| number * 256 + 1)));
+    assert_eq!(map.frames(), MAX_RANGES as u64);
 }
 
 #[test]
