@@ -390,4 +390,30 @@ mod tests {
             Some(region.pfn().add(1))
         );
     }
+
+    /// An extent may begin in one gigabyte of the guest and end in the next.
+    #[test]
+    fn an_extent_is_mapped_across_the_border_of_two_tables() {
+        let (machine, mut memory, mut windows) = Fake::boot();
+        let guest = GuestId::new(1).unwrap();
+        let reserve = memory.frames.reserve_tables(machine, 4).unwrap();
+        let shape = Shape {
+            bytes: 2 << 30,
+            gigablocks: 0,
+            patched: 0,
+            shared_bit: 47,
+        };
+        let kind = SecondStageKind::Nested;
+        let tables = SecondStage::new(machine, kind, &mut memory.frames, reserve, shape).unwrap();
+        let regions = memory
+            .allocate_private(machine, &mut windows, REGION_ORDER + 1)
+            .unwrap();
+        let last = Gfn::new(511 << REGION_ORDER);
+        let regions = regions.assign(&mut memory.frames, guest, last);
+        assert_eq!(tables.map(machine, &memory.frames, guest, &regions), Ok(2));
+        for frame in [0, 511, 512, 1023] {
+            let found = tables.translate(machine, last.add(frame));
+            assert_eq!(found, Some(regions.pfn().add(frame)));
+        }
+    }
 }
