@@ -378,6 +378,30 @@ fn a_guest_can_die_at_every_step() {
     }
 }
 
+/// A change goes no further before the direct map's flush was waited for, however often it is asked to.
+#[test]
+fn what_is_taken_again_waits_for_its_flush() {
+    let mut bench = Bench::new(128 * MIB);
+    let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+    bench.change(&mut guest, Change::GiveBack, 0, REGION).unwrap();
+    guest.begin(Change::TakeAgain, Gpa::new(0), REGION).unwrap();
+    let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
+    while guest.go_on(memory, &cpu, &mut windows[0]) != Progress::Hide {}
+    for _ in 0..3 {
+        assert_eq!(guest.go_on(memory, &cpu, &mut windows[0]), Progress::Hide);
+    }
+    let receipt = guest.hiding().unwrap().wait(&cpu);
+    guest.hidden(memory, &cpu, receipt);
+    loop {
+        match bench.step(&mut guest) {
+            Progress::More => {}
+            other => break assert_eq!(other, Progress::Done(Ok(()))),
+        }
+    }
+    assert_eq!(bench.load(&guest, 0), None, "pending");
+    bench.teardown(guest);
+}
+
 /// What is on its way to a guest goes out of use with the rest of it.
 #[test]
 fn a_guest_is_quarantined_at_every_step() {

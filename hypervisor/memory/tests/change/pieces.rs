@@ -59,13 +59,13 @@ fn a_region_is_read_through_one_window_and_pieces_page_by_page() {
         if pieces {
             in_pieces(&mut bench);
         }
-        let mut guest = bench.launch(SecondStageKind::Nested, 4 * MIB);
-        let pages = || (2 * MIB..4 * MIB).step_by(PAGE_SIZE as usize);
+        let mut guest = bench.launch(SecondStageKind::Nested, 2 * MIB);
+        let pages = || (0..2 * MIB).step_by(PAGE_SIZE as usize);
         pages().for_each(|at| assert!(bench.store(at, !at)));
         let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
         let mut data = vec![0; 2 << 20];
         let before = bench.machine.stores();
-        let at = Gpa::new(2 * MIB);
+        let at = Gpa::new(0);
         guest
             .read(&cpu, &memory.frames, &mut windows[0], at, &mut data)
             .unwrap();
