@@ -25,7 +25,7 @@ pub struct Suite {
     pub command: fn(target: &Path, long: bool) -> Command,
 }
 
-/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 30,000 in all take a quarter of an hour of CPU time.
+/// Histories of the memory subsystem that each test tries with `--long` (docs/testing.md); 40,000 in all take some 17 minutes of CPU time.
 const LONG_HISTORIES: &str = "10000";
 
 /// All of them, in the order they run.
