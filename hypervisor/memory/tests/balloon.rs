@@ -381,17 +381,15 @@ fn a_guest_can_die_at_every_step() {
 /// A change goes no further before the direct map's flush was waited for, however often it is asked to.
 #[test]
 fn what_is_taken_again_waits_for_its_flush() {
-    let mut bench = Bench::new(128 * MIB);
-    let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 10 * MIB);
     bench.change(&mut guest, Change::GiveBack, 0, REGION).unwrap();
     guest.begin(Change::TakeAgain, Gpa::new(0), REGION).unwrap();
-    let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
-    while guest.go_on(memory, &cpu, &mut windows[0]) != Progress::Hide {}
+    while bench.go_on(&mut guest) != Progress::Hide {}
     for _ in 0..3 {
-        assert_eq!(guest.go_on(memory, &cpu, &mut windows[0]), Progress::Hide);
+        assert_eq!(bench.go_on(&mut guest), Progress::Hide);
     }
-    let receipt = guest.hiding().unwrap().wait(&cpu);
-    guest.hidden(memory, &cpu, receipt);
+    bench.answer(&mut guest, &Progress::Hide);
     loop {
         match bench.step(&mut guest) {
             Progress::More => {}
@@ -407,17 +405,17 @@ fn what_is_taken_again_waits_for_its_flush() {
 fn a_guest_is_quarantined_at_every_step() {
     let mut seen = std::collections::BTreeSet::new();
     for steps in 0.. {
-        let mut bench = Bench::new(128 * MIB);
-        let mut guest = bench.launch(SecondStageKind::Nested, 10 * MIB);
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut guest = bench.launch_as(1, SecondStageKind::Nested, 10 * MIB);
         bench.change(&mut guest, Change::GiveBack, 0, 2 * REGION).unwrap();
         guest.begin(Change::TakeAgain, Gpa::new(0), 2 * REGION).unwrap();
         let mut done = false;
         for _ in 0..steps {
             done = matches!(bench.step(&mut guest), Progress::Done(_));
         }
-        let (cpu, memory) = (bench.cpu(), &mut bench.booted.memory);
+        let (cpu, memory) = (&bench.cpu, &mut bench.memory);
         let before = memory.frames.free_frames();
-        let bytes = guest.quarantine(memory, &cpu);
+        let bytes = guest.quarantine(memory, cpu);
         assert_eq!(memory.stats().frames_quarantined * PAGE_SIZE, bytes);
         let quarantined: u64 = (0..)
             .zip(memory.view().quarantined)

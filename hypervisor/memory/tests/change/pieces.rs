@@ -54,31 +54,37 @@ fn two_mebibytes_in_pieces_are_shared_and_come_back() {
 /// follow in RAM.
 #[test]
 fn a_region_is_read_through_one_window_and_pieces_page_by_page() {
-    let mut bench = Bench::new(64 * MIB);
+    let mut bench = Bench::of_ram(64 * MIB);
     for (pieces, entries) in [(false, 2), (true, 2 * 512)] {
         if pieces {
             in_pieces(&mut bench);
         }
-        let mut guest = bench.launch(SecondStageKind::Nested, 2 * MIB);
+        let mut guest = bench.launch_as(1, SecondStageKind::Nested, 2 * MIB);
         let pages = || (0..2 * MIB).step_by(PAGE_SIZE as usize);
         pages().for_each(|at| assert!(bench.store(at, !at)));
-        let (cpu, Booted { memory, windows }) = (bench.machine.cpu(0), &mut bench.booted);
+        let Bench {
+            machine,
+            cpu,
+            memory,
+            windows,
+            ..
+        } = &mut bench;
         let mut data = vec![0; 2 << 20];
-        let before = bench.machine.stores();
+        let before = machine.stores();
         let at = Gpa::new(0);
         guest
-            .read(&cpu, &memory.frames, &mut windows[0], at, &mut data)
+            .read(cpu, &memory.frames, &mut windows[0], at, &mut data)
             .unwrap();
         // Opened and closed.
-        assert_eq!(bench.machine.stores() - before, entries);
+        assert_eq!(machine.stores() - before, entries);
         for (page, at) in data.chunks(PAGE_SIZE as usize).zip(pages()) {
             assert_eq!(page[..8], (!at).to_le_bytes());
         }
         data.reverse();
         guest
-            .write(&cpu, &memory.frames, &mut windows[0], at, &data)
+            .write(cpu, &memory.frames, &mut windows[0], at, &data)
             .unwrap();
-        assert_eq!(bench.machine.stores() - before, 2 * entries);
+        assert_eq!(machine.stores() - before, 2 * entries);
         for (page, at) in data.chunks(PAGE_SIZE as usize).zip(pages()) {
             let word = u64::from_le_bytes(page[..8].try_into().unwrap());
             assert_eq!(bench.load(&guest, at), Some(word));
