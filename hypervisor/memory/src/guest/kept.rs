@@ -222,6 +222,7 @@ impl Drawn {
             self.scrubber.clean.push(&mut memory.frames, extent);
             drawn += 1;
         }
+        magazine.report(memory);
         self.pages_wanted -= drawn;
         drawn > 0
     }

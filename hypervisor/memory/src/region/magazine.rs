@@ -207,7 +207,8 @@ impl Magazine {
         self.trim(memory, machine, windows, 0);
     }
 
-    fn report(&mut self, memory: &mut HostMemory<'_>) {
+    /// Adds what it has counted to the pool's counters.
+    pub(crate) fn report(&mut self, memory: &mut HostMemory<'_>) {
         memory.stats.pool_allocations += core::mem::take(&mut self.allocations);
         memory.stats.pool_frees += core::mem::take(&mut self.frees);
         memory.stats.bytes_scrubbed += core::mem::take(&mut self.scrubbed);
