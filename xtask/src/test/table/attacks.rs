@@ -26,7 +26,7 @@ const SWEEPS: &str = "guest=attack-msrs,memory=4M,limit=1800s guest=attack-ports
 
 /// All that change their memory.
 const CONVERSIONS: &str = "{attack-in-place} {attack-races} {auto-accept} {auto-convert} {auto-convert-limit} {balloon} {changes-at-random} {conversion-storm} \
-     {page-states} {share-and-stay} {share-and-take-back} {share-in-place} {share-limit} {share-much} {shared-page-tables} {table-limit} \
+     {page-states} {share-and-stay} {share-and-take-back} {share-in-place} {share-limit} {share-much} {shared-page-tables} {squeeze} {table-limit} \
      {touch-given-back} {touch-pending} {touch-private-as-shared} {touch-shared-as-private} {touch-shared-in-place} {vcpus-share} \
      {vcpus-revoked} {reads-zero}";
 
