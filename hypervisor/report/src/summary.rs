@@ -137,7 +137,7 @@ fn counters(counters: &Counters, out: &mut impl Write) -> fmt::Result {
                 ("  and private again", counters.pages_unshared_in_place),
                 ("regions given back by guests", counters.regions_given_back),
                 ("  and taken again", counters.regions_taken_again),
-                ("kept frames taken from guests", counters.kept_frames_taken),
+                ("kept frames of guests taken", counters.kept_frames_taken),
                 ("  and others supplied", counters.frames_supplied),
                 ("flushes of living guests", counters.guest_flushes),
                 ("bytes scrubbed", counters.bytes_scrubbed),

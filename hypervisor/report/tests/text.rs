@@ -254,7 +254,7 @@ Private memory
     and private again                          64
   regions given back by guests                 12
     and taken again                            11
-  kept frames taken from guests              1024
+  kept frames of guests taken                1024
     and others supplied                       300
   flushes of living guests                      3
   bytes scrubbed               18446744073709551615
