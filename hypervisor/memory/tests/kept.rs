@@ -395,3 +395,43 @@ fn what_comes_leaves_the_host_its_reserve() {
         }
     }
 }
+
+/// The same of a guest that is backed by extents below 2 MiB. Only what is kept goes; the pages beside it stay the guest's.
+#[test]
+fn what_backs_a_guest_in_pieces_goes_in_part() {
+    for (away, back) in [
+        (Change::Share, Change::Unshare),
+        (Change::GiveBack, Change::TakeAgain),
+    ] {
+        for which in [Kept::Regions, Kept::Pages] {
+            let mut bench = Bench::of_ram(64 * MIB);
+            // Of each block one frame is the host's: so pieces of 1 MiB and less back the guest, a page fewer than 2 MiB from each block.
+            let frames = &mut bench.memory.frames;
+            let all: Vec<_> = std::iter::from_fn(|| frames.allocate(0).ok()).collect();
+            let (held, free): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|frame| frame.pfn().get() % 512 == 511);
+            free.into_iter().for_each(|frame| frames.free(frame));
+            let mut guest = bench.launch(2, 6 * MIB);
+            let orders = guest.pieces(&bench.cpu, &bench.memory.frames);
+            assert!(orders.map(|(_, order)| order).max() > Some(6));
+            for page in 0..3 * 512_u64 {
+                write(&mut bench, &mut guest, page * PAGE_SIZE, &page.to_le_bytes());
+            }
+            bench.change(&mut guest, away, REGION, REGION).unwrap();
+            let taken = bench.take_kept(&mut guest, which);
+            assert_eq!(taken, if away == Change::Share { 512 } else { 0 });
+            assert_eq!(guest.unreachable(&bench.cpu).count(), 0);
+            for page in (0..512).chain(2 * 512..3 * 512_u64) {
+                let found = read(&mut bench, &guest, page * PAGE_SIZE);
+                assert_eq!(found[..8], page.to_le_bytes(), "{away:?} {which:?}: page {page}");
+            }
+            for change in [back, Change::Accept] {
+                bench.change(&mut guest, change, REGION, REGION).unwrap();
+            }
+            assert_eq!(read(&mut bench, &guest, 2 * REGION - PAGE_SIZE), [0; 4096]);
+            bench.teardown(guest);
+            held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+            bench.assert_as_at_boot();
+        }
+    }
+}

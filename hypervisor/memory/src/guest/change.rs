@@ -422,7 +422,8 @@ impl GuestMemory {
         machine: &M,
         changing: &mut Changing,
     ) -> Result<(), ChangeError> {
-        let regions = changing.drawn.wanted;
+        // So many that reserving their tables is no more than 2 MiB of work; the others come again to this.
+        let regions = changing.drawn.wanted.min(Level::L2.frames());
         // Where leaves may be split anyway, a table for each waits since the launch.
         let tables = if self.tables.splits() { 0 } else { regions };
         let pages = regions * Level::L2.frames();
@@ -432,7 +433,7 @@ impl GuestMemory {
         }
         self.take(memory, machine, changing, (tables, 0))?;
         changing.drawn.pages_wanted += pages;
-        changing.drawn.wanted = 0;
+        changing.drawn.wanted -= regions;
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 //! Single frames come from the magazine of the CPU that does the change, so that of 512 pages at most one has to wait for a flush of the direct map;
 //! regions by `balloon`'s way, and where no more are free, single frames for them, too. All is had before anything changes, or the range is refused.
 
-use crate::address::{Gfn, Level, Pfn};
+use crate::address::{Gfn, Level, Pfn, REGION_ORDER};
 use crate::direct_map::HideCause;
 use crate::frame::extent::{Clean, Extent};
 use crate::frame::extent_list::ExtentList;
@@ -89,7 +89,7 @@ impl GuestMemory {
         machine: &M,
         part: Part,
     ) -> u64 {
-        let all = part.is_whole() && self.tables.runs(machine, part).all(|run| kept(run).is_some());
+        let whole = self.whole_region(memory, machine, part);
         let mut released = ExtentList::new();
         for gfn in part.gfns() {
             let Some(pfn) = kept(self.tables.alike(machine, gfn)) else {
@@ -101,11 +101,11 @@ impl GuestMemory {
                 continue;
             }
             frames.cut_private(pfn);
-            if !all {
+            // An extent below 2 MiB may reach into pages that stay.
+            if !whole {
                 frames.break_private(pfn);
             }
-            let extent = Extent::claim(frames, pfn, self.id, gfn).filter(|extent| all || extent.order() == 0);
-            let Some(extent) = extent else {
+            let Some(extent) = Extent::claim(frames, pfn, self.id, gfn) else {
                 panic!(
                     "broken invariant: {} is kept for guest frame {gfn}, and not its own",
                     pfn.hpa()
@@ -120,6 +120,15 @@ impl GuestMemory {
             memory.put_away(machine, extent);
         }
         count
+    }
+
+    /// Whether a part is 2 MiB that are backed by one region, all of whose frames are kept.
+    fn whole_region<M: Machine>(&self, memory: &HostMemory<'_>, machine: &M, part: Part) -> bool {
+        let first = self.tables.backing(machine, part.start);
+        let state = first.map(|first| memory.frames.state(first));
+        matches!(state, Some(FrameState::Private { order, .. }) if order >= REGION_ORDER)
+            && part.is_whole()
+            && self.tables.runs(machine, part).all(|run| kept(run).is_some())
     }
 
     /// Counts what a part lacks.
