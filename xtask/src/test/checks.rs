@@ -491,7 +491,9 @@ pub fn stress(record: &Record) -> Held {
     must(line.given_elsewhere > 0, || {
         "nothing changed hands between CPUs".into()
     })?;
-    must(line.most_in_guests * 2 >= line.cpus, || {
+    // Some thousands are over so soon that it is a matter of the seed.
+    let some = asked.operations >= 10_000;
+    must(line.most_in_guests * 2 >= line.cpus || !some, || {
         format!("at most {} CPUs were in guests at once", line.most_in_guests)
     })?;
     must(line.magazine_returned > 0 || !many, || {
