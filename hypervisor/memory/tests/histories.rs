@@ -204,6 +204,47 @@ fn a_page_of_a_guest_with_a_leaf_of_1g_is_shared() {
     run(&[(0, 96 * MIB), (GIB, GIB)], 2, Level::L3, &history).unwrap();
 }
 
+/// A change that is refused gives the frames that it had from a magazine to the pool.
+#[test]
+fn what_came_from_a_magazine_goes_to_the_pool_when_a_change_is_refused() {
+    let (cpu, guest, steps) = (0, 0, 40);
+    let launch = |kind| {
+        let (regions, steps) = (3, 1000);
+        [
+            Op::Launch { cpu, regions, kind },
+            Op::Advance { cpu, guest, steps },
+        ]
+    };
+    let [first, second] = [SecondStageKind::ExtendedSplit, SecondStageKind::Nested].map(launch);
+    let (change, at, pages) = (Change::GiveBack, 0, 513);
+    let (which, kept) = (0, Kept::Pages);
+    let rest = [
+        Op::TakeFrame { cpu },
+        Op::Hoard,
+        Op::Change {
+            cpu,
+            guest,
+            change,
+            at,
+            pages,
+            steps,
+        },
+        Op::TakeKept {
+            cpu,
+            guest,
+            which: kept,
+        },
+        Op::TakeBack {
+            cpu,
+            guest,
+            which,
+            steps,
+        },
+    ];
+    let history: Vec<Op> = first.into_iter().chain(second).chain(rest).collect();
+    run(&[(0, 640 << 10), (MIB, 63 * MIB)], 2, Level::L2, &history).unwrap();
+}
+
 proptest! {
     #![proptest_config(cases())]
 

@@ -119,13 +119,14 @@ impl World<'_> {
             self.take_all();
             let before = (self.snapshot(), self.marks(index));
             self.restocked = false;
+            let ready = self.ready_frames();
             self.begin(cpu, index, (change, at, pages))?;
             for _ in 0..steps {
                 if let Some(Err(_)) = self.go_on(cpu, index)?
                     && !self.has_shrunk(&before.0)
                 {
-                    // What the magazine got stays hidden, for others.
-                    if !self.restocked {
+                    // What the magazine got stays hidden, for others; what came from it is the pool's now.
+                    if !self.restocked && self.ready_frames() == ready {
                         self.unchanged(&before.0, "a change was refused")?;
                     }
                     assert_eq!(before.1, self.marks(index), "after a change was refused");
@@ -157,6 +158,11 @@ impl World<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Frames in all magazines.
+    fn ready_frames(&self) -> usize {
+        self.magazines.iter().map(memory::region::Magazine::len).sum()
     }
 
     /// Memory is low: what is kept for pages of guests is taken. What a page is, and what is in it, does not change by that.
