@@ -66,14 +66,7 @@ impl Bench<'_> {
         start: u64,
         bytes: u64,
     ) -> Result<(), ChangeError> {
-        guest.begin(change, Gpa::new(start), bytes)?;
-        loop {
-            assert!(guest.is_changing());
-            if let Progress::Done(result) = self.step(guest) {
-                assert!(!guest.is_changing());
-                return result;
-            }
-        }
+        self.change_by(guest, change, (start, bytes), Self::step)
     }
 
     /// The same without a look at the rules, for machines on which that takes long.
@@ -87,11 +80,25 @@ impl Bench<'_> {
         start: u64,
         bytes: u64,
     ) -> Result<(), ChangeError> {
+        self.change_by(guest, change, (start, bytes), |bench, guest| {
+            let progress = bench.go_on(guest);
+            bench.answer(guest, &progress);
+            progress
+        })
+    }
+
+    fn change_by(
+        &mut self,
+        guest: &mut GuestMemory,
+        change: Change,
+        (start, bytes): (u64, u64),
+        step: impl Fn(&mut Self, &mut GuestMemory) -> Progress,
+    ) -> Result<(), ChangeError> {
         guest.begin(change, Gpa::new(start), bytes)?;
         loop {
-            let progress = self.go_on(guest);
-            self.answer(guest, &progress);
-            if let Progress::Done(result) = progress {
+            assert!(guest.is_changing());
+            if let Progress::Done(result) = step(self, guest) {
+                assert!(!guest.is_changing());
                 return result;
             }
         }
