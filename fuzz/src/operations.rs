@@ -35,6 +35,7 @@ fn op(bytes: &[u8]) -> Op {
             guest,
             steps: 100,
         },
+        5 if more % 4 == 3 => Op::Cancel { cpu, guest },
         5 => Op::Die { cpu, guest },
         6 => Op::GuestWrite { guest, at },
         7 => Op::HostWrite {

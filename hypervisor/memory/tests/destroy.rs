@@ -109,11 +109,34 @@ impl Life {
                 self.change = Some(change);
                 Stage::Alive(guest, None)
             }
-            other => self.towards_the_end(other),
+            other => self.launch(other),
         };
     }
 
-    /// One step towards the end: a launch must first become a guest, or be refused, and a guest is revoked, whatever it is doing.
+    /// One step of a launch that takes its course.
+    fn launch(&mut self, stage: Stage) -> Stage {
+        let Bench {
+            machine,
+            cpu,
+            memory,
+            windows,
+            ..
+        } = &mut self.bench;
+        let (cpu, windows) = (&*cpu, &mut windows[0]);
+        match stage {
+            Stage::Launching(mut launching) => {
+                if launching.step(memory, cpu, windows) {
+                    return Stage::Launching(launching);
+                }
+                let guest = launching.finish(memory, cpu, windows);
+                machine.guest_begins(id(), self.kind.into(), guest.second_stage());
+                Stage::Alive(guest, None)
+            }
+            other => self.towards_the_end(other),
+        }
+    }
+
+    /// One step towards the end: a launch on its way is cancelled, unless that was done, and a guest is revoked, whatever it is doing.
     fn towards_the_end(&mut self, stage: Stage) -> Stage {
         let Bench {
             machine,
@@ -127,18 +150,11 @@ impl Life {
             Stage::Preparing(preparing) => match preparing.step(memory, cpu) {
                 Prepared::More(preparing) => Stage::Preparing(preparing),
                 Prepared::Hidden(hiding) => Stage::Hiding(hiding),
-                Prepared::Refused(LaunchError::OutOfMemory(_)) => Stage::Gone,
+                Prepared::Refused(LaunchError::OutOfMemory(_) | LaunchError::Cancelled) => Stage::Gone,
                 Prepared::Refused(error) => panic!("{error}"),
             },
             Stage::Hiding(hiding) => Stage::Launching(hiding.wait(cpu)),
-            Stage::Launching(mut launching) => {
-                if launching.step(memory, cpu, windows) {
-                    return Stage::Launching(launching);
-                }
-                let guest = launching.finish(memory, cpu, windows);
-                machine.guest_begins(id(), self.kind.into(), guest.second_stage());
-                Stage::Alive(guest, None)
-            }
+            Stage::Launching(launching) => Stage::Teardown(launching.cancel(memory, cpu)),
             Stage::Alive(guest, _) => Stage::Revoked(guest.revoke(cpu)),
             Stage::Revoked(revoked) => {
                 machine.guest_flushed(id());
@@ -162,6 +178,11 @@ impl Life {
 
     /// The shortest way to the end from here, and nothing is left.
     fn destroy(&mut self) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
+            // Asked for twice, it is still cancelled once.
+            Stage::Preparing(preparing) => Stage::Preparing(preparing.cancel().cancel()),
+            other => other,
+        };
         while !matches!(self.stage, Stage::Gone) {
             let stage = std::mem::replace(&mut self.stage, Stage::Gone);
             self.stage = self.towards_the_end(stage);
@@ -294,6 +315,39 @@ fn with_gigablocks() -> Bench<'static> {
     let mut bench = Bench::of_ram(3 * GIB);
     bench.memory.allow_large_guest_leaves(true);
     bench
+}
+
+/// What is cancelled before its last check is refused, and no mapping was changed; later it is hidden first, and never a guest.
+#[test]
+fn a_launch_that_is_cancelled_changes_no_mapping_while_it_can_be_refused() {
+    let mut outcomes = BTreeSet::new();
+    for steps in 0.. {
+        let mut life = Life::new(Bench::of_ram(64 * MIB), SecondStageKind::Nested, 5 * REGION, &[]);
+        (0..steps).for_each(|_| life.step());
+        let state = life.name();
+        let before = life.bench.memory.stats();
+        life.destroy();
+        let after = life.bench.memory.stats();
+        let hidden = after.regions_hidden - before.regions_hidden;
+        let restored = after.regions_restored - before.regions_restored;
+        if state == "alive" {
+            break;
+        }
+        outcomes.insert((state, hidden, restored));
+    }
+    let outcome = |state: &str, hidden, restored| (state.to_owned(), hidden, restored);
+    assert_eq!(
+        outcomes,
+        BTreeSet::from([
+            // Refused.
+            outcome("preparing", 0, 0),
+            // Too late for that: before and after the step that hides.
+            outcome("preparing", 5, 5),
+            outcome("preparing", 0, 5),
+            outcome("hidden", 0, 5),
+            outcome("launching", 0, 5),
+        ])
+    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn a_refusal_says_what_was_asked_for_and_what_is_missing() {
     };
     let cause = HideCause::NotALeaf(Pfn::new(0x1234));
     let at = Hva::new(0xffff_8000_0012_3000);
-    let texts: [(String, &[&str]); 14] = [
+    let texts: [(String, &[&str]); 15] = [
         (HideCause::OutOfMemory(memory).to_string(), &["5 MiB wanted"]),
         (cause.to_string(), &["0x1234000", "cannot be hidden"]),
         (
@@ -63,6 +63,7 @@ fn a_refusal_says_what_was_asked_for_and_what_is_missing() {
         ),
         (LaunchError::OutOfMemory(memory).to_string(), &["5 MiB wanted"]),
         (LaunchError::Hide(cause).to_string(), &["0x1234000"]),
+        (LaunchError::Cancelled.to_string(), &["cancelled"]),
         (MemoryMapError::NoRam.to_string(), &["no RAM"]),
         (
             MemoryMapError::TooManyRanges.to_string(),

@@ -52,6 +52,7 @@ fn ops(most_regions: u64, length: usize) -> impl Strategy<Value = Vec<Op>> {
         8 => (cpu.clone(), guest.clone(), 1..12_usize).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
         4 => (cpu.clone(), guest.clone(), Just(1000)).prop_map(|(cpu, guest, steps)| Op::Advance { cpu, guest, steps }),
         4 => (cpu.clone(), guest.clone()).prop_map(|(cpu, guest)| Op::Die { cpu, guest }),
+        2 => (cpu.clone(), guest.clone()).prop_map(|(cpu, guest)| Op::Cancel { cpu, guest }),
         3 => (guest.clone(), any::<u64>()).prop_map(|(guest, at)| Op::GuestWrite { guest, at }),
         2 => (cpu.clone(), guest.clone(), any::<u64>(), 1..64_usize)
             .prop_map(|(cpu, guest, at, bytes)| Op::HostWrite { cpu, guest, at, bytes }),

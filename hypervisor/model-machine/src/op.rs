@@ -37,6 +37,13 @@ pub enum Op {
         /// Which.
         guest: usize,
     },
+    /// A launch that is under way is cancelled.
+    Cancel {
+        /// On which CPU.
+        cpu: usize,
+        /// Whose.
+        guest: usize,
+    },
     /// A guest writes into its memory.
     GuestWrite {
         /// Which.

@@ -14,8 +14,8 @@ use crate::region::Scrubber;
 use crate::tlb::{Posted, Receipt};
 use crate::window::Windows;
 
-use super::GuestMemory;
 use super::second_stage::{MOST_GUEST_BITS, SecondStage, Shape};
+use super::{GuestMemory, Teardown};
 
 /// Why a guest got no memory. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum LaunchError {
     OutOfMemory(OutOfMemory),
     /// A region cannot be hidden.
     Hide(HideCause),
+    /// It was cancelled ([`Preparing::cancel`](super::Preparing::cancel)).
+    Cancelled,
 }
 
 impl fmt::Display for LaunchError {
@@ -54,6 +56,7 @@ impl fmt::Display for LaunchError {
             }
             Self::OutOfMemory(error) => error.fmt(f),
             Self::Hide(cause) => cause.fmt(f),
+            Self::Cancelled => f.write_str("the launch was cancelled"),
         }
     }
 }
@@ -128,12 +131,7 @@ impl Launching {
         machine: &M,
         windows: &mut Windows,
     ) -> bool {
-        if let Some(receipt) = self.receipt.take() {
-            let start = machine.now();
-            let waited = receipt.ticks();
-            let opened = memory.complete(machine, receipt);
-            self.scrubber.open(&mut memory.frames, opened);
-            memory.costs.hide += waited + machine.now().wrapping_sub(start);
+        if self.open(memory, machine) {
             return true;
         }
         if self.scrubber.step(memory, machine, windows) {
@@ -143,6 +141,19 @@ impl Launching {
         let more = self.assign_and_map(memory, machine);
         memory.costs.map += machine.now().wrapping_sub(start);
         more
+    }
+
+    /// Opens the batch, unless that is done.
+    fn open<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) -> bool {
+        let Some(receipt) = self.receipt.take() else {
+            return false;
+        };
+        let start = machine.now();
+        let waited = receipt.ticks();
+        let opened = memory.complete(machine, receipt);
+        self.scrubber.open(&mut memory.frames, opened);
+        memory.costs.hide += waited + machine.now().wrapping_sub(start);
+        true
     }
 
     fn assign_and_map<M: Machine>(&mut self, memory: &mut HostMemory<'_>, machine: &M) -> bool {
@@ -162,6 +173,13 @@ impl Launching {
             // It is found again by the second stage.
         }
         true
+    }
+
+    /// Ends the launch, however far it is. No vCPU has run, so no translation leads to what is mapped, and nothing is to be flushed before it is taken
+    /// back. What is not zeroed yet is zeroed on the way, as hidden memory leaves its user only clean.
+    pub fn cancel<M: Machine>(mut self, memory: &mut HostMemory<'_>, machine: &M) -> Teardown {
+        self.open(memory, machine);
+        self.guest.revoke(machine).of_launch(self.next, self.scrubber)
     }
 
     /// Does what is left; the guest's memory is complete, private and zero.

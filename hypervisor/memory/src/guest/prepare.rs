@@ -74,6 +74,19 @@ enum Phase {
 }
 
 impl Preparing {
+    /// Gives the launch up while that changes no mapping: the steps that follow give back what was taken, and end in [`Prepared::Refused`] with
+    /// [`LaunchError::Cancelled`]. A launch that has passed its last check goes on instead: its steps lead to [`Prepared::Hidden`], and
+    /// [`Launching::cancel`](super::Launching::cancel) is the way back from there.
+    pub fn cancel(mut self) -> Self {
+        self.phase = match self.phase {
+            Phase::Take | Phase::Tables(_) | Phase::Pieces(_) | Phase::Check(_) => {
+                Phase::Refuse(LaunchError::Cancelled)
+            }
+            late @ (Phase::Build(..) | Phase::Hide(..) | Phase::Refuse(_)) => late,
+        };
+        self
+    }
+
     /// One step.
     pub fn step<M: Machine>(mut self, memory: &mut HostMemory<'_>, machine: &M) -> Prepared {
         let start = machine.now();

@@ -77,12 +77,14 @@ impl Revoked {
             flushed.guest == self.id,
             "broken invariant: the wrong guest was flushed"
         );
-        Teardown {
-            revoked: self,
-            scrubber: Scrubber::default(),
-            given_back: ExtentList::new(),
-            batch: FlushBatch::new(),
-        }
+        Teardown::new(self, Scrubber::default())
+    }
+
+    /// Starts giving back the memory of a launch that is cancelled: what is mapped, which ends before `mapped`, and what is in its scrubber. No translation
+    /// leads to it, as no vCPU has run.
+    pub(super) fn of_launch(mut self, mapped: Gfn, scrubber: Scrubber) -> Teardown {
+        self.left.end = mapped.get();
+        Teardown::new(self, scrubber)
     }
 
     /// The extent at the next guest frame, which only the second stage knows; goes on behind it, or where the next entry stands if there is none.
@@ -110,6 +112,15 @@ pub struct Teardown {
 }
 
 impl Teardown {
+    fn new(revoked: Revoked, scrubber: Scrubber) -> Self {
+        Self {
+            revoked,
+            scrubber,
+            given_back: ExtentList::new(),
+            batch: FlushBatch::new(),
+        }
+    }
+
     /// One step, bounded as the module says: frees 2 MiB of what was shared, then scrubs a region; when all are clean, hands some of them to the
     /// pool; then puts those of one gigablock back into the direct map and frees them; then frees some of the guest's tables. False when nothing
     /// was left to do.

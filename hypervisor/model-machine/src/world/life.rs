@@ -63,6 +63,21 @@ impl World<'_> {
         });
     }
 
+    /// Cancels a launch. What has become of it ends by the steps that follow.
+    pub(super) fn cancel(&mut self, cpu: usize, index: usize) {
+        let cpu = self.cpu(cpu);
+        let mut guest = self.guests.swap_remove(index);
+        guest.stage = match guest.stage {
+            Stage::Preparing(preparing) => Stage::Preparing(preparing.cancel()),
+            Stage::Launching(launching) => {
+                // No CPU has entered it: the model has no word of the guest yet.
+                Stage::Teardown(launching.cancel(&mut self.memory, &cpu))
+            }
+            other => other,
+        };
+        self.guests.push(guest);
+    }
+
     /// One step in the life of a guest.
     pub(super) fn advance(&mut self, cpu: usize, index: usize) -> Result<(), Vec<Violation>> {
         let cpu = self.cpu(cpu);
@@ -86,6 +101,7 @@ impl World<'_> {
                     self.refused += 1;
                     None
                 }
+                Prepared::Refused(LaunchError::Cancelled) => None,
                 Prepared::Refused(error) => panic!("{error}"),
             },
             Stage::Hiding(hiding) => Some(Stage::Launching(hiding.wait(&cpu))),

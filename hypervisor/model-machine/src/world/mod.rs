@@ -130,6 +130,12 @@ impl<'m> World<'m> {
                     self.advance(cpu, guest)?;
                 }
             }
+            Op::Cancel { cpu, guest } => {
+                let is_launch = |stage: &Stage| matches!(stage, Stage::Preparing(_) | Stage::Launching(_));
+                if let Some(guest) = self.choose(guest, is_launch) {
+                    self.cancel(cpu, guest);
+                }
+            }
             Op::GuestWrite { guest, at } => self.guest_write(guest, at)?,
             Op::HostWrite {
                 cpu,
