@@ -246,6 +246,49 @@ fn what_came_from_a_magazine_goes_to_the_pool_when_a_change_is_refused() {
     run(&[(0, 640 << 10), (MIB, 63 * MIB)], 2, Level::L2, &history).unwrap();
 }
 
+/// A magazine that has handed out its last frame, and has counted that by itself: a change that finds it empty and is refused leaves the count where it is.
+#[test]
+fn a_change_that_is_refused_leaves_a_magazine_its_counts() {
+    let (guest, kind, steps) = (0, SecondStageKind::Nested, 40);
+    let launch = [
+        Op::Launch {
+            cpu: 0,
+            regions: 3,
+            kind,
+        },
+        Op::Advance {
+            cpu: 0,
+            guest,
+            steps: 1000,
+        },
+    ];
+    let rest = [
+        Op::Change {
+            cpu: 0,
+            guest,
+            change: Change::Share,
+            at: 0,
+            pages: 1,
+            steps,
+        },
+        Op::TakeKept {
+            cpu: 0,
+            guest,
+            which: Kept::Pages,
+        },
+        Op::Hoard,
+        Op::TakeFrame { cpu: 1 },
+        Op::TakeBack {
+            cpu: 1,
+            guest,
+            which: 0,
+            steps,
+        },
+    ];
+    let history = [&launch[..], &launch[..], &rest[..]].concat();
+    run(&[(0, 640 << 10), (MIB, 63 * MIB)], 2, Level::L2, &history).unwrap();
+}
+
 proptest! {
     #![proptest_config(cases())]
 

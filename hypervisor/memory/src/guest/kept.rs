@@ -231,9 +231,13 @@ impl Drawn {
             self.scrubber.clean.push(&mut memory.frames, extent);
             drawn += 1;
         }
+        if drawn == 0 {
+            // The change may be refused for that, and then has changed nothing, the counters included.
+            return false;
+        }
         magazine.report(memory);
         self.pages_wanted -= drawn;
-        drawn > 0
+        true
     }
 
     /// One of the regions that were drawn; `None` when single frames were drawn for the rest.
