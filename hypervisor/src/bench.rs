@@ -21,7 +21,7 @@ use report::{Bench, Event, Leaves};
 use crate::checks::Checks;
 use crate::cpu::timer;
 use crate::frames::{Frames, with_memory};
-use crate::guests::launch::{private_memory, take_back, write};
+use crate::guests::backing::{private_memory, take_back, write};
 use crate::hardware::Hardware;
 use crate::lock::while_others_rest;
 use crate::measure::Measurer;
@@ -103,7 +103,7 @@ pub fn run(
         Policy::Grouped => {
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
-            let guest = private_memory(SecondStageKind::Nested, windows, id, bytes);
+            let guest = private_memory(SecondStageKind::Nested, windows, id, bytes, &mut || true);
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Launched);
             let mut guest = guest.map_err(BenchError::Launch)?;
@@ -114,7 +114,7 @@ pub fn run(
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
             // No CPU ever ran under these tables.
-            take_back(guest, GuestFlushed::new(id), windows);
+            take_back(guest, GuestFlushed::new(id), windows, &mut || ());
             #[cfg(feature = "test-hooks")]
             crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
             let after = read(windows, checks)?;

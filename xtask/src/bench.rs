@@ -24,6 +24,7 @@ use report::{Bench, Event};
 use crate::build::{self, Flavor};
 use crate::emulator::{self, Record, Watch, file};
 use crate::folder::{Folder, RUNS};
+use crate::keyboard::Typed;
 use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
 use crate::run::explain;
@@ -167,6 +168,7 @@ fn watch(machine: Machine, folder: &Folder) -> Result<Record> {
         limit: Some(LIMIT),
         show: false,
         visitor: &mut nothing,
+        typed: Typed::Nothing,
     };
     emulator::run(machine, folder, watch)
 }

@@ -3,6 +3,7 @@
 //! machine is copied to a file (`memory`).
 
 mod debugger;
+mod line;
 mod memory;
 
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use boot_config::{Config, Phase};
 use crate::emulator::{Record, Watch, file, harmless, nested_outcome};
 use crate::folder::Folder;
 use crate::interrupt;
+use crate::keyboard::Typed;
 use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Medium;
 use crate::nested;
@@ -25,6 +27,7 @@ use crate::report::Report;
 use crate::setup::{BOCHS, BOCHS_BIOS, BOCHS_VGA};
 use crate::verdict::Outcome;
 use debugger::Debugger;
+use line::Line;
 
 pub use memory::obstacle;
 
@@ -102,7 +105,8 @@ fn disc(path: &str) -> String {
 }
 
 /// Bochs' configuration. Paths are relative to the run's folder, where it is started: its syntax has no way to quote them.
-fn configuration(machine: &Machine) -> String {
+fn configuration(machine: &Machine, line: Option<&Line>) -> String {
+    let text = line.map_or(format!("mode=file, dev={}", file::SERIAL), Line::device);
     let Setup {
         cpu,
         instructions_per_second,
@@ -125,14 +129,13 @@ vgaromimage: file={BOCHS_VGA}
 cpu: {cpu}, count={cpus}, ips={instructions_per_second}, reset_on_triple_fault=0
 clock: sync=none, time0=1000000000
 port_e9_hack: enabled=1
-com1: enabled=1, mode=file, dev={}
+com1: enabled=1, {text}
 com2: enabled=1, mode=file, dev={}
 ata0-master: {drive}
 boot: {boot}
 log: {LOG}
 panic: action=fatal
 {more}",
-        file::SERIAL,
         file::JSON,
     )
 }
@@ -170,7 +173,11 @@ pub fn shell_line(folder: &Path) -> String {
 /// # Errors
 /// Bochs can't be started or spoken to, or the visitor failed. No process is left in any case.
 pub fn run(machine: &Machine, folder: &Folder, watch: Watch<'_>) -> Result<Record> {
-    folder.write(CONFIGURATION, configuration(machine))?;
+    let mut line = match watch.typed {
+        Typed::Nothing => None,
+        Typed::Ours | Typed::Script(_) => Some(Line::bind()?),
+    };
+    folder.write(CONFIGURATION, configuration(machine, line.as_ref()))?;
     folder.write(SCRIPT, script(machine))?;
     folder.write(file::COMMAND, format!("{}\n", shell_line(folder.path())))?;
     folder.write(file::SERIAL, "")?;
@@ -189,9 +196,18 @@ pub fn run(machine: &Machine, folder: &Folder, watch: Watch<'_>) -> Result<Recor
     };
     let mut started = false;
     let mut pauses = 0;
+    let mut keyboard = None;
     let ended = loop {
         let status = process.poll()?;
         serial.read()?;
+        if let Some(line) = &mut line {
+            if keyboard.is_none() {
+                keyboard = line.accept(&folder.file(file::SERIAL), watch.typed)?;
+            }
+            if let Some(keyboard) = &mut keyboard {
+                keyboard.type_next(&serial.text);
+            }
+        }
         if let Some(status) = status {
             break Ok(status.code());
         }
@@ -223,6 +239,10 @@ pub fn run(machine: &Machine, folder: &Folder, watch: Watch<'_>) -> Result<Recor
         }
     };
     drop(process);
+    if let Some(line) = line {
+        line.finish();
+        serial.read()?;
+    }
     let text = String::from_utf8_lossy(&serial.text).into_owned();
     let report = Report::read(&folder.file(file::JSON));
     let outcome = match ended {
@@ -363,7 +383,7 @@ mod tests {
     #[test]
     fn the_configuration_names_memory_cpus_and_what_to_boot() {
         let mut machine = machine();
-        let text = configuration(&machine);
+        let text = configuration(&machine, None);
         assert!(text.contains("memory: guest=512, host=512\n"), "{text}");
         assert!(
             text.contains("model=corei7_skylake_x, ignore_bad_msrs=0, count=2, ips=50000000"),
@@ -374,7 +394,7 @@ mod tests {
             "{text}"
         );
         machine.boot = Boot::Iso;
-        let text = configuration(&machine);
+        let text = configuration(&machine, None);
         assert!(
             text.contains("type=cdrom, path=lacuna.iso, status=inserted\nboot: cdrom\n"),
             "{text}"

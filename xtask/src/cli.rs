@@ -100,6 +100,9 @@ impl Machine {
     }
 }
 
+/// The parameter of the hypervisor's command line by which it takes commands.
+const CONSOLE: &str = "console";
+
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
@@ -124,6 +127,9 @@ pub struct Run {
     /// Appended to the hypervisor's command line, such as 'seed=7 together=2'
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,
+    /// Take commands while guests run, typed here, a line each: `help` lists them; there is no time limit then unless one is given
+    #[arg(long)]
+    pub console: bool,
     /// Wait for a debugger before the first instruction; there is no time limit then
     #[arg(long)]
     pub gdb: bool,
@@ -152,12 +158,28 @@ impl Run {
         })
     }
 
-    /// How long a run on a machine of this kind may take. The main job takes 3 minutes on nested-intel when nothing else runs.
-    pub fn time_limit(&self, kind: Kind) -> Duration {
-        self.time_limit.unwrap_or(Duration::from_secs(match kind {
+    /// Whether commands are taken.
+    pub fn takes_commands(&self) -> bool {
+        self.console || self.cmdline.split_whitespace().any(|word| word == CONSOLE)
+    }
+
+    /// What is appended to the hypervisor's command line.
+    pub fn appended(&self) -> String {
+        let console = if self.console { CONSOLE } else { "" };
+        format!("{} {console}", self.cmdline)
+    }
+
+    /// How long a run on a machine of this kind may take; `None` where somebody who types, or debugs, may take his time. The main job takes 3
+    /// minutes on nested-intel when nothing else runs.
+    pub fn limit(&self, kind: Kind) -> Option<Duration> {
+        if self.gdb {
+            return None;
+        }
+        let usual = Duration::from_secs(match kind {
             Kind::NestedIntel => 20 * 60,
             Kind::Kvm | Kind::Tcg | Kind::Bochs | Kind::NestedAmd => 5 * 60,
-        }))
+        });
+        self.time_limit.or((!self.takes_commands()).then_some(usual))
     }
 }
 
@@ -446,7 +468,7 @@ mod tests {
         );
         assert_eq!(run.guests, ["a", "b"]);
         assert_eq!(run.own, ["f.elf,memory=4M", "g"]);
-        assert_eq!(run.time_limit(Kind::Tcg), Duration::from_secs(300));
+        assert_eq!(run.limit(Kind::Tcg), Some(Duration::from_secs(300)));
         for bad in [
             "--memory 3",
             "--memory 1.5G",

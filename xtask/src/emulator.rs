@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::folder::Folder;
+use crate::keyboard::{Keyboard, Typed};
 use crate::machine::Machine;
 use crate::process::{LOOK, Process};
 use crate::qmp::{Listener, Qmp, register};
@@ -66,6 +67,8 @@ pub struct Watch<'a> {
     pub show: bool,
     /// Looks at the machine at each pause.
     pub visitor: &'a mut Visitor<'a>,
+    /// What is typed meanwhile.
+    pub typed: Typed,
 }
 
 /// Runs `machine` until it ends, its time is up, or Ctrl-C comes. `machine.monitor` is set here.
@@ -98,7 +101,12 @@ pub fn run_under(
 
     let start = Instant::now();
     let mut command = under(prefix, machine.command());
+    command.stdin(match watch.typed {
+        Typed::Nothing => Stdio::null(),
+        Typed::Ours | Typed::Script(_) => Stdio::piped(),
+    });
     let mut process = Process::start(command.stdout(Stdio::piped()).stderr(log))?;
+    let keyboard = Keyboard::new(process.child().stdin.take(), watch.typed);
     let pipe = process.child().stdout.take().context("the emulator's output")?;
     let text = Arc::new(Mutex::new(Vec::new()));
     let reader = thread::spawn({
@@ -112,8 +120,9 @@ pub fn run_under(
         listener,
         qmp: None,
         folder,
+        keyboard,
     };
-    let ended = run.until_end(start, watch);
+    let ended = run.until_end(start, watch, &text);
     drop(run);
     reader
         .join()
@@ -153,7 +162,6 @@ fn under(prefix: &[String], command: Command) -> Command {
         .args(words)
         .arg(command.get_program())
         .args(command.get_args());
-    outer.stdin(Stdio::null());
     outer
 }
 
@@ -197,11 +205,14 @@ struct Running<'a> {
     listener: Listener,
     qmp: Option<Qmp>,
     folder: &'a Folder,
+    keyboard: Keyboard,
 }
 
 impl Running<'_> {
-    fn until_end(&mut self, start: Instant, watch: Watch<'_>) -> Result<End> {
+    fn until_end(&mut self, start: Instant, watch: Watch<'_>, text: &Mutex<Vec<u8>>) -> Result<End> {
         loop {
+            self.keyboard
+                .type_next(&text.lock().unwrap_or_else(PoisonError::into_inner));
             if let Some(status) = self.process.poll()? {
                 return Ok(End::Status(status.code()));
             }

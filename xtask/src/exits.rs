@@ -14,6 +14,7 @@ use crate::build::{self, Built, Flavor};
 use crate::cli;
 use crate::emulator::{self, Watch, file};
 use crate::folder::Folder;
+use crate::keyboard::Typed;
 use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
 use crate::run::explain;
@@ -104,6 +105,7 @@ fn boot(kind: Kind, command_line: String, built: &Built) -> Result<Result<Counts
         limit: Some(LIMIT),
         show: false,
         visitor: &mut |_, _| Ok(()),
+        typed: Typed::Nothing,
     };
     let record = emulator::run(machine, &folder, watch)?;
     if record.outcome != Outcome::Pass {

@@ -25,6 +25,7 @@ mod image_command;
 mod image_file;
 mod interrupt;
 mod iso;
+mod keyboard;
 mod machine;
 mod measure;
 mod medium;

@@ -10,6 +10,7 @@ use crate::build::{self, Flavor};
 use crate::cli;
 use crate::emulator::{self, Record, Watch, file};
 use crate::folder::{Folder, RUNS};
+use crate::keyboard::Typed;
 use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
 use crate::perf::Stat;
@@ -52,7 +53,7 @@ fn run_under(flags: &cli::Run, stat: Option<&Stat>) -> Result<Outcome, Failure> 
     let built = build::build(Flavor::Plain)?;
     let guests = guests::choose(&built.guests, &flags.guests, &flags.own).map_err(Failure::Usage)?;
     let seed = guests::random_seed();
-    let line = guests::command_line(&guests, seed, &flags.cmdline).map_err(Failure::Usage)?;
+    let line = guests::command_line(&guests, seed, &flags.appended()).map_err(Failure::Usage)?;
 
     let mut folder = Folder::create(&workspace::root())?;
     archive::write(&folder.file(file::ARCHIVE), &guests)?;
@@ -60,11 +61,16 @@ fn run_under(flags: &cli::Run, stat: Option<&Stat>) -> Result<Outcome, Failure> 
     announce(flags, &choice, &guests, &machine, &nested::set_up(choice.kind)?);
     eprintln!("seed: {seed:#x} (the same run again: --cmdline seed={seed:#x})\n");
     let mut nothing = |_: &str, _: &str| Ok(());
-    let limit = (!flags.gdb).then_some(flags.time_limit(choice.kind));
+    let limit = flags.limit(choice.kind);
     let watch = Watch {
         limit,
         show: true,
         visitor: &mut nothing,
+        typed: if flags.takes_commands() {
+            Typed::Ours
+        } else {
+            Typed::Nothing
+        },
     };
     let prefix = stat.map_or(Vec::new(), |stat| stat.prefix(folder.path()));
     let record = emulator::run_under(&prefix, machine, &folder, watch).inspect_err(|_| {
@@ -101,6 +107,9 @@ fn fits(flags: &cli::Run, kind: Kind) -> Result<()> {
             .any(|word| word.starts_with("pause="))
     {
         bail!("nobody could end a pause inside level 1: leave out pause=, or use --machine tcg");
+    }
+    if kind.is_nested() && flags.takes_commands() {
+        bail!("level 1 hands nothing on that is typed: leave out --console, or use --machine tcg");
     }
     if kind.is_nested()
         && flags
@@ -181,7 +190,7 @@ fn outlined(flags: &cli::Run) -> Result<Outlined> {
     let bundled = bundled.collect::<Result<Vec<_>>>()?;
     let chosen = guests::choose(&bundled, &flags.guests, &flags.own)?;
     unread.retain(|name| chosen.iter().any(|guest| guest.name == *name));
-    let line = guests::command_line(&chosen, guests::random_seed(), &flags.cmdline)?;
+    let line = guests::command_line(&chosen, guests::random_seed(), &flags.appended())?;
     Ok(Outlined {
         line,
         unread,

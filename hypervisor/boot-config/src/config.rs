@@ -35,6 +35,8 @@ pub struct Config<'a> {
     pub pauses: Pauses,
     /// No line on the console for each guest.
     pub quiet: bool,
+    /// Whether commands are taken on the first serial port while guests run.
+    pub console: bool,
     /// Instead of running guests, give this much private memory, take it back, and say what that cost.
     pub bench: Option<u64>,
     /// How the benchmark does it.
@@ -288,6 +290,7 @@ impl Default for Config<'_> {
             together: None,
             pauses: Pauses::default(),
             quiet: false,
+            console: false,
             bench: None,
             policy: Policy::Grouped,
             cache: 0,
@@ -359,7 +362,13 @@ impl<'a> Config<'a> {
                 problem,
             });
         }
-        if name == "quiet" || name == "view" {
+        let switch = match name {
+            "quiet" => Some(&mut self.quiet),
+            "console" => Some(&mut self.console),
+            "view" => Some(&mut self.view),
+            _ => None,
+        };
+        if let Some(switch) = switch {
             if value.is_some() {
                 return Err(Error {
                     parameter: name,
@@ -367,11 +376,7 @@ impl<'a> Config<'a> {
                     problem: Problem::UnwantedValue,
                 });
             }
-            if name == "quiet" {
-                self.quiet = true;
-            } else {
-                self.view = true;
-            }
+            *switch = true;
             return Ok(());
         }
         let accepted = accepted(PARAMETERS, name);

@@ -30,6 +30,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "`boot`, `guests`, `after`, joined by `+`",
     ),
     parameter("quiet", "", ""),
+    parameter("console", "", ""),
     parameter(
         "bench",
         "SIZE",

@@ -124,7 +124,7 @@ fn errors_say_what_where_and_what_instead() {
         ("gest=hello", "did you mean `guest`?"),
         (
             "bananas=1",
-            "`bananas` is not known; known are guest, seed, together, pause, quiet, bench, policy, cache, measure, trace, view, test",
+            "`bananas` is not known; known are guest, seed, together, pause, quiet, console, bench, policy, cache, measure, trace, view, test",
         ),
         (
             "seed=twelve",

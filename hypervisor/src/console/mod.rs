@@ -1,7 +1,7 @@
 //! Everything that leaves the machine: text, JSON lines, verdicts, exit codes.
 //!
 //! - `serial`: one serial port, with bounded waits.
-//! - this file: COM1 for text (`print!`, `println!`), COM2 for JSON lines; `finish` and `exit` end the run.
+//! - this file: COM1 for text (`print!`, `println!`) and for commands, COM2 for JSON lines; `finish` and `exit` end the run.
 //! - `fatal`: the panic handler, and who may report when several things go wrong.
 //! - `bochs`: stops or ends a run on Bochs, which has no devices for that.
 //! - `pause`: stops the machine so that the harness can look at it.
@@ -103,6 +103,11 @@ pub fn print(arguments: fmt::Arguments<'_>) {
             let _ = port.write_fmt(arguments);
         }
     });
+}
+
+/// A byte that somebody has typed on COM1, if there is one.
+pub fn receive() -> Option<u8> {
+    TEXT.with(|port| port.as_mut()?.receive())
 }
 
 /// Prints text on COM1 even while someone holds the port: for NMIs and fatal reports.

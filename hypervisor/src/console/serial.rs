@@ -36,6 +36,11 @@ impl Serial {
         Some(Self { uart, stuck: false })
     }
 
+    /// A byte that has come, if there is one.
+    pub fn receive(&mut self) -> Option<u8> {
+        self.uart.try_receive_byte().ok()
+    }
+
     /// Sends bytes; drops the rest when the port takes none for about a second.
     pub fn write_bytes(&mut self, mut bytes: &[u8]) {
         let mut polls = 0;

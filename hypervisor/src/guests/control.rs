@@ -1,15 +1,13 @@
-//! Pausing, resuming and destroying a guest from another CPU, tried at random: the hook `control` of test builds, until there is somebody to
-//! command it.
+//! Pausing, resuming and destroying a guest from another CPU, tried at random: the hook `control` of test builds.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use boot_config::{Ending, Expected, Hook};
+use boot_config::{Expected, Hook};
 use report::{Check, Event};
 
 use super::guest::Guest;
 use super::world::World;
 use crate::hooks;
-use crate::presence;
 use crate::println;
 use crate::reporting::json;
 use crate::shared::Shared;
@@ -17,11 +15,13 @@ use crate::virt::Backend;
 
 static PAUSES: AtomicU64 = AtomicU64::new(0);
 /// Guests that were destroyed, by what they did then.
-static DESTROYED: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
+static DESTROYED: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
 
-/// What a guest that is destroyed does at that moment. One that is being launched has no name yet by which it could be destroyed.
+/// What a guest that is destroyed does at that moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doing {
+    /// It is being launched, by another CPU.
+    Launching,
     /// All its vCPUs wait for a turn.
     Waiting,
     /// A CPU has one of its vCPUs in hand.
@@ -35,7 +35,8 @@ enum Doing {
 }
 
 impl Doing {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
+        Self::Launching,
         Self::Waiting,
         Self::Running,
         Self::Paused,
@@ -45,58 +46,18 @@ impl Doing {
 
     fn destroyed(self) -> &'static AtomicU64 {
         match self {
-            Self::Waiting => &DESTROYED[0],
-            Self::Running => &DESTROYED[1],
-            Self::Paused => &DESTROYED[2],
-            Self::Changing => &DESTROYED[3],
-            Self::Resumed => &DESTROYED[4],
+            Self::Launching => &DESTROYED[0],
+            Self::Waiting => &DESTROYED[1],
+            Self::Running => &DESTROYED[2],
+            Self::Paused => &DESTROYED[3],
+            Self::Changing => &DESTROYED[4],
+            Self::Resumed => &DESTROYED[5],
         }
     }
 
     /// Whether no guest was destroyed while it did this.
     fn is_new(self) -> bool {
         self.destroyed().load(Ordering::Relaxed) == 0
-    }
-}
-
-impl<B: Backend> World<B> {
-    /// Pauses a guest: when this returns, no vCPU of it runs, and none will before [`Self::resume`]. No lock is held, and this CPU runs none
-    /// of its vCPUs. False when somebody else has paused it.
-    fn pause(&self, cpu: u32, guest: &Guest) -> bool {
-        let first = self.schedule.with(|schedule| {
-            let first = guest.set_paused(true);
-            schedule.call(cpu, guest.id);
-            first
-        });
-        // A guest that has ended is in the hand of whoever takes it down.
-        while !guest.has_ended() && self.runs(guest) {
-            presence::catch_up();
-            core::hint::spin_loop();
-        }
-        first
-    }
-
-    /// Whether a CPU has one of its vCPUs in hand.
-    fn runs(&self, guest: &Guest) -> bool {
-        self.schedule.with(|schedule| {
-            let mut all = schedule.cpus.iter();
-            all.any(|cpu| cpu.in_hand == Some(guest.id))
-        })
-    }
-
-    /// Lets a guest go on.
-    fn resume(&self, cpu: u32, guest: &Guest) {
-        self.schedule.with(|schedule| {
-            guest.set_paused(false);
-            schedule.call(cpu, guest.id);
-        });
-    }
-
-    /// Destroys a guest, whatever it does. False when it has ended already.
-    fn destroy(&self, cpu: u32, guest: &Guest) -> bool {
-        let first = guest.end((Ending::Destroyed, None));
-        self.recall(cpu, guest.id);
-        first
     }
 }
 
@@ -124,6 +85,9 @@ impl Commander {
         }
         if self.paused.is_some() {
             self.release(world, cpu);
+            return;
+        }
+        if self.cancel(world) {
             return;
         }
         // Half of the time one that may be destroyed, of which there are few.
@@ -170,6 +134,27 @@ impl Commander {
             return;
         }
         self.paused = Some((guest.instance, guest.turns()));
+    }
+
+    /// Cancels the launch that is under way, now and then, if its guest may be destroyed; and once more.
+    fn cancel<B: Backend>(&mut self, world: &World<B>) -> bool {
+        let (Some(launching), _) = world.launches() else {
+            return false;
+        };
+        let may_end = launching.order.launch.expect == Expected::Any;
+        if !may_end || !Doing::Launching.is_new() && self.random.rand_range(0..128) > 0 {
+            return false;
+        }
+        // Unless its last step was meanwhile.
+        let first = world.cancel(launching.instance);
+        Doing::Launching
+            .destroyed()
+            .fetch_add(first.into(), Ordering::Relaxed);
+        assert!(
+            !world.cancel(launching.instance),
+            "broken invariant: a launch was cancelled twice"
+        );
+        first
     }
 
     /// Some guest that lives, if there is one; on demand one that may be destroyed.
@@ -228,15 +213,15 @@ pub fn report() {
         return;
     }
     let pauses = PAUSES.load(Ordering::Relaxed);
-    let [waiting, running, paused, changing, resumed] =
+    let [launching, waiting, running, paused, changing, resumed] =
         Doing::ALL.map(|doing| doing.destroyed().load(Ordering::Relaxed));
     println!(
-        "control: {pauses} pauses; destroyed, and once more in vain: {waiting} guests that waited for a turn, {running} that ran, {paused} paused, \
+        "control: {pauses} pauses; destroyed, and once more in vain: {launching} guests that were being launched, {waiting} that waited for a turn, {running} that ran, {paused} paused, \
          {changing} paused in a change, {resumed} resumed"
     );
     json::event(&Event::Check(Check {
         name: "control",
-        held: [pauses, waiting, running, paused, changing, resumed]
+        held: [pauses, launching, waiting, running, paused, changing, resumed]
             .iter()
             .all(|count| *count > 0),
         detail: "guests were paused, and destroyed whatever they did",

@@ -231,7 +231,6 @@ impl Guest {
     }
 
     /// Pauses it, or ends the pause. False when that changes nothing. To be called while the run queues are locked, which hand the word on.
-    #[cfg(feature = "test-hooks")]
     pub fn set_paused(&self, paused: bool) -> bool {
         self.paused.swap(paused, Ordering::Relaxed) != paused
     }

@@ -5,13 +5,12 @@ use core::fmt;
 use guest_image::{
     Digest, Flags, Image, ImageError, Launch, LaunchError as AreaError, Measuring, OutOfOrder, PageKind,
 };
-use memory::address::{Gpa, Level, PAGE_SIZE};
-use memory::frame::{GuestId, OutOfMemory};
-use memory::guest::{
-    GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory, Prepared, SecondStageKind,
-};
+use memory::address::{Gpa, PAGE_SIZE};
+use memory::frame::OutOfMemory;
+use memory::guest::{GuestFlushed, GuestMemory, LaunchError as MemoryError, NotGuestMemory};
 use memory::window::Windows;
 
+use super::backing::{GoesOn, pieces, private_memory, take_back, write};
 use super::guest::{Guest, Loading};
 use super::list::Place;
 use super::vcpu::{GuestVcpu, Newborn};
@@ -39,6 +38,8 @@ pub enum Refusal {
     Load(NotGuestMemory),
     /// Its pages were measured in a wrong order.
     Measure(OutOfOrder),
+    /// Somebody has destroyed it before it was launched.
+    Cancelled,
 }
 
 impl fmt::Display for Refusal {
@@ -51,6 +52,7 @@ impl fmt::Display for Refusal {
             Self::Vcpu(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
             Self::Measure(error) => error.fmt(f),
+            Self::Cancelled => f.write_str("on request, before it was launched"),
         }
     }
 }
@@ -76,6 +78,7 @@ pub fn launch<B: Backend>(
     windows: &mut Windows,
     due: &Due,
     seed: u64,
+    goes_on: &mut GoesOn<'_>,
 ) -> Result<Newborn<B::Vcpu>, Refusal> {
     let &Due {
         order, id, instance, ..
@@ -98,17 +101,19 @@ pub fn launch<B: Backend>(
     let vcpu_place = Place::new().map_err(Refusal::Record)?;
     #[cfg(feature = "test-hooks")]
     crate::hooks::mark::mark(crate::hooks::mark::Mark::Launch);
-    let mut memory = private_memory(backend.second_stage(), windows, id, bytes).map_err(Refusal::Memory)?;
+    let mut memory =
+        private_memory(backend.second_stage(), windows, id, bytes, goes_on).map_err(|error| match error {
+            MemoryError::Cancelled => Refusal::Cancelled,
+            other => Refusal::Memory(other),
+        })?;
     memory.limit_sharing(order.launch.share);
     memory.limit_tables(order.launch.tables);
-    let made = load(&mut memory, windows, &image, &area)
-        .map_err(Refusal::Load)
-        .and_then(|loading| {
-            let flags = Flags::of(&order.launch);
-            let (measurement, loading) = measure(&memory, windows, &image, &area, &flags, loading)?;
-            let vcpu = backend.new_vcpu(&start, measurement.as_bytes(), memory.second_stage());
-            Ok((loading, measurement, vcpu.map_err(Refusal::Vcpu)?))
-        });
+    let made = load(&mut memory, windows, &image, &area, goes_on).and_then(|loading| {
+        let flags = Flags::of(&order.launch);
+        let (measurement, loading) = measure(&memory, windows, (&image, &area), &flags, loading, goes_on)?;
+        let vcpu = backend.new_vcpu(&start, measurement.as_bytes(), memory.second_stage());
+        Ok((loading, measurement, vcpu.map_err(Refusal::Vcpu)?))
+    });
     match made {
         Ok((loading, measurement, vcpu)) => {
             #[cfg(feature = "test-hooks")]
@@ -124,33 +129,12 @@ pub fn launch<B: Backend>(
         Err(refusal) => {
             // It never ran, so no CPU has a translation of its.
             let flushed = GuestFlushed::new(memory.id());
-            take_back(memory, flushed, windows);
+            take_back(memory, flushed, windows, &mut || {
+                goes_on();
+            });
             Err(refusal)
         }
     }
-}
-
-/// Hides memory for a guest and hands it over, step by step, each under the lock; the flush is waited for without it.
-///
-/// # Errors
-/// See [`MemoryError`]; nothing of it is left then.
-pub fn private_memory(
-    kind: SecondStageKind,
-    windows: &mut Windows,
-    id: GuestId,
-    bytes: u64,
-) -> Result<GuestMemory, MemoryError> {
-    let mut preparing = with_memory(|memory| memory.prepare(kind, id, bytes))?;
-    let hiding = loop {
-        match with_memory(|memory| preparing.step(memory, &Hardware)) {
-            Prepared::More(rest) => preparing = rest,
-            Prepared::Hidden(hiding) => break hiding,
-            Prepared::Refused(error) => return Err(error),
-        }
-    };
-    let mut launching = hiding.wait(&Hardware);
-    while with_memory(|memory| launching.step(memory, &Hardware, windows)) {}
-    Ok(with_memory(|memory| launching.finish(memory, &Hardware, windows)))
 }
 
 /// Writes image and launch area, through windows; the rest of the memory is zero.
@@ -159,15 +143,21 @@ fn load(
     windows: &mut Windows,
     image: &Image<'_>,
     area: &Launch,
-) -> Result<Loading, NotGuestMemory> {
+    goes_on: &mut GoesOn<'_>,
+) -> Result<Loading, Refusal> {
     let start = timer::tsc();
     let mut written = 0;
     let mut write = |at: Gpa, bytes: &[u8]| {
+        if !goes_on() {
+            return Err(Refusal::Cancelled);
+        }
         written += bytes.len() as u64;
-        write(guest, windows, at, bytes)
+        write(guest, windows, at, bytes).map_err(Refusal::Load)
     };
     for segment in image.segments() {
-        write(segment.start, segment.contents)?;
+        for (at, piece) in pieces(segment.start, segment.contents) {
+            write(at, piece)?;
+        }
     }
     area.for_each_write(write)?;
     Ok(Loading {
@@ -182,10 +172,10 @@ fn load(
 fn measure(
     guest: &GuestMemory,
     windows: &mut Windows,
-    image: &Image<'_>,
-    area: &Launch,
+    (image, area): (&Image<'_>, &Launch),
     flags: &Flags,
     loading: Loading,
+    goes_on: &mut GoesOn<'_>,
 ) -> Result<(Digest, Loading), Refusal> {
     let start = timer::tsc();
     let mut measuring = Measuring::new();
@@ -194,6 +184,9 @@ fn measure(
     let areas = area.pages().map(|at| (PageKind::LaunchArea, at));
     let images = image.loaded_pages().map(|at| (PageKind::Image, at));
     for (kind, at) in areas.chain(images) {
+        if !goes_on() {
+            return Err(Refusal::Cancelled);
+        }
         with_memory(|memory| guest.read(&Hardware, &memory.frames, windows, at, &mut page))
             .map_err(Refusal::Load)?;
         measuring.page(kind, at, &page).map_err(Refusal::Measure)?;
@@ -206,31 +199,4 @@ fn measure(
         ..loading
     };
     Ok((digest, loading))
-}
-
-/// Writes into a guest's memory, through windows, in pieces, so that the lock is never held for more than 2 MiB of work.
-///
-/// # Errors
-/// The range is not all the guest's; pieces before that are written.
-pub fn write(
-    guest: &mut GuestMemory,
-    windows: &mut Windows,
-    at: Gpa,
-    bytes: &[u8],
-) -> Result<(), NotGuestMemory> {
-    let mut at = at.get();
-    for piece in bytes.chunks(Level::L2.bytes() as usize) {
-        with_memory(|memory| guest.write(&Hardware, &memory.frames, windows, Gpa::new(at), piece))?;
-        at += piece.len() as u64;
-    }
-    Ok(())
-}
-
-/// Takes a guest's memory back, step by step, each under the lock; the flush is waited for without it.
-pub fn take_back(memory: GuestMemory, flushed: GuestFlushed, windows: &mut Windows) {
-    let mut teardown = memory.revoke(&Hardware).reclaim(flushed);
-    while with_memory(|memory| teardown.step(memory, &Hardware, windows)) {}
-    let restored = with_memory(|memory| teardown.finish(memory, &Hardware, windows));
-    let flushed = restored.wait(&Hardware);
-    with_memory(|memory| flushed.release(memory, &Hardware));
 }

@@ -23,7 +23,7 @@ use crate::virt::{Backend, Cause, Exit, GuestAccess, Loaded, Vcpu};
 
 /// Time that a guest gets at a stretch: a choice. A twentieth of the shortest time limit among the guests that come along (`spin`,
 /// 200 ms), so that limits are kept about that closely.
-const SLICE_US: u64 = 10_000;
+pub const SLICE_US: u64 = 10_000;
 
 /// What one CPU has for running guests.
 pub struct Own<B: Backend> {

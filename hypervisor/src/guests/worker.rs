@@ -1,15 +1,17 @@
 //! One CPU at work: it launches guests, gives them turns, takes down whoever ends, and dozes when there is nothing to do.
 
-use boot_config::Ending;
+use boot_config::{Ending, Expected};
 use memory::address::PAGE_SIZE;
 use memory::guest::GuestFlushed;
 use memory::window::Windows;
 
-use super::guest::{Counts, Guest};
-use super::launch;
+use super::backing;
+use super::guest::{Counts, Guest, Label};
+use super::launch::{self, Refusal};
 use super::list::Place;
+use super::operator::Operator;
 use super::pressure;
-use super::turn::{self, Own, Slice};
+use super::turn::{self, Own, SLICE_US, Slice};
 use super::vcpu::{GuestVcpu, Name};
 use super::world::{Due, Work, World};
 use crate::bring_up::newcomer::Newcomer;
@@ -23,7 +25,7 @@ use crate::magazines::OwnMagazine;
 use crate::reporting::{GuestResult, Moment};
 use crate::shared::Shared;
 use crate::virt::{Backend, Vcpu};
-use crate::{frames, presence};
+use crate::{frames, presence, println};
 
 /// A CPU that runs guests.
 pub struct Worker<B: Backend> {
@@ -36,6 +38,8 @@ pub struct Worker<B: Backend> {
     told: u64,
     /// A guest has had a turn since the stack was wiped.
     used: bool,
+    /// Who types commands, on the boot CPU of a run that takes some.
+    operator: Option<Operator>,
     #[cfg(feature = "test-hooks")]
     commander: super::control::Commander,
 }
@@ -62,6 +66,7 @@ impl<B: Backend> Worker<B> {
             last: None,
             told: 0,
             used: false,
+            operator: (world.config.console && tables.number() == 0).then(Operator::new),
             #[cfg(feature = "test-hooks")]
             commander: super::control::Commander::new(seed),
         })
@@ -79,6 +84,7 @@ impl<B: Backend> Worker<B> {
             self.own.magazine.look(&mut self.own.windows);
             let (world, tables) = (self.world, self.own.tables);
             world.stop.pass(tables, || self.before_rest());
+            self.attend();
             #[cfg(feature = "test-hooks")]
             self.commander.act(self.world, number);
             #[cfg(feature = "test-hooks")]
@@ -94,11 +100,28 @@ impl<B: Backend> Worker<B> {
                 Work::Rest => {
                     self.before_rest();
                     self.own.tables.set_parked(Parked::Resting);
-                    presence::doze();
+                    self.doze();
                 }
                 Work::Done => return,
             }
         }
+    }
+
+    /// Does what the operator has typed, if this CPU listens to one.
+    fn attend(&mut self) {
+        if let Some(operator) = &mut self.operator {
+            operator.attend(self.world, self.own.tables.number());
+        }
+    }
+
+    /// Dozes until an interrupt comes; none comes of what the operator types, so the timer's does.
+    fn doze(&mut self) {
+        if self.operator.is_none() {
+            return presence::doze();
+        }
+        self.own.timer.start_slice(SLICE_US);
+        presence::doze();
+        self.own.timer.stop();
     }
 
     /// What this CPU does before it dozes or is stopped.
@@ -137,8 +160,18 @@ impl<B: Backend> Worker<B> {
         let number = self.own.tables.number();
         // SAFETY: the descriptor tables are loaded, and no lock is held here.
         unsafe { registers::unmask_interrupts() };
-        let (world, windows) = (self.world, &mut self.own.windows);
-        let mut launch = || launch::launch(world.backend, windows, &due, world.config.seed);
+        let (world, windows, operator) = (self.world, &mut self.own.windows, &mut self.operator);
+        if operator.is_some() {
+            let (name, mib) = (due.order.file.name(), due.order.launch.memory >> 20);
+            println!("launching {} with {mib} MiB", Label(name, due.instance));
+        }
+        let mut goes_on = || {
+            if let Some(operator) = operator {
+                operator.attend(world, number);
+            }
+            !world.is_cancelled()
+        };
+        let mut launch = || launch::launch(world.backend, windows, &due, world.config.seed, &mut goes_on);
         let launched = match launch() {
             Err(refusal) if refusal.for_lack_of_memory() => {
                 let frames = due.order.launch.memory / PAGE_SIZE;
@@ -169,6 +202,11 @@ impl<B: Backend> Worker<B> {
             // Somebody's death will make room.
             Err(refusal) if refusal.for_lack_of_memory() && self.world.postpone(number, &due) => {}
             Err(refusal) => {
+                let (ending, expected, refusal) = if world.is_cancelled() {
+                    (Ending::Destroyed, Expected::Any, Refusal::Cancelled)
+                } else {
+                    (Ending::Refused, due.order.launch.expect, refusal)
+                };
                 self.world.report.with(|report| {
                     report.reporter.guest(&GuestResult {
                         name: due.order.file.name(),
@@ -176,8 +214,8 @@ impl<B: Backend> Worker<B> {
                         memory_bytes: due.order.launch.memory,
                         large_leaves_bytes: 0,
                         measurement: None,
-                        ending: Ending::Refused,
-                        expected: due.order.launch.expect,
+                        ending,
+                        expected,
                         detail: Some(&refusal),
                         vcpus: 0,
                         at_once: 0,
@@ -196,7 +234,6 @@ impl<B: Backend> Worker<B> {
         let number = self.own.tables.number();
         let Some(vcpu) = place.get_mut() else { return };
         let guest = vcpu.guest.clone();
-        let mut first = false;
         if !guest.has_ended() {
             if self.last.is_some_and(|(last, _)| last != guest.instance) {
                 vcpu.counts.alternations += 1;
@@ -218,7 +255,6 @@ impl<B: Backend> Worker<B> {
                 Slice::Ended(ending, detail) => {
                     if guest.end((ending, detail)) {
                         self.world.recall(number, guest.id);
-                        first = self.world.is_first_end();
                     }
                 }
             }
@@ -226,7 +262,7 @@ impl<B: Backend> Worker<B> {
         // What follows takes long.
         // SAFETY: the descriptor tables are loaded, and no lock is held here.
         unsafe { registers::unmask_interrupts() };
-        if first {
+        if self.world.is_first_end() {
             // Nothing of the guest is gone yet, its vCPU included: who looks from outside finds its memory by that.
             self.moment_guests();
         }
@@ -283,12 +319,19 @@ impl<B: Backend> Worker<B> {
 
     /// Takes a guest's memory down, which no vCPU can reach any more, and reports how it ended.
     fn bury(&mut self, guest: Shared<Guest>, flushed: GuestFlushed) {
+        let number = self.own.tables.number();
         self.world.take_off(guest.id);
         let Some(end) = guest.take_down() else {
             panic!("broken invariant: guest {} is buried alive", guest.label());
         };
+        let is_destroyed = end.ending == Ending::Destroyed;
         let large_leaves_bytes = end.memory.bytes_in_large_leaves(&Hardware);
-        launch::take_back(end.memory, flushed, &mut self.own.windows);
+        let (world, operator) = (self.world, &mut self.operator);
+        backing::take_back(end.memory, flushed, &mut self.own.windows, &mut || {
+            if let Some(operator) = operator {
+                operator.attend(world, number);
+            }
+        });
         #[cfg(feature = "test-hooks")]
         crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
         self.world.report.with(|report| {
@@ -299,11 +342,17 @@ impl<B: Backend> Worker<B> {
                 large_leaves_bytes,
                 measurement: guest.measurement(),
                 ending: end.ending,
-                expected: guest.launch.expect,
+                // Whoever destroys a guest expects nothing else of it.
+                expected: if is_destroyed {
+                    Expected::Any
+                } else {
+                    guest.launch.expect
+                },
                 detail: end
                     .detail
                     .as_ref()
-                    .map(|detail| detail as &dyn core::fmt::Display),
+                    .map(|detail| detail as &dyn core::fmt::Display)
+                    .or(is_destroyed.then_some(&"on request")),
                 vcpus: end.vcpus,
                 at_once: guest.at_once(),
                 turns: guest.turns(),

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use boot_config::Config;
+use boot_config::{Config, Ending};
 use guest_image::Archive;
 use memory::frame::{GuestId, OutOfMemory};
 use memory::guest::GuestMemory;
@@ -74,6 +74,17 @@ pub struct Due {
     deaths: u64,
 }
 
+/// The launch that is under way; there is one at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Launching {
+    /// What.
+    pub(super) order: Order<'static>,
+    /// Its number in this boot.
+    pub(super) instance: u32,
+    /// Somebody has destroyed the guest.
+    pub(super) cancelled: bool,
+}
+
 /// What a CPU does next.
 #[allow(
     clippy::large_enum_variant,
@@ -107,13 +118,13 @@ pub(super) struct Schedule<B: Backend> {
     pub(super) guests: List<Shared<Guest>>,
     /// Guests that are not buried yet, the one that is being launched included.
     alive: usize,
-    /// Somebody launches a guest.
-    launching: bool,
+    /// Whom somebody launches.
+    pub(super) launching: Option<Launching>,
     /// The guest in turn did not fit, and nobody has died since: there is no use in trying again.
     crowded: bool,
     deaths: u64,
     /// Guests launched or refused so far; the last one's number.
-    instances: u32,
+    pub(super) instances: u32,
     /// The moment "guests" has been: the first guest had ended, none was taken down yet.
     peak_seen: bool,
     together: usize,
@@ -156,7 +167,7 @@ impl<B: Backend> World<B> {
                     cpus,
                     guests: List::new(),
                     alive: 0,
-                    launching: false,
+                    launching: None,
                     crowded: false,
                     deaths: 0,
                     instances: 0,
@@ -177,7 +188,14 @@ impl<B: Backend> World<B> {
     /// A guest was launched: its vCPU waits on this CPU for its first turn. Returns how many guests live.
     pub fn launched(&self, cpu: u32, newborn: Newborn<B::Vcpu>) -> u64 {
         self.schedule.with(|schedule| {
-            schedule.launching = false;
+            // After the launch's last step: it has ended before it runs.
+            if schedule
+                .launching
+                .take()
+                .is_some_and(|launching| launching.cancelled)
+            {
+                newborn.vcpu.guest.end((Ending::Destroyed, None));
+            }
             schedule.guests.add(newborn.place, newborn.vcpu.guest.clone());
             let own = schedule.own(cpu);
             own.in_hand = None;
@@ -198,19 +216,21 @@ impl<B: Backend> World<B> {
     /// A guest was not launched, and never will be.
     pub fn refused(&self, cpu: u32) {
         self.schedule.with(|schedule| {
-            schedule.launching = false;
+            schedule.launching = None;
             schedule.own(cpu).in_hand = None;
             schedule.alive -= 1;
         });
     }
 
-    /// A guest did not fit. True: it is launched again later, when another has died. False: there is no other, so it never will.
+    /// A guest did not fit. True: it is launched again later, when another has died. False: there is no other, or it was cancelled, so it never
+    /// will.
     pub fn postpone(&self, cpu: u32, due: &Due) -> bool {
         self.schedule.with(|schedule| {
-            if schedule.alive == 1 && schedule.deaths == due.deaths {
+            let is_alone = schedule.alive == 1 && schedule.deaths == due.deaths;
+            if is_alone || schedule.launching.is_some_and(|launching| launching.cancelled) {
                 return false;
             }
-            schedule.launching = false;
+            schedule.launching = None;
             schedule.own(cpu).in_hand = None;
             schedule.alive -= 1;
             schedule.instances -= 1;
@@ -345,7 +365,7 @@ impl<B: Backend> Schedule<B> {
             _ => (),
         }
         let order = self.queue.front()?;
-        if self.launching
+        if self.launching.is_some()
             || self.crowded && self.alive > 0
             || self.alive >= self.together
             || order.launch.after && self.alive > 0
@@ -359,7 +379,11 @@ impl<B: Backend> Schedule<B> {
         };
         self.instances = instance;
         self.queue.advance();
-        self.launching = true;
+        self.launching = Some(Launching {
+            order,
+            instance,
+            cancelled: false,
+        });
         self.alive += 1;
         Some(Due {
             order,
@@ -367,6 +391,11 @@ impl<B: Backend> Schedule<B> {
             instance,
             deaths: self.deaths,
         })
+    }
+
+    /// Whether guests are still to be launched.
+    pub(super) fn has_more(&self) -> bool {
+        self.queue.front().is_some()
     }
 
     /// One of the CPU's own vCPUs: one to be retired, or one at random; not the one that has just had its turn, if there is another.

@@ -25,7 +25,7 @@ use x86::irq::PAGE_FAULT_VECTOR;
 use crate::cpu::exception::Frame;
 use crate::cpu::registers::read_cr2;
 use crate::frames::{Frames, with_memory};
-use crate::guests::launch;
+use crate::guests::backing;
 use crate::hardware::{Hardware, WalkerView, fill_with_zeros};
 use crate::reporting::json;
 use crate::{describe, println};
@@ -312,7 +312,7 @@ fn try_each(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outcome)
     outcome.passes("a write before the hide", write, at);
 
     let id = GuestId::new(u16::MAX)?;
-    let guest = launch::private_memory(kind, windows, id, MIN_MEMORY).ok()?;
+    let guest = backing::private_memory(kind, windows, id, MIN_MEMORY, &mut || true).ok()?;
     let hole = with_memory(|memory| guest.regions(&Hardware, &memory.frames).next())?;
     let start = direct(hole.hpa())?;
     println!("a guest of {} MiB, with a hole at {start}", guest.bytes() >> 20);
@@ -328,7 +328,7 @@ fn try_each(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outcome)
 
     windows_that_are_closed(&guest, windows, outcome);
     let flushed = GuestFlushed::new(guest.id());
-    launch::take_back(guest, flushed, windows);
+    backing::take_back(guest, flushed, windows, &mut || ());
     outcome.passes("a read after it was given back", read, start);
     outcome.passes("the routine that scrubs, after it was given back", zero, start);
     freed_frames(outcome);
@@ -410,7 +410,7 @@ fn small_holes(kind: SecondStageKind, windows: &mut Windows, outcome: &mut Outco
         Some(hole)
     });
     let flushed = GuestFlushed::new(guest.id());
-    launch::take_back(guest, flushed, windows);
+    backing::take_back(guest, flushed, windows, &mut || ());
     let hole = done?;
     outcome.passes("a read after it was given back", read, hole.start);
     outcome.passes(

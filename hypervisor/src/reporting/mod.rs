@@ -266,11 +266,17 @@ impl<'a> Reporter<'a> {
                 "{}#{} ended by {ending}, expected was {expected}{separator}{detail}",
                 result.name, result.instance
             ));
-        } else if !self.config.quiet {
-            println!(
+            return;
+        }
+        if self.config.quiet {
+            return;
+        }
+        match result.ending {
+            Ending::Destroyed => println!("{}#{} was destroyed {detail}", result.name, result.instance),
+            _ => println!(
                 "{}#{} ended by {ending}, as expected{separator}{detail}",
                 result.name, result.instance
-            );
+            ),
         }
     }
 

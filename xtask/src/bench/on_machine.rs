@@ -14,6 +14,7 @@ use tools::pressure::measured::{MeasuredFigure, MeasuredMoment, MeasuredRun};
 use crate::build::{self, Flavor};
 use crate::emulator::{self, Watch, file};
 use crate::folder::Folder;
+use crate::keyboard::Typed;
 use crate::machine::{Kind, Machine, Ram};
 use crate::medium::Boot;
 use crate::preflight::{self, Host};
@@ -81,6 +82,7 @@ fn boot(kind: Kind, memory: u64, image: &Path, command_line: String) -> Result<M
         limit: Some(LIMIT),
         show: false,
         visitor: &mut nothing,
+        typed: Typed::Nothing,
     };
     let record = emulator::run(machine, &folder, watch)?;
     if record.outcome != Outcome::Pass {

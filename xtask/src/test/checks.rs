@@ -57,8 +57,8 @@ pub fn standing(record: &Record) -> Held {
         format!("a check that did not hold: {broken:?}")
     })?;
 
-    // Where every guest was refused, as it was expected to be, there was nothing to hide.
-    let launches = report.guests().any(|guest| guest.ending != "refused");
+    // Where every guest was refused, as it was expected to be, or destroyed before it was launched, there was nothing to hide.
+    let launches = report.guests().any(|guest| guest.vcpus > 0);
     let hidden = |phase: &str| report.phase(phase).map(|line| line.hidden_mib);
     must(hidden("boot") == Some(0), || {
         format!("hidden at boot: {:?} MiB", hidden("boot"))
@@ -99,6 +99,32 @@ pub fn standing(record: &Record) -> Held {
     })?;
     must(counters.bytes_scrubbed >= hidden << 21, || {
         format!("{} bytes scrubbed for {hidden} regions", counters.bytes_scrubbed)
+    })
+}
+
+/// So many guests of this name were destroyed on request, after they had run, or before.
+pub fn destroyed(record: &Record, name: &str, count: usize, after_turns: bool) -> Held {
+    let guests = || record.report.guests().filter(|guest| guest.name == name);
+    let wrong = guests().find(|guest| guest.ending != "destroyed" || (guest.turns > 0) != after_turns);
+    must(wrong.is_none(), || {
+        format!("not destroyed when it should be: {wrong:?}")
+    })?;
+    must(guests().count() == count, || {
+        format!("{} guests", guests().count())
+    })
+}
+
+/// A guest that was listed as paused at least twice had used no CPU time between.
+pub fn stands_still(record: &Record, label: &str) -> Held {
+    let start = format!("console: {label}, ");
+    let paused = record
+        .text
+        .lines()
+        .filter(|line| line.starts_with(&start) && line.contains(": paused, "));
+    let lines: Vec<&str> = paused.collect();
+    let first = lines.first().ok_or("it is not listed as paused")?;
+    must(lines.len() > 1 && lines.iter().all(|line| line == first), || {
+        format!("listed while paused: {}", lines.join(" | "))
     })
 }
 

@@ -10,6 +10,7 @@ use crate::archive::{self, Guest};
 use crate::build::Flavor;
 use crate::emulator::{self, Record, Watch, file};
 use crate::folder::Folder;
+use crate::keyboard::Typed;
 use crate::machine::{Kind, Machine, Ram};
 use crate::preflight::Host;
 use crate::test::row::{Archive, Outside, Row};
@@ -119,6 +120,10 @@ fn attempt(
         limit: Some(row.limit * patience(kind)),
         show: verbose,
         visitor: &mut visit,
+        typed: match row.typed {
+            [] => Typed::Nothing,
+            script => Typed::Script(script),
+        },
     };
     let record = emulator::run(machine, folder, watch);
     // As large as the machine, and of no use without it.

@@ -59,6 +59,8 @@ pub struct Row {
     pub repeats: bool,
     /// Whether it takes so long that it is left to `--long`.
     pub long: bool,
+    /// What is typed on the machine's first serial port, and what is waited for before each line. The command line says `console` then.
+    pub typed: &'static [(&'static str, &'static str)],
     /// After this time the run is a failure.
     pub limit: Duration,
 }
@@ -116,6 +118,9 @@ impl Row {
         if !kind.is_nested() {
             return None;
         }
+        if !self.typed.is_empty() {
+            return Some("level 1 hands nothing on that is typed");
+        }
         if self.memory_mib > MOST_NESTED_MIB {
             Some("level 1 would need as much RAM, and a second for each GiB to set it up")
         } else if kind == Kind::NestedIntel && self.memory_mib > MOST_ON_BOCHS_MIB {
@@ -152,6 +157,7 @@ impl Row {
             threads: false,
             repeats: false,
             long: false,
+            typed: &[],
             limit: Duration::from_secs(240),
         }
     }

@@ -5,6 +5,7 @@ use crate::test::measuring;
 use crate::test::row::{EVERYWHERE, QEMU, Row};
 
 mod attacks;
+mod console;
 mod machines;
 mod mistakes;
 mod refused;
@@ -34,6 +35,7 @@ pub fn rows(guests: &[String]) -> Vec<Row> {
         })
         .collect();
     rows.extend(together::together());
+    rows.extend(console::console());
     rows.extend(attacks::attacks());
     rows.extend(sizes::sizes());
     rows.extend(refused::bad_lines());
