@@ -179,7 +179,7 @@ impl Launching {
     /// back. What is not zeroed yet is zeroed on the way, as hidden memory leaves its user only clean.
     pub fn cancel<M: Machine>(mut self, memory: &mut HostMemory<'_>, machine: &M) -> Teardown {
         self.open(memory, machine);
-        self.guest.revoke(machine).of_launch(self.next, self.scrubber)
+        self.guest.revoke(machine).of_launch(self.scrubber)
     }
 
     /// Does what is left; the guest's memory is complete, private and zero.

@@ -80,10 +80,9 @@ impl Revoked {
         Teardown::new(self, Scrubber::default())
     }
 
-    /// Starts giving back the memory of a launch that is cancelled: what is mapped, which ends before `mapped`, and what is in its scrubber. No translation
-    /// leads to it, as no vCPU has run.
-    pub(super) fn of_launch(mut self, mapped: Gfn, scrubber: Scrubber) -> Teardown {
-        self.left.end = mapped.get();
+    /// Starts giving back the memory of a launch that is cancelled: what is mapped, and what is in its scrubber. No translation leads to it, as no vCPU
+    /// has run.
+    pub(super) fn of_launch(self, scrubber: Scrubber) -> Teardown {
         Teardown::new(self, scrubber)
     }
 
