@@ -6,6 +6,7 @@ use boot_config::{Expected, Hook};
 use report::{Check, Event};
 
 use super::guest::Guest;
+use super::lifecycle::Known;
 use super::world::World;
 use crate::hooks;
 use crate::println;
@@ -67,6 +68,8 @@ pub struct Commander {
     /// The number of the guest that it has paused, and the turns that had begun by then. Not the guest itself: its record must be gone when all
     /// CPUs are stopped for the last look.
     paused: Option<(u32, u64)>,
+    /// The number of the last guest whose launch it has cancelled.
+    cancelled: u32,
 }
 
 impl Commander {
@@ -75,6 +78,7 @@ impl Commander {
         Self {
             random: oorandom::Rand64::new(!seed),
             paused: None,
+            cancelled: 0,
         }
     }
 
@@ -86,6 +90,13 @@ impl Commander {
         if self.paused.is_some() {
             self.release(world, cpu);
             return;
+        }
+        if let Known::Guest(guest) = world.known(self.cancelled) {
+            assert!(
+                guest.has_ended(),
+                "broken invariant: guest {} lives although its launch was cancelled",
+                guest.label()
+            );
         }
         if self.cancel(world) {
             return;
@@ -142,11 +153,14 @@ impl Commander {
             return false;
         };
         let may_end = launching.order.launch.expect == Expected::Any;
-        if !may_end || !Doing::Launching.is_new() && self.random.rand_range(0..128) > 0 {
+        if !may_end || !Doing::Launching.is_new() && self.random.rand_range(0..8) > 0 {
             return false;
         }
-        // Unless its last step was meanwhile.
+        // Unless it is no launch any more.
         let first = world.cancel(launching.instance);
+        if first {
+            self.cancelled = launching.instance;
+        }
         Doing::Launching
             .destroyed()
             .fetch_add(first.into(), Ordering::Relaxed);
