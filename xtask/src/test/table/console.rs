@@ -1,6 +1,5 @@
 //! Somebody types commands while guests run.
 
-use crate::machine::Kind;
 use crate::test::checks;
 use crate::test::row::Row;
 
@@ -64,16 +63,13 @@ pub(super) fn console() -> Vec<Row> {
             )
         },
         Row {
-            memory_mib: 1024,
-            host_mib: 1024,
-            kinds: &[Kind::Tcg],
             typed: TYPED_AT_THE_LAUNCH,
             says: &["spin#1 was destroyed on request, before it was launched"],
             check: |record| checks::destroyed(record, "spin", 1, false),
             ..Row::passing(
                 "console-launch",
                 "a guest is destroyed while it is launched, and another launched after it",
-                "console guest=spin,memory=512M,limit=3600s {hello}",
+                "console guest=spin,memory=256M,limit=3600s {hello}",
             )
         },
     ];
