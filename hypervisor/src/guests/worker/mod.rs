@@ -1,31 +1,25 @@
-//! One CPU at work: it launches guests, gives them turns, takes down whoever ends, and dozes when there is nothing to do.
+//! One CPU at work: it launches guests (`birth`), gives them turns, takes down whoever ends (`death`), and dozes when there is nothing to do.
 
-use boot_config::{Ending, Expected};
-use memory::address::PAGE_SIZE;
-use memory::guest::GuestFlushed;
+mod birth;
+mod death;
+
 use memory::window::Windows;
 
-use super::backing;
-use super::guest::{Counts, Guest, Label};
-use super::launch::{self, Refusal};
 use super::list::Place;
 use super::operator::Operator;
-use super::pressure;
 use super::turn::{self, Own, SLICE_US, Slice};
 use super::vcpu::{GuestVcpu, Name};
-use super::world::{Due, Work, World};
+use super::world::{Work, World};
 use crate::bring_up::newcomer::Newcomer;
 use crate::cpu::descriptor::{CpuTables, Parked};
 use crate::cpu::timer::Timer;
 use crate::cpu::{registers, stack};
-use crate::hardware::Hardware;
 #[cfg(feature = "test-hooks")]
 use crate::hooks::stress::{self, Piece};
 use crate::magazines::OwnMagazine;
-use crate::reporting::{GuestResult, Moment};
-use crate::shared::Shared;
-use crate::virt::{Backend, Vcpu};
-use crate::{frames, presence, println};
+use crate::reporting::Moment;
+use crate::virt::Backend;
+use crate::{frames, presence};
 
 /// A CPU that runs guests.
 pub struct Worker<B: Backend> {
@@ -155,80 +149,6 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Launches a guest, or says why not. Interrupts are let in: it takes long.
-    fn launch(&mut self, due: Due) {
-        let number = self.own.tables.number();
-        // SAFETY: the descriptor tables are loaded, and no lock is held here.
-        unsafe { registers::unmask_interrupts() };
-        let (world, windows, operator) = (self.world, &mut self.own.windows, &mut self.operator);
-        if operator.is_some() {
-            let (name, mib) = (due.order.file.name(), due.order.launch.memory >> 20);
-            println!("launching {} with {mib} MiB", Label(name, due.instance));
-        }
-        let mut goes_on = || {
-            if let Some(operator) = operator {
-                operator.attend(world, number);
-            }
-            !world.is_cancelled()
-        };
-        let mut launch = || launch::launch(world.backend, windows, &due, world.config.seed, &mut goes_on);
-        let launched = match launch() {
-            Err(refusal) if refusal.for_lack_of_memory() => {
-                let frames = due.order.launch.memory / PAGE_SIZE;
-                if pressure::make_room(world, frames, || ()) {
-                    launch()
-                } else {
-                    Err(refusal)
-                }
-            }
-            launched => launched,
-        };
-        match launched {
-            Ok(newborn) => {
-                let (guest, loading) = (newborn.vcpu.guest.clone(), newborn.loading);
-                self.world.report.with(|report| {
-                    report.reporter.launched(
-                        &guest.label(),
-                        guest.launch.memory,
-                        guest.measurement(),
-                        loading,
-                    );
-                });
-                let alive = self.world.launched(number, newborn);
-                self.world
-                    .report
-                    .with(|report| report.reporter.most_at_once(alive));
-            }
-            // Somebody's death will make room.
-            Err(refusal) if refusal.for_lack_of_memory() && self.world.postpone(number, &due) => {}
-            Err(refusal) => {
-                let (ending, expected, refusal) = if world.is_cancelled() {
-                    (Ending::Destroyed, Expected::Any, Refusal::Cancelled)
-                } else {
-                    (Ending::Refused, due.order.launch.expect, refusal)
-                };
-                self.world.report.with(|report| {
-                    report.reporter.guest(&GuestResult {
-                        name: due.order.file.name(),
-                        instance: due.instance,
-                        memory_bytes: due.order.launch.memory,
-                        large_leaves_bytes: 0,
-                        measurement: None,
-                        ending,
-                        expected,
-                        detail: Some(&refusal),
-                        vcpus: 0,
-                        at_once: 0,
-                        turns: 0,
-                        counts: Counts::default(),
-                        cpu_us: 0,
-                    });
-                });
-                self.world.refused(number);
-            }
-        }
-    }
-
     /// Gives a vCPU a turn, and retires it if its guest ends or has ended.
     fn turn(&mut self, mut place: Place<GuestVcpu<B::Vcpu>>) {
         let number = self.own.tables.number();
@@ -270,96 +190,6 @@ impl<B: Backend> Worker<B> {
             Some(flushed) => self.see_off(guest, flushed),
             None => self.world.retired(number),
         }
-    }
-
-    /// Ends a vCPU, so that nobody runs under its tag. For the last one of its guest: the proof that the memory can be taken back. Not
-    /// inlined: the copies of its registers must lie below the caller's stack frame, where they are wiped.
-    #[inline(never)]
-    fn retire(&mut self, place: Place<GuestVcpu<B::Vcpu>>) -> Option<GuestFlushed> {
-        let vcpu = place.into_value()?;
-        self.used = true;
-        let mut counts = vcpu.counts;
-        counts.exits = vcpu.vcpu.exits();
-        #[cfg(feature = "test-hooks")]
-        if vcpu.guest.vcpus_alive() == 1 {
-            crate::hooks::mark::mark(crate::hooks::mark::Mark::Teardown);
-        }
-        let flushed = vcpu.vcpu.retire(&mut self.own.cpu, vcpu.pass);
-        vcpu.guest.retired(flushed, &counts)
-    }
-
-    /// The moment "guests": looks at everybody.
-    fn moment_guests(&mut self) {
-        let world = self.world;
-        self.before_rest();
-        world.stop.all(self.own.tables, || {
-            world.look(|report, guests| {
-                report.reporter.moment(Moment::Guests, &mut report.checks, guests);
-            });
-        });
-    }
-
-    /// Takes the guest down and checks what is left.
-    fn see_off(&mut self, guest: Shared<Guest>, flushed: GuestFlushed) {
-        let (world, number) = (self.world, self.own.tables.number());
-        // Its record as well is gone before anybody knows: the last look counts all frames, and may come before the one below.
-        self.bury(guest, flushed);
-        world.buried(number);
-        // The calls since it was launched have left its registers below.
-        self.before_rest();
-        world.stop.all(self.own.tables, || {
-            world.look(|report, guests| {
-                let reporter = &mut report.reporter;
-                report
-                    .checks
-                    .run(guests, |subject, error| reporter.check_failed(subject, error));
-            });
-        });
-    }
-
-    /// Takes a guest's memory down, which no vCPU can reach any more, and reports how it ended.
-    fn bury(&mut self, guest: Shared<Guest>, flushed: GuestFlushed) {
-        let number = self.own.tables.number();
-        self.world.take_off(guest.id);
-        let Some(end) = guest.take_down() else {
-            panic!("broken invariant: guest {} is buried alive", guest.label());
-        };
-        let is_destroyed = end.ending == Ending::Destroyed;
-        let large_leaves_bytes = end.memory.bytes_in_large_leaves(&Hardware);
-        let (world, operator) = (self.world, &mut self.operator);
-        backing::take_back(end.memory, flushed, &mut self.own.windows, &mut || {
-            if let Some(operator) = operator {
-                operator.attend(world, number);
-            }
-        });
-        #[cfg(feature = "test-hooks")]
-        crate::hooks::mark::mark(crate::hooks::mark::Mark::TornDown);
-        self.world.report.with(|report| {
-            report.reporter.guest(&GuestResult {
-                name: guest.file.name(),
-                instance: guest.instance,
-                memory_bytes: guest.launch.memory,
-                large_leaves_bytes,
-                measurement: guest.measurement(),
-                ending: end.ending,
-                // Whoever destroys a guest expects nothing else of it.
-                expected: if is_destroyed {
-                    Expected::Any
-                } else {
-                    guest.launch.expect
-                },
-                detail: end
-                    .detail
-                    .as_ref()
-                    .map(|detail| detail as &dyn core::fmt::Display)
-                    .or(is_destroyed.then_some(&"on request")),
-                vcpus: end.vcpus,
-                at_once: guest.at_once(),
-                turns: guest.turns(),
-                counts: end.counts,
-                cpu_us: guest.used_us(),
-            });
-        });
     }
 
     /// The last look: all CPUs stay stopped for good, and have flushed, so that every table frame that waited for that is free. To be called
