@@ -29,11 +29,9 @@ mod tracing;
 mod virt;
 
 use boot_config::{Config, Hook};
-use guest_image::{Archive, File};
-use memory::address::{Hpa, Hva, Level, PAGE_SIZE, Pfn};
-use memory::layout::direct;
+use guest_image::Archive;
+use memory::address::{Hpa, Hva, Level, Pfn};
 use memory::window::Windows;
-use report::Event;
 use spin::{Mutex, MutexGuard, Once};
 
 use boot::acpi::Platform;
@@ -44,7 +42,7 @@ use bring_up::newcomer::{Common, Control};
 use bring_up::other_cpus::Starter;
 use bring_up::ram::Ram;
 use bring_up::tables::BootTables;
-use bring_up::{records, switch, tables};
+use bring_up::{archive, records, switch, tables};
 use checks::Checks;
 use console::ExitCode;
 use cpu::apic::LocalApic;
@@ -344,7 +342,7 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
         _ => 1,
     };
     let cpus = (cpus_found(platform.as_ref()), cpus_used);
-    start_report(info, features, cpus, &ram, config, &capabilities);
+    reporting::start::say(info, features, cpus, &ram, config, &capabilities);
     let kind = backend.second_stage();
     frames::with_memory(|memory| {
         memory.allow_large_guest_leaves(backend.large_guest_leaves());
@@ -390,15 +388,18 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
             format_args!("hidden memory was accessed, or a fault was not named"),
         );
     }
-    let archive: &'static Archive<'static> = for_good(archive(info, &ram));
-    let reporter = Reporter::new(config, checks.blocks(), ram_mib(&ram), measurer);
+    let archive: &'static Archive<'static> = match archive::open(info, &ram) {
+        Ok(archive) => for_good(archive),
+        Err(error) => refuse!("{error}"),
+    };
+    let reporter = Reporter::new(config, checks.blocks(), ram.mib(), measurer);
     let report = Report { checks, reporter };
     let world = World::new(config, archive, backend, calibration, clock, cpus.0, report);
     let world: &'static World<B> = match world {
         Ok(world) => for_good(world),
         Err(WorldError::Missing(name)) => refuse!(
             "there is no guest `{name}` in the archive{}",
-            Instead { name, archive }
+            archive::Instead { name, archive }
         ),
         Err(WorldError::OutOfMemory(error)) => refuse!("{error}"),
     };
@@ -424,120 +425,9 @@ fn run_guests<B: Backend>(ready: Ready) -> ! {
     }
 }
 
-/// The guest archive, checked.
-fn archive(info: &BootInfo, ram: &Ram) -> Archive<'static> {
-    let Some((start, bytes)) = info.module.filter(|(_, bytes)| *bytes > 0) else {
-        refuse!(
-            "no guest archive came along, or an empty one: pass a tar of ELF files as the one module (QEMU -initrd)"
-        );
-    };
-    let Some(at) = direct(start).filter(|_| ram.holds(start, bytes)) else {
-        refuse!(
-            "the loader put the guest archive ({bytes} bytes) at {start}, which is not all RAM that the direct map shows: use \
-             another loader, or give the machine more memory"
-        )
-    };
-    let pointer = core::ptr::with_exposed_provenance::<u8>(at.get() as usize);
-    // SAFETY: the module lies in RAM, all of which the direct map shows; `Ram` keeps it out of the allocator for good, so nobody
-    // writes it.
-    let archive = unsafe { core::slice::from_raw_parts(pointer, bytes as usize) };
-    match Archive::open(archive) {
-        Ok(archive) => archive,
-        Err(error) => refuse!("the guest archive: {error}"),
-    }
-}
-
-/// What an archive has instead of a name: the nearest, or all there is.
-struct Instead<'a> {
-    name: &'a str,
-    archive: &'a Archive<'a>,
-}
-
-impl core::fmt::Display for Instead<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        // The nearest of all: each file in turn against the best so far.
-        let nearest = self.archive.files().fold(None::<File<'_>>, |best, file| {
-            let known = best.as_ref().map_or("", |best| best.name());
-            match boot_config::nearest(self.name, &[known, file.name()]) {
-                Some(name) if name == file.name() => Some(file),
-                _ => best,
-            }
-        });
-        if let Some(file) = nearest {
-            return write!(f, "; did you mean `{}`?", file.name());
-        }
-        f.write_str(": it has")?;
-        for file in self.archive.files() {
-            write!(f, " {}", file.name())?;
-        }
-        Ok(())
-    }
-}
-
-fn ram_mib(ram: &Ram) -> u64 {
-    (ram.map.frames() * PAGE_SIZE) >> 20
-}
-
 /// CPUs that the firmware lists as usable.
 fn cpus_found(platform: Option<&Platform>) -> u32 {
     platform.map_or(1, |platform| {
         platform.cpus.iter().filter(|cpu| cpu.enabled).count() + platform.more_cpus
     }) as u32
-}
-
-/// Says what runs and on what. `cpus` are those found and those used.
-fn start_report(
-    info: &BootInfo,
-    features: &Features,
-    (cpus_found, cpus_used): (u32, u32),
-    ram: &Ram,
-    config: &Config<'_>,
-    capabilities: &virt::Capabilities,
-) {
-    println!(
-        "{}, {} MiB of RAM, loaded by {}",
-        features.brand,
-        ram_mib(ram),
-        info.loader
-    );
-    println!(
-        "1G leaves: {}; second stage: {}; CPUs: {cpus_found} found, {cpus_used} used; seed {:#x}",
-        if features.gigabyte_pages {
-            "yes"
-        } else {
-            "no, the CPU has none"
-        },
-        capabilities.second_stage,
-        config.seed
-    );
-    if let Some(quirk) = capabilities.quirk {
-        println!("{quirk}");
-    }
-    if ram.map.unreachable_bytes() > 0 {
-        println!(
-            "{} MiB of RAM lie beyond the reach of the direct map and are not used",
-            ram.map.unreachable_bytes() >> 20
-        );
-    }
-    println!();
-    reporting::json::event(&Event::Start(report::Start {
-        schema: report::SCHEMA,
-        version: env!("CARGO_PKG_VERSION"),
-        commit: env!("LACUNA_COMMIT"),
-        machine: report::Machine {
-            cpu: &features.brand,
-            second_stage: capabilities.second_stage,
-            leaf_1g: features.gigabyte_pages,
-            nrip_save: capabilities.nrip_save,
-            decode_assists: capabilities.decode_assists,
-            flush_by_asid: capabilities.flush_by_asid,
-            asids: capabilities.asids,
-            physical_bits: features.physical_address_bits.into(),
-        },
-        memory_mib: ram_mib(ram),
-        cpus_found,
-        cpus_used,
-        seed: config.seed,
-        command_line: &info.command_line,
-    }));
 }

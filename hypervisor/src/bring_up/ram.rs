@@ -62,6 +62,11 @@ pub struct Ram {
 }
 
 impl Ram {
+    /// All of it, in MiB.
+    pub fn mib(&self) -> u64 {
+        (self.map.frames() * PAGE_SIZE) >> 20
+    }
+
     /// Reads the firmware's map, leaves out what is not write-back, and notes image and hand-over as in use.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! The report: text on COM1 for people, JSON lines on COM2 for programs.
 //!
 //! The workers and `main` tell the [`Reporter`] what happens, in order; it prints what is of interest at once, keeps counts and the
-//! picture's strips, and writes the summary at the end. [`json`] writes the lines, the verdict last.
+//! picture's strips, and writes the summary at the end. [`start`] says what runs and on what; [`json`] writes the lines, the verdict last.
 
 pub mod json;
+pub mod start;
 
 use core::fmt;
 
