@@ -329,3 +329,26 @@ fn a_change_of_many_pages_flushes_once_and_goes_in_steps_of_two_mebibytes() {
     }
     bench.teardown(guest);
 }
+
+/// A range that lacks no hidden memory is not asked to wait for any: one step each to check, to reserve, to revoke, to flush and to finish.
+#[test]
+fn a_change_that_lacks_no_memory_takes_no_step_for_it() {
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 4 * MIB);
+    for (change, expected) in [
+        (Change::Share, 5),
+        (Change::Unshare, 5),
+        (Change::Accept, 3),
+        (Change::GiveBack, 5),
+        (Change::TakeAgain, 3),
+        (Change::Accept, 3),
+    ] {
+        guest.begin(change, Gpa::new(PAGE_SIZE), PAGE_SIZE).unwrap();
+        let mut steps = 1;
+        while !matches!(bench.step(&mut guest), Progress::Done(Ok(()))) {
+            steps += 1;
+        }
+        assert_eq!(steps, expected, "{change:?}");
+    }
+    bench.teardown(guest);
+}

@@ -339,6 +339,40 @@ fn where_no_region_is_free_single_frames_come() {
     }
 }
 
+/// Single frames for 2 MiB, and a table for each, are had if exactly so much is free beyond the host's reserve. Those that wait in the magazine make up
+/// for what hiding the others takes.
+#[test]
+fn single_frames_for_regions_take_no_more_than_they_and_their_tables() {
+    for (less, enough) in [(1, false), (0, true)] {
+        let mut board = board(128 * MIB);
+        let mut bench = Bench::new(&mut board);
+        let mut guest = bench.launch(2, 8 * MIB);
+        bench
+            .change(&mut guest, Change::GiveBack, 2 * MIB, 2 * REGION)
+            .unwrap();
+        let held = bench.fragment(100);
+        let (memory, windows) = (&mut bench.memory, &mut bench.windows[0]);
+        bench.magazine.refill(memory, &bench.cpu, windows).unwrap();
+        assert!(bench.magazine.len() >= 32);
+        while let Some(frame) = bench.memory.take_private(0) {
+            bench.magazine.put(frame.used()).unwrap();
+        }
+        let low = bench.memory.frames.free_frames() - 2 * (512 + 1) + less;
+        bench.memory.set_watermarks(Watermarks { low, high: low });
+        let hidden = bench.stats().pages_hidden;
+        let result = bench.change(&mut guest, Change::TakeAgain, 2 * MIB, 2 * REGION);
+        assert_eq!(result.is_ok(), enough, "{less} less: {result:?}");
+        if !enough {
+            assert!(matches!(result, Err(ChangeError::OutOfMemory(_))), "{result:?}");
+            assert_eq!(bench.stats().pages_hidden, hidden, "nothing was tried");
+        }
+        bench.teardown(guest);
+        held.into_iter()
+            .for_each(|frames| bench.memory.frames.free(frames));
+        bench.assert_as_at_boot();
+    }
+}
+
 /// No more than a gigablock's worth of regions leaves the direct map in one step, so more come in several, by a flush each.
 #[test]
 fn more_than_a_gigabyte_comes_by_a_flush_for_each() {

@@ -149,9 +149,9 @@ impl DirectMap {
         (pfn, order): (Pfn, u8),
     ) -> Result<u64, HideCause> {
         let number = pfn.gigablock_number();
-        let table = match *seen {
-            Some((same, table)) if same == number => table,
-            _ => {
+        let table = match seen.filter(|(same, _)| *same == number) {
+            Some((_, table)) => table,
+            None => {
                 let slot = self.third_level(machine, pfn).ok_or(HideCause::NotALeaf(pfn))?;
                 // Restore writes data leaves again: only what is one now may go.
                 let start = Pfn::new(number << GIGABLOCK_ORDER);
