@@ -46,12 +46,13 @@ impl FrameTable<'_> {
         Ok(carving.extents)
     }
 
-    /// Takes some of the `left` regions that a request lacks, as many as one gigablock has. False, and nothing changed, when no region is free.
+    /// Takes some of the `left` regions that a request lacks, one at least, as many as one gigablock has at most. False, and nothing changed, when no
+    /// region is free.
     pub(crate) fn carve_some(&mut self, left: u64, carving: &mut Carving) -> bool {
         let Carving { extents, in_parts } = carving;
         if !*in_parts
             && left >= GIGABLOCK_REGIONS
-            && let Some(gigablock) = self.gigablock_to_take_whole(left, extents)
+            && let Some(gigablock) = self.gigablock_to_take_whole(left)
             && let Some(extent) = self.carve_run(gigablock, GIGABLOCK_RUN)
         {
             extents.push(self, extent);
@@ -69,7 +70,7 @@ impl FrameTable<'_> {
         {
             extents.push(self, extent);
         }
-        extents.frames() / 512 > wanted - left
+        true
     }
 
     /// Takes one extent of whole regions.
@@ -136,17 +137,16 @@ impl FrameTable<'_> {
     /// A gigablock that is free as a whole, for a request of which `left` regions are missing.
     ///
     /// Where its 1G leaf would be lost, only as many as may be lost: with H bytes hidden at most ceil(H / 1 GiB) + 1 gigablocks are to be
-    /// broken, one of them perhaps by what is left of the request.
-    fn gigablock_to_take_whole(&self, left: u64, taken: &ExtentList<Carved>) -> Option<GigablockIndex> {
+    /// broken, one of them this one, and one perhaps by what is left of the request. Those that the request has taken whole so far would
+    /// count on both sides alike.
+    fn gigablock_to_take_whole(&self, left: u64) -> Option<GigablockIndex> {
         let gigablock = self.lowest_with_run(GIGABLOCK_RUN)?;
         if !self.gigablock(gigablock).whole_at_boot() {
             return Some(gigablock);
         }
         let (holes, broken) = self.holes();
-        let taken = taken.frames() / 512;
-        let hidden_then = (holes + taken + left).div_ceil(GIGABLOCK_REGIONS);
-        let lost_then = broken + taken / GIGABLOCK_REGIONS + 1 + u64::from(left > GIGABLOCK_REGIONS);
-        (lost_then <= hidden_then + 1).then_some(gigablock)
+        let others = broken + u64::from(left > GIGABLOCK_REGIONS);
+        (others <= (holes + left).div_ceil(GIGABLOCK_REGIONS)).then_some(gigablock)
     }
 }
 
