@@ -85,6 +85,25 @@ fn the_records_of_many_gigablocks_have_room_for_their_lists() {
     frames.free(highest);
 }
 
+/// The highest gigablock that has so much in one piece, not the highest that has anything.
+#[test]
+fn large_extents_come_from_the_highest_gigablock_that_has_them() {
+    let map = map(&[(0, 3 * GIB)]);
+    let mut storage = storage(&map);
+    let mut frames = FrameTable::new(&map, &[], &mut storage).unwrap();
+    let gigablock = |extent: &HostFrames| extent.pfn().gigablock_number();
+    let region = frames.allocate(9).unwrap();
+    assert_eq!(gigablock(&region), 2);
+    let all = frames.allocate(18).unwrap();
+    assert_eq!(gigablock(&all), 1);
+    // The largest that the highest one has left, and once more.
+    let halves = [17, 17].map(|order| frames.allocate(order).unwrap());
+    assert_eq!(halves.each_ref().map(gigablock), [2, 0]);
+    halves.into_iter().for_each(|half| frames.free(half));
+    frames.free(all);
+    frames.free(region);
+}
+
 #[test]
 fn small_machines_pay_little_too() {
     let words = RecordsLayout::new(&map(&[(0, 640 << 10), (MIB, 127 * MIB)])).storage_words();
