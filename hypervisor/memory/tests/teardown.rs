@@ -6,9 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use memory::HostMemory;
-use memory::address::Level;
-use memory::frame::GuestId;
-use memory::guest::{Change, GuestFlushed, GuestMemory, SecondStageKind};
+use memory::address::{Gfn, Gpa, Level};
+use memory::frame::{FrameState, GuestId};
+use memory::guest::{Change, GuestFlushed, GuestMemory, Kept, Progress, SecondStageKind};
+use memory::region::Watermarks;
 use model_machine::{Bench, Board, ModelMachine};
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +53,16 @@ impl Work {
     }
 }
 
+/// A guest that the machine is not told of.
+fn live(bench: &mut Bench<'_>, kind: SecondStageKind, bytes: u64) -> GuestMemory {
+    let Bench {
+        cpu, memory, windows, ..
+    } = bench;
+    let id = GuestId::new(1).unwrap();
+    let launching = memory.launch(cpu, kind, id, bytes).unwrap().wait(cpu);
+    launching.finish(memory, cpu, &mut windows[0])
+}
+
 /// Takes a guest down step by step; each is within the bound, and how many there were.
 fn teardown(bench: &mut Bench<'_>, guest: GuestMemory) -> u64 {
     let Bench {
@@ -93,12 +104,9 @@ fn each_step_is_bounded(bytes: u64, kind: SecondStageKind, large_leaves: bool, c
     let mut board = Board::new(&[(0, bytes + 8 * GIB)], 1, Level::L3);
     let mut bench = Bench::new(&mut board);
     let cpu = bench.cpu;
-    let id = GuestId::new(1).unwrap();
     bench.memory.allow_large_guest_leaves(large_leaves);
     bench.memory.set_cache(cache);
-    let hiding = bench.memory.launch(&cpu, kind, id, bytes).unwrap();
-    let launching = hiding.wait(&cpu);
-    let mut guest = launching.finish(&mut bench.memory, &cpu, &mut bench.windows[0]);
+    let mut guest = live(&mut bench, kind, bytes);
     for gigabyte in [0, 1, bytes / GIB - 1] {
         // One page of each region, which makes a table of 4K leaves of it; all of two regions.
         let start = gigabyte * GIB;
@@ -154,14 +162,137 @@ fn nor_does_one_of_small_extents() {
     let (held, free): (Vec<_>, Vec<_>) = all.into_iter().partition(|frame| frame.pfn().is_aligned(512));
     free.into_iter().for_each(|frame| frames.free(frame));
     let before = bench.snapshot();
-    let id = GuestId::new(1).unwrap();
-    let hiding = bench
-        .memory
-        .launch(&cpu, SecondStageKind::Nested, id, 3 * GIB / 2);
-    let launching = hiding.unwrap().wait(&cpu);
-    let guest = launching.finish(&mut bench.memory, &cpu, &mut bench.windows[0]);
+    let guest = live(&mut bench, SecondStageKind::Nested, 3 * GIB / 2);
     assert_eq!(guest.regions(&cpu, &bench.memory.frames).count(), 0);
     teardown(&mut bench, guest);
     assert_eq!(before.trace(&bench.snapshot()), None);
     held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+}
+
+/// A guest dies while it is about to share 2 MiB, across two regions, with 2 MiB shared already: neither what it was about to share nor the tables
+/// for that are freed in the same step with what was shared.
+#[test]
+fn nor_does_one_that_finds_a_change_under_way() {
+    let mut board = Board::new(&[(0, 64 * MIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = live(&mut bench, SecondStageKind::Nested, 8 * MIB);
+    bench
+        .change_unseen(&mut guest, Change::Share, 0, 2 * MIB)
+        .unwrap();
+    let free = bench.memory.frames.free_frames();
+    guest.begin(Change::Share, Gpa::new(3 * MIB), 2 * MIB).unwrap();
+    // Two to check, two to reserve.
+    for _ in 0..4 {
+        assert_eq!(bench.go_on(&mut guest), Progress::More);
+    }
+    let taken = free - bench.memory.frames.free_frames();
+    assert!(taken > 512 + 1, "{taken} frames: too few for two steps");
+    teardown(&mut bench, guest);
+    assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
+}
+
+/// The memory behind the guest's first 2 MiB was taken, page by page, so there is nothing to take back from 512 entries. The step that sees them sees no
+/// more, and does nothing else; the next ones find the rest, a region each.
+#[test]
+fn a_step_looks_at_512_entries_and_takes_one_region_back() {
+    let mut board = Board::new(&[(0, 64 * MIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let cpu = bench.cpu;
+    // The host has every second region, so that each of the guest's is an extent of its own.
+    let frames = &mut bench.memory.frames;
+    let all: Vec<_> = std::iter::from_fn(|| frames.allocate(9).ok()).collect();
+    let (held, free): (Vec<_>, Vec<_>) = all.into_iter().partition(|region| region.pfn().is_aligned(1024));
+    free.into_iter().for_each(|region| frames.free(region));
+    let mut guest = live(&mut bench, SecondStageKind::Nested, 8 * MIB);
+    for (start, bytes) in [(0, 4096), (4096, 2 * MIB - 4096)] {
+        bench
+            .change_unseen(&mut guest, Change::Share, start, bytes)
+            .unwrap();
+    }
+    let mut next = Gfn::default();
+    let taken = guest.take_kept(&mut bench.memory, &cpu, &mut next, Kept::Regions);
+    assert_eq!(taken, Some(512));
+    let regions: Vec<_> = guest.regions(&cpu, &bench.memory.frames).collect();
+    assert_eq!(regions.len(), 3);
+    let id = guest.id();
+    let mut teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id));
+    let mut step = |bench: &mut Bench<'_>| {
+        let Bench {
+            machine,
+            memory,
+            windows,
+            ..
+        } = bench;
+        let before = Work::of(machine, memory);
+        assert!(teardown.step(memory, &cpu, &mut windows[0]));
+        let work = Work::of(machine, memory).since(before);
+        let is_private = |state| matches!(state, FrameState::Private { .. });
+        let private = regions.iter().map(|pfn| is_private(memory.frames.state(*pfn)));
+        (
+            work.zeroed,
+            work.stores,
+            work.freed,
+            private.filter(|is| *is).count(),
+        )
+    };
+    // What was shared: 512 frames and a table.
+    assert_eq!(step(&mut bench), (0, 0, 512 + 1, 3));
+    assert_eq!(step(&mut bench), (0, 0, 0, 3));
+    for left in [2, 1, 0] {
+        let (zeroed, _, freed, private) = step(&mut bench);
+        assert_eq!((zeroed, freed, private), (2 * MIB, 0, left));
+    }
+    let Bench { memory, windows, .. } = &mut bench;
+    let restored = teardown.finish(memory, &cpu, &mut windows[0]);
+    restored.wait(&cpu).release(memory, &cpu);
+    held.into_iter().for_each(|region| memory.frames.free(region));
+    assert_eq!(bench.boot.0.trace(&bench.snapshot()), None);
+}
+
+/// Pieces of 512 KiB, of blocks that others have hidden pieces of, so that none becomes empty: four of them are 2 MiB.
+#[test]
+fn a_step_puts_2_mib_of_pieces_into_the_pool() {
+    let mut board = Board::new(&[(0, 64 * MIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let cpu = bench.cpu;
+    let frames = &mut bench.memory.frames;
+    let mut held: Vec<_> = std::iter::from_fn(|| frames.allocate(0).ok()).collect();
+    // Of eight blocks the second and the last quarter; and single frames, for tables.
+    let mut free = |bench: &mut Bench<'_>, is_meant: &dyn Fn(u64, u64) -> bool| {
+        for frame in held.extract_if(.., |frame| {
+            is_meant(frame.pfn().get() / 512, frame.pfn().get() % 512)
+        }) {
+            bench.memory.frames.free(frame);
+        }
+    };
+    bench.memory.set_watermarks(Watermarks::default());
+    free(&mut bench, &|block, frame| block == 20 && frame % 2 == 0);
+    free(&mut bench, &|block, frame| {
+        (8..16).contains(&block) && frame / 128 == 1
+    });
+    let others: Vec<_> = (0..8).map(|_| bench.allocate(7).unwrap()).collect();
+    free(&mut bench, &|block, frame| {
+        (8..16).contains(&block) && frame / 128 == 3
+    });
+    let guest = live(&mut bench, SecondStageKind::Nested, 4 * MIB);
+    let orders = guest.pieces(&cpu, &bench.memory.frames).map(|(_, order)| order);
+    assert_eq!(orders.collect::<Vec<_>>(), [7; 8]);
+    let id = guest.id();
+    let mut teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id));
+    let Bench { memory, windows, .. } = &mut bench;
+    let mut put = Vec::new();
+    loop {
+        let before = memory.frames.pool_free_frames();
+        if !teardown.step(memory, &cpu, &mut windows[0]) {
+            break;
+        }
+        put.push(memory.frames.pool_free_frames() - before);
+    }
+    put.retain(|frames| *frames > 0);
+    assert_eq!(put, [512, 512]);
+    let restored = teardown.finish(memory, &cpu, &mut windows[0]);
+    restored.wait(&cpu).release(memory, &cpu);
+    others.into_iter().for_each(|extent| bench.free(extent));
+    held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+    bench.assert_as_at_boot();
 }
