@@ -155,9 +155,9 @@ impl HostMemory<'_> {
     /// Whether the pool may grow for a guest that wants so many single frames more: what nobody uses, or what leaves the host its reserve. It grows by a
     /// region where one is free.
     pub(crate) fn may_grow(&self, pages: u64) -> Result<(), OutOfMemory> {
-        let unused = self.frames.pool_free_frames() + self.pool.cached_regions() * 512;
+        let unused = self.frames.pool_free_frames() > 0 || !self.pool.cached.is_empty();
         let least = if self.frames.free_regions() > 0 { 512 } else { 1 };
-        if unused > 0 || self.spare_frames() >= pages.max(least) {
+        if unused || self.spare_frames() >= pages.max(least) {
             Ok(())
         } else {
             Err(self.frames.out_of_memory(pages))
@@ -219,5 +219,64 @@ impl HostMemory<'_> {
                 Ok(grown.finish(self, machine, windows))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use crate::region::Watermarks;
+    use std::vec::Vec;
+
+    /// Leaves the host so many frames beyond its reserve; whether the pool may grow for so many pages then.
+    fn may_grow(memory: &mut HostMemory<'_>, spare: u64, pages: u64) -> bool {
+        let low = memory.frames.free_frames() - spare;
+        memory.set_watermarks(Watermarks { low, high: low });
+        match memory.may_grow(pages) {
+            Ok(()) => true,
+            Err(error) => {
+                assert_eq!(error.wanted, pages * 4096);
+                false
+            }
+        }
+    }
+
+    #[test]
+    fn the_pool_may_grow_by_what_nobody_uses_or_what_the_host_can_spare() {
+        let (machine, mut memory, mut windows) = Fake::boot();
+        // It grows by a region where one is free.
+        for (spare, pages, enough) in [
+            (511, 1, false),
+            (512, 1, true),
+            (512, 512, true),
+            (512, 513, false),
+        ] {
+            assert_eq!(may_grow(&mut memory, spare, pages), enough, "{spare} for {pages}");
+        }
+        let regions = memory.frames.free_regions();
+        let regions = memory.frames.carve(regions).unwrap();
+        for (spare, pages, enough) in [(0, 1, false), (1, 1, true), (1, 2, false)] {
+            assert_eq!(may_grow(&mut memory, spare, pages), enough, "{spare} for {pages}");
+        }
+        memory.frames.uncarve(regions);
+        // Of a region that is hidden for one frame the others are unused.
+        let mut used: Vec<_> = (0..511)
+            .map(|_| memory.allocate_private(machine, &mut windows, 0).unwrap())
+            .collect();
+        assert_eq!(memory.frames.pool_free_frames(), 1);
+        assert!(may_grow(&mut memory, 0, 1000));
+        used.push(memory.take_private(0).unwrap());
+        assert!(!may_grow(&mut memory, 0, 1000));
+        // When all of them are back, the region is cached.
+        memory.set_cache(1);
+        for extent in used {
+            memory.give_back(machine, extent);
+        }
+        assert_eq!(
+            (memory.frames.pool_free_frames(), memory.pool.cached_regions()),
+            (0, 1)
+        );
+        assert!(may_grow(&mut memory, 0, 1000));
     }
 }
