@@ -203,3 +203,105 @@ fn a_launch_that_finds_memory_gone_gives_back_what_it_took() {
     }
     assert!(granted > 5 && refused > 5, "{granted} granted, {refused} refused");
 }
+
+/// What each step of a refusal gives back, by `measure`, until there is nothing left.
+fn refusal(
+    cpu: ModelCpu<'_>,
+    memory: &mut HostMemory<'_>,
+    mut preparing: Preparing,
+    measure: impl Fn(&HostMemory<'_>) -> u64,
+) -> Vec<u64> {
+    let mut moves = Vec::new();
+    loop {
+        let before = measure(memory);
+        match preparing.step(memory, &cpu) {
+            Prepared::More(rest) => preparing = rest,
+            Prepared::Refused(LaunchError::Cancelled) => {
+                assert_eq!(measure(memory), before);
+                return moves;
+            }
+            other => panic!("{other:?}"),
+        }
+        moves.push(measure(memory) - before);
+        assert!(moves.len() < 50, "it does not end");
+    }
+}
+
+/// Single regions, so that each of them is one extent in the cache.
+#[test]
+fn a_refusal_puts_a_gigablocks_worth_back_into_the_cache_at_a_step() {
+    let (machine, mut booted) = ModelMachine::boot(&[(0, 3 * GIB)], 1, Level::L3);
+    let cpu = machine.cpu(0);
+    let regions = take_all(&mut booted.memory, 9);
+    let (_kept, free): (Vec<_>, Vec<_>) = regions
+        .into_iter()
+        .partition(|region| region.pfn().is_aligned(1024));
+    let frames = &mut booted.memory.frames;
+    free.into_iter().for_each(|region| frames.free(region));
+    booted.memory.set_cache(600);
+    let kind = SecondStageKind::Nested;
+    let filled = booted.memory.prepare(kind, id(1), 1200 * MIB).unwrap();
+    let filled = finish(cpu, &mut booted, filled);
+    let filled = live(cpu, &mut booted, filled);
+    teardown(cpu, &mut booted, filled);
+    let before = Snapshot::of(machine, &booted.memory);
+    let cached = |memory: &HostMemory<'_>| memory.pool().cached_regions();
+    assert_eq!(cached(&booted.memory), 600);
+    let preparing = booted.memory.prepare(kind, id(2), 1200 * MIB).unwrap();
+    let Prepared::More(preparing) = go_on(cpu, &mut booted.memory, preparing, 2) else {
+        panic!("the launch is over")
+    };
+    assert_eq!(cached(&booted.memory), 0);
+    let moves = refusal(cpu, &mut booted.memory, preparing.cancel(), cached);
+    assert_eq!(moves, [512, 88]);
+    assert_eq!(before.difference(&Snapshot::of(machine, &booted.memory)), None);
+}
+
+/// Memory in which the host has half of each region, for a guest with a table of 4K leaves for each region: it takes more of everything than one step
+/// gives back. Cancelled after the last step at which it can be.
+#[test]
+fn a_refusal_gives_back_so_many_extents_or_tables_at_a_step() {
+    let kind = SecondStageKind::ExtendedSplit;
+    let regions = 550;
+    let mut steps = u32::MAX;
+    for trial in ["whole", "cancelled"] {
+        let (machine, mut booted) = ModelMachine::boot(&[(0, 3 * GIB)], 1, Level::L3);
+        let cpu = machine.cpu(0);
+        let halves = take_all(&mut booted.memory, 8);
+        let (_kept, free): (Vec<_>, Vec<_>) = halves.into_iter().partition(|half| half.pfn().is_aligned(512));
+        let frames = &mut booted.memory.frames;
+        free.into_iter().for_each(|half| frames.free(half));
+        let before = Snapshot::of(machine, &booted.memory);
+        let free = |memory: &HostMemory<'_>| memory.frames.free_frames();
+        let mut preparing = booted.memory.prepare(kind, id(1), regions * 2 * MIB).unwrap();
+        if trial == "whole" {
+            // The last step that takes something is the last check, after which it cannot be cancelled.
+            let mut step = 0;
+            loop {
+                let before = free(&booted.memory);
+                match preparing.step(&mut booted.memory, &cpu) {
+                    Prepared::More(rest) => preparing = rest,
+                    // It is lost with its machine.
+                    Prepared::Hidden(hiding) => break std::mem::forget(hiding),
+                    Prepared::Refused(error) => panic!("{error}"),
+                }
+                if free(&booted.memory) < before {
+                    steps = step;
+                }
+                step += 1;
+            }
+            continue;
+        }
+        let Prepared::More(preparing) = go_on(cpu, &mut booted.memory, preparing, steps) else {
+            panic!("the launch is over")
+        };
+        let moves = refusal(cpu, &mut booted.memory, preparing.cancel(), free);
+        // Halves of regions, of which the last two were not looked at yet; a table to split each of the others' regions, and three gigablocks; a table
+        // for each of the guest's regions, and four more.
+        let half = 256;
+        let expected = [2 * half, 512 * half, 512 * half, 74 * half, 512, 512, 77, 512, 42];
+        assert_eq!(moves, expected);
+        assert_eq!(moves.iter().sum::<u64>(), 1100 * half + (1098 + 3) + (550 + 4));
+        assert_eq!(before.difference(&Snapshot::of(machine, &booted.memory)), None);
+    }
+}

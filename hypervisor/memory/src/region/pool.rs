@@ -109,6 +109,7 @@ impl HostMemory<'_> {
 
     /// Puts some of what was taken from the cache back; whether there was any.
     pub(crate) fn put_back_some(&mut self, cached: &mut ExtentList<Clean>) -> bool {
+        let any = !cached.is_empty();
         let mut regions = 0;
         while regions < AT_ONCE
             && let Some(extent) = cached.pop(&self.frames)
@@ -117,18 +118,19 @@ impl HostMemory<'_> {
             self.stats.cache_hits -= extent.frames() / 512;
             self.pool.cached.push(&mut self.frames, extent);
         }
-        regions > 0
+        any
     }
 
     /// Gives some extents back to the host that were not hidden; whether there were any.
     pub(crate) fn uncarve_some(&mut self, carved: &mut ExtentList<Carved>) -> bool {
-        for given in 0..AT_ONCE {
+        let any = !carved.is_empty();
+        for _ in 0..AT_ONCE {
             match carved.pop(&self.frames) {
                 Some(extent) => extent.uncarve(&mut self.frames),
-                None => return given > 0,
+                None => break,
             }
         }
-        true
+        any
     }
 
     /// Moves what the cache has room for from a list to the cache.
