@@ -5,7 +5,7 @@
 use memory::address::{Gpa, Hpa, Level, Pfn};
 use memory::frame::extent::{Clean, Extent};
 use memory::frame::{FrameState, GuestId};
-use memory::guest::{NotGuestMemory, SecondStageKind};
+use memory::guest::{GuestFlushed, NotGuestMemory, SecondStageKind};
 use memory::layout::direct;
 use memory::region::{PrivateError, Watermarks};
 use model_machine::bench::{GIGABLOCK, REGION, small_machine};
@@ -364,6 +364,86 @@ fn a_block_that_is_hidden_in_pieces_is_no_region() {
     bench.assert_as_at_boot();
 }
 
+/// Takes all of the host's memory and gives back the frames that are meant, by block and place in it, each time it is called.
+fn hold<'b>(bench: &mut Bench<'b>) -> impl FnMut(&mut Bench<'b>, &dyn Fn(u64, u64) -> bool) + use<'b> {
+    bench.memory.set_watermarks(Watermarks::default());
+    let mut held: Vec<_> = std::iter::from_fn(|| bench.memory.frames.allocate(0).ok()).collect();
+    move |bench, is_meant| {
+        for frame in held.extract_if(.., |frame| {
+            is_meant(frame.pfn().get() / 512, frame.pfn().get() % 512)
+        }) {
+            bench.memory.frames.free(frame);
+        }
+    }
+}
+
+/// Of two blocks' pieces, which were hidden together, one is used; then more of the other block is hidden, and used.
+#[test]
+fn more_of_a_block_is_hidden_of_which_nothing_is_used() {
+    let mut board = Board::new(&[(0, 64 * MIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut free = hold(&mut bench);
+    // Sixteen frames of each, and single frames for tables.
+    free(&mut bench, &|block, frame| {
+        block == 20 && frame % 2 == 0 || (8..10).contains(&block) && frame < 16
+    });
+    let one = bench.allocate(0).unwrap();
+    assert_eq!((bench.stats().pages_hidden, bench.stats().flushes), (32, 1));
+    let other = 17 - one.pfn().region_number();
+    free(&mut bench, &|block, frame| {
+        block == other && (32..64).contains(&frame)
+    });
+    let more = bench.allocate(5).unwrap();
+    assert_eq!(more.pfn().region_number(), other);
+    assert_eq!(bench.memory.frames.pool_free_frames(), 15 + 16);
+    // Nothing is unused now, and so nothing can be given back.
+    assert_eq!(bench.memory.shrink(&bench.cpu, 1), 0);
+    bench.free(one);
+    bench.free(more);
+    free(&mut bench, &|_, _| true);
+    bench.assert_as_at_boot();
+}
+
+/// A guest's pieces of a block are on their way back to the host when others of the block are hidden, used, and put into the pool.
+#[test]
+fn a_block_is_unused_when_the_last_that_leave_it_are_restored() {
+    let mut board = Board::new(&[(0, 64 * MIB)], 1, Level::L3);
+    let mut bench = Bench::new(&mut board);
+    let mut free = hold(&mut bench);
+    free(&mut bench, &|block, frame| {
+        block == 20 && frame % 2 == 0 || (8..10).contains(&block) && frame < 256
+    });
+    let guest = bench.launch(2, 2 * MIB);
+    let (cpu, id) = (bench.cpu, guest.id());
+    let mut teardown = guest.revoke(&cpu).reclaim(GuestFlushed::new(id));
+    bench.machine.guest_flushed(id);
+    // The guest's two pieces are scrubbed, and each leaves the pool.
+    for _ in 0..3 {
+        assert!(teardown.step(&mut bench.memory, &cpu, &mut bench.windows[0]));
+    }
+    assert_eq!(bench.stats().pages_restored, 0);
+    free(&mut bench, &|block, frame| {
+        block == 8 && (256..288).contains(&frame)
+    });
+    let other = bench.allocate(5).unwrap();
+    assert_eq!(other.pfn().region_number(), 8);
+    bench.free(other);
+    assert_eq!(bench.memory.frames.pool_free_frames(), 32);
+    assert_eq!(
+        bench.memory.shrink(&cpu, 1),
+        0,
+        "256 frames of the block are not in the pool"
+    );
+    let (memory, windows) = (&mut bench.memory, &mut bench.windows[0]);
+    while teardown.step(memory, &cpu, windows) {}
+    bench.machine.guest_ends(id);
+    let restored = teardown.finish(memory, &cpu, windows);
+    restored.wait(&cpu).release(memory, &cpu);
+    assert_eq!((memory.stats().pages_restored, memory.shrink(&cpu, 1)), (512, 1));
+    free(&mut bench, &|_, _| true);
+    bench.assert_as_at_boot();
+}
+
 #[test]
 fn quarantined_memory_stays_out_of_use() {
     let mut board = Board::new(&[(0, GIB)], 2, Level::L3);
@@ -463,6 +543,35 @@ proptest! {
         host.into_iter().for_each(|frame| bench.memory.frames.free(frame));
         bench.assert_as_at_boot();
     }
+}
+
+/// A region in the cache, and what is left of one of which a frame is used; in the blocks of a guest there is nothing that nobody has.
+#[test]
+fn what_nobody_uses_is_visited() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let unused = |bench: &Bench<'_>| {
+        let mut frames = Vec::new();
+        bench
+            .memory
+            .each_unused(|pfn, order| frames.extend((0..1 << order).map(|frame| pfn.get() + frame)));
+        frames.sort_unstable();
+        frames
+    };
+    assert_eq!(unused(&bench), []);
+    let guest = bench.launch(1, 4 * MIB);
+    bench.memory.set_cache(1);
+    let (used, region) = (bench.allocate(0).unwrap(), bench.allocate(REGION).unwrap());
+    let (one, cached) = (used.pfn().get(), region.pfn().get());
+    bench.free(region);
+    let mut expected: Vec<_> = (cached..cached + 512).collect();
+    let first = one & !511;
+    expected.extend((first..first + 512).filter(|frame| *frame != one));
+    expected.sort_unstable();
+    assert!(unused(&bench) == expected, "other frames are unused");
+    bench.free(used);
+    bench.teardown(guest);
+    bench.assert_as_at_boot();
 }
 
 #[test]

@@ -287,3 +287,43 @@ fn release(frames: &mut FrameTable<'_>, pfn: Pfn, order: u8) {
     *frames.head_mut(pfn, order) = FrameWord::new(FrameState::Tail);
     frames.free(HostFrames::from_pfn(pfn, order));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    /// Two frames of a guest: whoever else asks for them, or with another address or size in mind, is told that they are not there.
+    #[test]
+    fn a_private_extent_is_what_its_record_says_and_nothing_else() {
+        let (machine, mut memory, mut windows) = Fake::boot();
+        let (guest, other) = (GuestId::new(1).unwrap(), GuestId::new(2).unwrap());
+        let (at, elsewhere) = (Gfn::new(6), Gfn::new(8));
+        let clean = memory.allocate_private(machine, &mut windows, 1).unwrap();
+        let pfn = clean.pfn();
+        let frames = &mut memory.frames;
+        let extent = clean.assign(frames, guest, at);
+        assert_eq!(extent.place(frames), Some((guest, at)));
+        for order in [0, 2] {
+            assert_eq!(
+                Extent::<Private>::found(pfn, order).place(frames),
+                None,
+                "{order}"
+            );
+        }
+        let claimed = Extent::claim(frames, pfn, guest, at).map(|extent| (extent.pfn(), extent.order()));
+        assert_eq!(claimed, Some((pfn, 1)));
+        for (pfn, guest, at) in [
+            (pfn, other, at),
+            (pfn, guest, elsewhere),
+            (pfn.add(1), guest, at),
+            (pfn.add(1), guest, at.add(1)),
+            (pfn.add(2), guest, at),
+        ] {
+            assert!(
+                Extent::claim(frames, pfn, guest, at).is_none(),
+                "{pfn:?} {guest:?} {at:?}"
+            );
+        }
+    }
+}

@@ -197,3 +197,26 @@ impl FrameTable<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enough, and not a word more.
+    #[test]
+    fn the_shelves_fill_their_storage() {
+        for gigablocks in [1, 64, 65, 10_000] {
+            let words = Shelves::storage_words(gigablocks);
+            let mut storage = std::vec![0; words];
+            assert!(Shelves::new(&mut storage, gigablocks).any.last().is_none());
+            let less = std::panic::catch_unwind(|| {
+                let mut storage = std::vec![0; words - 1];
+                Shelves::new(&mut storage, gigablocks).any.last()
+            });
+            assert!(
+                less.is_err(),
+                "{gigablocks} gigablocks need less than {words} words"
+            );
+        }
+    }
+}
