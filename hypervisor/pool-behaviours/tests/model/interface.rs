@@ -71,6 +71,29 @@ fn a_leaf_that_is_split_is_counted_and_merges_only_when_it_is_whole() {
     );
 }
 
+/// One region hidden and restored is enough for the merge that is due, as every split and every merge was counted, and no other.
+#[test]
+fn a_table_is_merged_by_the_first_restore_when_all_below_it_is() {
+    // The lowest gigablock, from which a region is taken first.
+    let inside = Pfn::new(100 << REGION);
+    for further in [false, true] {
+        let mut board = Board::new(&[(0, 3 * GIB)], 1, Level::L3);
+        let mut bench = Bench::new(&mut board);
+        let cpu = bench.cpu;
+        bench.memory.test_split(&cpu, inside, Level::L3).unwrap();
+        if further {
+            bench.memory.test_split(&cpu, inside, Level::L2).unwrap();
+            assert!(bench.memory.test_merge(&cpu, inside, Level::L2));
+        }
+        let (memory, windows) = (&mut bench.memory, &mut bench.windows[0]);
+        let extent = memory.allocate_private(&cpu, windows, REGION).unwrap();
+        assert_eq!(extent.pfn().gigablock_number(), 0);
+        memory.free_private(&cpu, windows, extent.used());
+        let stats = bench.stats();
+        assert_eq!((stats.level3_collapses, stats.merges_blocked.total()), (1, 0));
+    }
+}
+
 #[test]
 fn a_mark_changes_the_bit_that_it_names() {
     let mut board = Board::new(&[(0, 3 * GIB)], 1, Level::L3);
