@@ -166,6 +166,30 @@ fn what_the_cache_keeps_costs_no_flush() {
     bench.teardown(guest);
 }
 
+/// What others left in the cache and this guest does not want stays there; what is there is not waited for.
+#[test]
+fn the_cache_gives_what_is_wanted_and_no_more() {
+    let mut bench = Bench::of_ram(128 * MIB);
+    bench.memory.set_cache(4);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 10 * MIB);
+    bench.change(&mut guest, Change::GiveBack, 0, 4 * REGION).unwrap();
+    for (regions, left) in [(1, 3), (2, 1)] {
+        let start = (3 - left) * REGION;
+        guest
+            .begin(Change::TakeAgain, Gpa::new(start), regions * REGION)
+            .unwrap();
+        loop {
+            match bench.step(&mut guest) {
+                Progress::Done(result) => break result.unwrap(),
+                Progress::Hide => panic!("nothing is left to hide"),
+                _ => {}
+            }
+        }
+        assert_eq!((bench.holes(), bench.memory.pool().cached_regions()), (5, left));
+    }
+    bench.teardown(guest);
+}
+
 /// A guest of 6 MiB that has given all back if it is to take something again, with so many regions cached.
 fn before(kind: SecondStageKind, change: Change, cached: u64) -> (Bench<'static>, GuestMemory) {
     let mut bench = Bench::of_ram(48 * MIB);
@@ -527,4 +551,30 @@ fn no_more_than_a_gigablock_is_taken_again_at_once() {
     assert_eq!(bench.memory.stats().flushes, flushes + 1);
     assert_eq!(bench.holes(), 512);
     bench.teardown(guest);
+}
+
+/// For an absent page all of its 2 MiB are taken again if they have no memory, and only the page if it is reserved in theirs.
+#[test]
+fn an_absent_page_stands_for_its_2_mib_when_there_is_nothing_behind_them() {
+    for kind in KINDS {
+        let mut bench = Bench::of_ram(128 * MIB);
+        let mut guest = bench.launch_as(1, kind, 6 * MIB);
+        let page = REGION + 5 * PAGE_SIZE;
+        let around = |bench: &Bench<'_>, guest: &GuestMemory| {
+            let (start, bytes) = guest.absent_around(&bench.cpu, Gpa::new(page + 77));
+            (start.get(), bytes)
+        };
+        bench
+            .change(&mut guest, Change::GiveBack, page, PAGE_SIZE)
+            .unwrap();
+        assert_eq!(around(&bench, &guest), (page, PAGE_SIZE), "{kind:?}");
+        for (start, bytes) in [
+            (REGION, 5 * PAGE_SIZE),
+            (page + PAGE_SIZE, REGION - 6 * PAGE_SIZE),
+        ] {
+            bench.change(&mut guest, Change::GiveBack, start, bytes).unwrap();
+        }
+        assert_eq!(around(&bench, &guest), (REGION, REGION), "{kind:?}");
+        bench.teardown(guest);
+    }
 }

@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use memory::address::{Gfn, Gpa, Level, PAGE_SIZE, Pfn, REGION_ORDER};
-use memory::frame::HostFrames;
-use memory::guest::{Change, ChangeError, GuestMemory, Kept, PageState, Progress};
-use memory::region::Watermarks;
+use memory::direct_map::HideCause;
+use memory::frame::{HostFrames, OutOfMemory};
+use memory::guest::{Change, ChangeError, GuestMemory, Kept, PageState, Progress, SecondStageKind};
+use memory::region::{PrivateError, Watermarks};
 use model_machine::{Bench, Board};
 
 const MIB: u64 = 1 << 20;
@@ -339,14 +340,18 @@ fn where_no_region_is_free_single_frames_come() {
     }
 }
 
-/// Single frames for 2 MiB, and a table for each, are had if exactly so much is free beyond the host's reserve. Those that wait in the magazine make up
-/// for what hiding the others takes.
+/// Single frames for 2 MiB, and a table for each where none waits since the launch, are had if exactly so much is free beyond the host's reserve. Those
+/// that wait in the magazine make up for what hiding the others takes.
 #[test]
 fn single_frames_for_regions_take_no_more_than_they_and_their_tables() {
-    for (less, enough) in [(1, false), (0, true)] {
+    let cases = [SecondStageKind::Nested, SecondStageKind::ExtendedSplit]
+        .into_iter()
+        .flat_map(|kind| [(kind, 1, false), (kind, 0, true)]);
+    for (kind, less, enough) in cases {
         let mut board = board(128 * MIB);
         let mut bench = Bench::new(&mut board);
-        let mut guest = bench.launch(2, 8 * MIB);
+        let mut guest = bench.launch_as(2, kind, 8 * MIB);
+        let tables = if kind == SecondStageKind::Nested { 2 } else { 0 };
         bench
             .change(&mut guest, Change::GiveBack, 2 * MIB, 2 * REGION)
             .unwrap();
@@ -357,11 +362,11 @@ fn single_frames_for_regions_take_no_more_than_they_and_their_tables() {
         while let Some(frame) = bench.memory.take_private(0) {
             bench.magazine.put(frame.used()).unwrap();
         }
-        let low = bench.memory.frames.free_frames() - 2 * (512 + 1) + less;
+        let low = bench.memory.frames.free_frames() - (2 * 512 + tables) + less;
         bench.memory.set_watermarks(Watermarks { low, high: low });
         let hidden = bench.stats().pages_hidden;
         let result = bench.change(&mut guest, Change::TakeAgain, 2 * MIB, 2 * REGION);
-        assert_eq!(result.is_ok(), enough, "{less} less: {result:?}");
+        assert_eq!(result.is_ok(), enough, "{kind:?}, {less} less: {result:?}");
         if !enough {
             assert!(matches!(result, Err(ChangeError::OutOfMemory(_))), "{result:?}");
             assert_eq!(bench.stats().pages_hidden, hidden, "nothing was tried");
@@ -468,4 +473,49 @@ fn what_backs_a_guest_in_pieces_goes_in_part() {
             bench.assert_as_at_boot();
         }
     }
+}
+
+/// Whoever restocks the magazine says what was missing, and the guest is told that.
+#[test]
+fn a_change_is_refused_for_what_the_magazine_lacked() {
+    let mut board = board(64 * MIB);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = bench.launch(2, 8 * MIB);
+    bench.change(&mut guest, Change::Share, 0, PAGE_SIZE).unwrap();
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 1);
+    let missing = bench.memory.frames.allocate(18).unwrap_err();
+    let alone = OutOfMemory {
+        wanted: PAGE_SIZE,
+        ..missing
+    };
+    for (error, told) in [
+        (PrivateError::OutOfMemory(missing), missing),
+        (PrivateError::Hide(HideCause::OutOfMemory(missing)), missing),
+        (PrivateError::TooLarge { order: 19 }, alone),
+    ] {
+        guest.begin(Change::Unshare, Gpa::new(0), PAGE_SIZE).unwrap();
+        while !matches!(bench.go_on(&mut guest), Progress::Restock) {}
+        guest.starve(&bench.memory, error);
+        let told = Progress::Done(Err(ChangeError::OutOfMemory(told)));
+        assert_eq!(bench.step(&mut guest), told, "{error:?}");
+    }
+    end(bench, guest);
+}
+
+/// Of pages that change together some have their frames and some have lost them: only those get others.
+#[test]
+fn pages_that_have_their_frames_get_no_others() {
+    let mut board = board(64 * MIB);
+    let mut bench = Bench::new(&mut board);
+    let mut guest = bench.launch(2, 4 * MIB);
+    let bytes = 3 * PAGE_SIZE;
+    bench.change(&mut guest, Change::Share, 0, bytes).unwrap();
+    assert_eq!(bench.take_kept(&mut guest, Kept::Pages), 3);
+    bench.change(&mut guest, Change::Share, bytes, bytes).unwrap();
+    for change in [Change::Unshare, Change::Accept] {
+        bench.change(&mut guest, change, 0, 2 * bytes).unwrap();
+    }
+    assert_eq!(bench.stats().frames_supplied, 3);
+    assert_eq!(read(&mut bench, &guest, bytes), [0; 4096]);
+    end(bench, guest);
 }

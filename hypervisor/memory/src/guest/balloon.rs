@@ -72,13 +72,14 @@ impl Drawn {
         if self.scrubber.step(memory, machine, windows) {
             return true;
         }
-        for released in 0..Level::L2.frames() {
-            let Some(extent) = self.scrubber.clean.pop(&memory.frames) else {
-                return released > 0;
-            };
-            memory.put_away(machine, extent);
+        let any = !self.scrubber.clean.is_empty();
+        for _ in 0..Level::L2.frames() {
+            match self.scrubber.clean.pop(&memory.frames) {
+                Some(extent) => memory.put_away(machine, extent),
+                None => break,
+            }
         }
-        true
+        any
     }
 
     /// Takes the regions out of use for good. Returns their bytes.
@@ -170,8 +171,8 @@ impl GuestMemory {
             }
             memory.frames.cut_private(pfn);
         }
-        let frames = self.release_kept(memory, machine, whole);
-        memory.stats.regions_given_back += u64::from(frames > 0);
+        self.release_kept(memory, machine, whole);
+        memory.stats.regions_given_back += 1;
     }
 }
 
@@ -211,22 +212,23 @@ impl HostMemory<'_> {
 
     /// Takes whole regions of so many frames from the host, and out of the direct map.
     fn hide_regions<M: Machine>(&mut self, machine: &M, missing: u64) -> Result<Posted, OutOfMemory> {
-        if missing > self.spare_frames() || missing / 512 > self.frames.free_regions() {
-            return Err(self.frames.out_of_memory(missing));
+        let out_of_memory = self.frames.out_of_memory(missing);
+        if missing > self.spare_frames() {
+            return Err(out_of_memory);
         }
         let mut carved = ExtentList::<Carved>::new();
         while let count @ 1.. = ((missing - carved.frames()) / 512).min(TAKEN_AT_ONCE) {
             match self.frames.carve(count) {
                 Ok(some) => carved.append(&mut self.frames, some),
-                Err(error) => {
+                Err(_) => {
                     self.frames.uncarve(carved);
-                    return Err(error);
+                    return Err(out_of_memory);
                 }
             }
         }
         self.hide(machine, carved).map_err(|cause| match cause {
             HideCause::OutOfMemory(error) => error,
-            HideCause::NotALeaf(_) => self.frames.out_of_memory(missing),
+            HideCause::NotALeaf(_) => out_of_memory,
         })
     }
 }
