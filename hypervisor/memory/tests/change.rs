@@ -330,6 +330,31 @@ fn a_change_of_many_pages_flushes_once_and_goes_in_steps_of_two_mebibytes() {
     bench.teardown(guest);
 }
 
+/// The frames of 2 MiB that are shared are one block, whatever single frames are free, so that it is whole again when they come back.
+#[test]
+fn what_is_shared_by_2_mib_is_one_block() {
+    let mut bench = Bench::of_ram(128 * MIB);
+    let mut guest = bench.launch_as(1, SecondStageKind::Nested, 4 * MIB);
+    // Breaks a block up, if none is yet.
+    let frame = bench.memory.frames.allocate(0).unwrap();
+    let free = (
+        bench.memory.frames.free_regions(),
+        bench.memory.frames.free_frames(),
+    );
+    assert!(free.1 > 512 * free.0);
+    bench.change(&mut guest, Change::Share, 0, 2 * MIB).unwrap();
+    let is_shared = |pfn: &Pfn| matches!(bench.memory.frames.state(*pfn), FrameState::Shared { .. });
+    let shared = (0..128 * MIB / PAGE_SIZE).map(Pfn::new).filter(is_shared);
+    let blocks: std::collections::BTreeSet<_> = shared.map(Pfn::region_number).collect();
+    assert_eq!(
+        (blocks.len(), bench.memory.frames.free_regions()),
+        (1, free.0 - 1)
+    );
+    bench.teardown(guest);
+    assert_eq!(bench.memory.frames.free_regions(), free.0 + 2);
+    bench.memory.frames.free(frame);
+}
+
 /// A range that lacks no hidden memory is not asked to wait for any: one step each to check, to reserve, to revoke, to flush and to finish.
 #[test]
 fn a_change_that_lacks_no_memory_takes_no_step_for_it() {

@@ -166,3 +166,33 @@ fn what_one_user_leaves_in_a_frame_does_not_reach_the_next_by_way_of_a_magazine(
     bench.assert_as_at_boot();
     assert!(!bench.machine.ram().contains(u64::from_le_bytes(*b"a secret")));
 }
+
+/// While the pool grew, used frames came and fill the magazine: what it grew by goes back, and is in no counter.
+#[test]
+fn a_magazine_that_is_full_when_the_pool_has_grown_takes_nothing() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    let mut held: Vec<_> = (0..512).map(|_| bench.allocate(0).unwrap()).collect();
+    let before = bench.stats();
+    let mut magazine = Magazine::new();
+    let (memory, cpu, windows) = (&mut bench.memory, &bench.cpu, &mut bench.windows[0]);
+    let growing = magazine.restock(memory, cpu).unwrap().unwrap();
+    for _ in 0..2 {
+        for extent in held.drain(..Magazine::BATCH) {
+            magazine.put(extent.used()).unwrap();
+        }
+        magazine.settle(cpu, windows);
+    }
+    assert_eq!(magazine.len(), 2 * Magazine::BATCH);
+    magazine.grown(growing.wait(cpu), memory, cpu, windows);
+    assert_eq!(magazine.len(), 2 * Magazine::BATCH);
+    let stats = memory.stats();
+    assert_eq!(
+        (stats.pool_allocations, stats.pool_frees),
+        (before.pool_allocations, before.pool_frees)
+    );
+    magazine.drain(memory, cpu, windows);
+    held.into_iter().for_each(|extent| bench.free(extent));
+    assert_eq!(bench.stats().pool_frees, 512);
+    bench.assert_as_at_boot();
+}

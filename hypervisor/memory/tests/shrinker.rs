@@ -437,3 +437,22 @@ fn a_guest_of_regions_and_pieces_leaves_the_host_its_watermark() {
     held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
     bench.assert_as_at_boot();
 }
+
+/// The cache is given back below the low watermark, and not at it.
+#[test]
+fn at_the_low_watermark_itself_nothing_is_given_back() {
+    let mut board = small_machine();
+    let mut bench = Bench::new(&mut board);
+    bench.memory.set_cache(1);
+    let region = bench.allocate(REGION).unwrap();
+    bench.free(region);
+    for (more, left) in [(0, 1), (1, 0)] {
+        let low = bench.memory.frames.free_frames() + more;
+        let high = low + 512;
+        bench.memory.set_watermarks(Watermarks { low, high });
+        let frames = bench.memory.allocate(&bench.cpu, REGION).unwrap();
+        assert_eq!(bench.memory.pool().cached_regions(), left, "{more} missing");
+        bench.memory.frames.free(frames);
+    }
+    bench.assert_as_at_boot();
+}
