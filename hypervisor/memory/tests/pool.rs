@@ -222,10 +222,17 @@ fn without_a_whole_region_memory_is_hidden_in_pieces_and_merged_back() {
         for (pfn, order) in pieces {
             bench.assert_hidden(pfn, order);
         }
+        assert_eq!(guest.regions(&bench.cpu, &bench.memory.frames).count(), 0);
         bench.teardown(guest);
         assert_eq!(bench.stats().level2_collapses, split);
         assert_eq!(bench.stats().pages_restored, 2048);
         held.into_iter().for_each(|frame| bench.memory.frames.free(frame));
+        bench.assert_as_at_boot();
+        // Of whole regions there are no pieces.
+        let guest = bench.launch(1, 2 * MIB);
+        assert_eq!(guest.regions(&bench.cpu, &bench.memory.frames).count(), 1);
+        assert_eq!(guest.pieces(&bench.cpu, &bench.memory.frames).count(), 0);
+        bench.teardown(guest);
         bench.assert_as_at_boot();
     }
 }

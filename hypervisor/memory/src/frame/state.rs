@@ -365,6 +365,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_word_has_no_room_for_is_the_largest_that_it_has() {
+        let owner = GuestId::new(7).unwrap();
+        let private = |gfn| FrameState::Private {
+            owner,
+            gfn: Gfn::new(gfn),
+            order: 9,
+        };
+        let shared = |gfn| FrameState::Shared {
+            owner,
+            gfn: Gfn::new(gfn),
+        };
+        let listed = |pfn| FrameState::TableListed {
+            next: Some(Pfn::new(pfn)),
+        };
+        let (gfns, pfns) = (1 << 36, 1 << 40);
+        for (state, holds) in [
+            (private(gfns), private(gfns - 1)),
+            (shared(gfns + 5), shared(gfns - 1)),
+            (listed(pfns), listed(pfns - 1)),
+        ] {
+            assert_eq!(FrameWord::new(state).state(), holds);
+        }
+    }
+
     proptest! {
         #[test]
         fn owners_and_guest_addresses_survive(owner in 1u16.., gfn in 0u64..1 << 36, order in 0u8..=18) {

@@ -12,9 +12,6 @@ use crate::paging::format::{Format, LongMode};
 /// Regions in a gigabyte.
 const REGIONS: u64 = Level::L3.frames() / Level::L2.frames();
 
-/// Tables that one step frees at most: those of 4K leaves in a gigabyte, and the one that led to them.
-const MOST_FREED: u64 = REGIONS + 1;
-
 /// Tables that no new walk reaches.
 #[derive(Debug)]
 pub(in crate::guest) struct CutSecondStage {
@@ -103,8 +100,8 @@ impl CutSecondStage {
         with_format!(self.kind, F => table_below::<F, M>(&slot))
     }
 
-    /// Frees some of the tables that led to 4K and 2M leaves: so many that were never linked or no longer are, or all that serve one gigabyte, or
-    /// those of the shared alias, which is empty; [`MOST_FREED`] at most. False when none were left, but for those that [`Self::free`] takes.
+    /// Frees some of the tables that led to 4K and 2M leaves: 512 that were never linked or no longer are, or all that serve one gigabyte, which
+    /// are one more at most, or those of the shared alias, which is empty. False when none were left, but for those that [`Self::free`] takes.
     ///
     /// The guest's translations, and with them every CPU's copies of these tables' entries, have been flushed, and nothing is looked up in
     /// them any more.
@@ -114,7 +111,7 @@ impl CutSecondStage {
         frames: &mut FrameTable<'_>,
     ) -> bool {
         for list in [&mut self.spare, &mut self.unlinked, &mut self.released] {
-            if frames.free_some_tables(list, MOST_FREED) > 0 {
+            if frames.free_some_tables(list, REGIONS) > 0 {
                 return true;
             }
         }
