@@ -141,7 +141,7 @@ impl FrameTable<'_> {
         }
     }
 
-    /// Takes `1 << order` frames, less than a region, without breaking up a whole free one.
+    /// Takes `1 << order` frames without breaking up a whole free region; `None` for as many as a region has, too.
     pub(crate) fn allocate_listed(&mut self, order: u8) -> Option<HostFrames> {
         let index = self.host_blocks.fitting(order)?;
         let unit = self.change_runs(RunKind::Host, index, |words, runs| {

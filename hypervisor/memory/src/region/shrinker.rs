@@ -1,6 +1,6 @@
 //! Giving cached regions back to the host, because memory is low or because someone asks.
 
-use crate::address::{PAGE_SIZE, REGION_ORDER};
+use crate::address::PAGE_SIZE;
 use crate::frame::allocator::{HostFrames, OutOfMemory};
 use crate::host::HostMemory;
 use crate::machine::Machine;
@@ -45,9 +45,7 @@ impl HostMemory<'_> {
     /// # Errors
     /// When no free run is large enough even then, or `order` exceeds [`crate::frame::allocator::MAX_ORDER`].
     pub fn allocate<M: Machine>(&mut self, machine: &M, order: u8) -> Result<HostFrames, OutOfMemory> {
-        if order < REGION_ORDER
-            && let Some(frames) = self.frames.allocate_listed(order)
-        {
+        if let Some(frames) = self.frames.allocate_listed(order) {
             return Ok(frames);
         }
         self.relieve(machine);
