@@ -289,6 +289,49 @@ fn a_change_that_is_refused_leaves_a_magazine_its_counts() {
     run(&[(0, 640 << 10), (MIB, 63 * MIB)], 2, Level::L2, &history).unwrap();
 }
 
+/// A table of a guest that is gone is zeroed as a page to share, and is the next guest's top-level table: what was in it before is nobody's.
+#[test]
+fn a_table_that_was_a_page_meanwhile_is_a_new_one() {
+    let (cpu, guest) = (0, 0);
+    let split = SecondStageKind::ExtendedSplit;
+    let advance = Op::Advance {
+        cpu,
+        guest,
+        steps: 1000,
+    };
+    let cancel = Op::Cancel { cpu, guest };
+    let history = [
+        Op::Prepare {
+            regions: 5,
+            kind: split,
+        },
+        Op::Launch {
+            cpu,
+            regions: 2,
+            kind: split,
+        },
+        advance,
+        cancel,
+        cancel,
+        Op::Die { cpu, guest: 1 },
+        advance,
+        Op::Change {
+            cpu,
+            guest,
+            change: Change::Share,
+            at: 0,
+            pages: 510,
+            steps: 2,
+        },
+        Op::SetCache { regions: 5 },
+        Op::Prepare {
+            regions: 1,
+            kind: SecondStageKind::Nested,
+        },
+    ];
+    run(&[(0, 640 << 10), (MIB, 39 * MIB)], 2, Level::L2, &history).unwrap();
+}
+
 proptest! {
     #![proptest_config(cases())]
 

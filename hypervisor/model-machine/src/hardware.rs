@@ -167,6 +167,7 @@ impl ModelCpu<'_> {
         let mut state = self.machine.state();
         state.tags.set(frame, writer);
         state.overwritten(self.machine.ram(), frame, 1);
+        state.journal.overwritten(frame, 1);
     }
 
     /// Zeroes the 2 MiB at an address if one translation covers them; else false.
@@ -185,6 +186,7 @@ impl ModelCpu<'_> {
             }
             state.tags.set_region(first.pfn(), Writer::Zeroed);
             state.overwritten(self.machine.ram(), first.pfn(), Level::L2.frames());
+            state.journal.overwritten(first.pfn(), Level::L2.frames());
         }
         whole
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use memory::address::{ENTRIES, Hpa};
+use memory::address::{ENTRIES, Hpa, Pfn};
 
 use crate::ram::word;
 
@@ -80,6 +80,13 @@ impl Journal {
             }
             recent
         });
+    }
+
+    /// Frames were overwritten as bytes: they are no tables any more, and what their entries were is nothing to compare with.
+    pub(crate) fn overwritten(&mut self, first: Pfn, frames: u64) {
+        for frame in first.get()..first.get() + frames {
+            self.frames.remove(&frame);
+        }
     }
 
     /// Forgets what one entry was.
