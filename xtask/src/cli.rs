@@ -169,7 +169,7 @@ impl Run {
         format!("{} {console}", self.cmdline)
     }
 
-    /// How long a run on a machine of this kind may take; `None` where somebody who types, or debugs, may take his time. The main job takes 3
+    /// How long a run on a machine of this kind may take; `None` where somebody who types, or debugs, may take their time. The main job takes 3
     /// minutes on nested-intel when nothing else runs.
     pub fn limit(&self, kind: Kind) -> Option<Duration> {
         if self.gdb {

@@ -13,6 +13,9 @@ use crate::console;
 use crate::println;
 use crate::virt::Backend;
 
+/// Bytes that are taken before this CPU goes on with its work: a line. A port that never runs dry, or one that is gone and reads as ones, must not keep it.
+const AT_ONCE: usize = MAX_COMMAND;
+
 /// What has been typed, on the boot CPU.
 pub struct Operator {
     line: String<MAX_COMMAND>,
@@ -30,10 +33,11 @@ impl Operator {
         }
     }
 
-    /// Takes what was typed since the last time, and does what complete lines say. To be called with nothing locked, by a CPU that runs no vCPU at
+    /// Takes what was typed since the last time, [`AT_ONCE`] bytes at most, and does what complete lines say. To be called with nothing locked, by a CPU that runs no vCPU at
     /// this moment.
     pub fn attend<B: Backend>(&mut self, world: &World<B>, cpu: u32) {
-        while let Some(byte) = console::receive() {
+        for _ in 0..AT_ONCE {
+            let Some(byte) = console::receive() else { return };
             match byte {
                 // A terminal in raw mode sends the one, a pipe the other; both together are one line and an empty one.
                 b'\r' | b'\n' => self.line_ends(world, cpu),
