@@ -96,11 +96,12 @@ pub fn catch_up() {
 /// Runs `work`, an interrupt's handler, as in the host: before anything else this CPU flushes, if it owes a flush. A CPU that takes no part
 /// yet flushes in any case.
 pub fn visit(work: impl FnOnce()) {
-    match this_cpu().filter(|cpu| takes_part(cpu.index().get())) {
-        Some(cpu) => {
+    let cpu = this_cpu().filter(|cpu| takes_part(cpu.index().get()));
+    match cpu.zip(CpuTables::current()) {
+        Some((cpu, tables)) => tables.guest_mode().while_visited(|| {
             let _visit = cpu.visit(&Hardware);
             work();
-        }
+        }),
         None => {
             crate::cpu::tlb::flush();
             work();
