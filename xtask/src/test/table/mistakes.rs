@@ -107,6 +107,7 @@ pub(super) fn deliberate_mistakes() -> Vec<Row> {
         Row {
             flavor: Flavor::TestHooks,
             smp: 2,
+            threads: true,
             check: checks::kicks_left_out,
             ..Row::passing(
                 "no-kick",
