@@ -53,8 +53,8 @@ pub struct Row {
     pub check: fn(&Record) -> Result<(), String>,
     /// Whether RAM is looked at, as a file, while the machine is paused, and what must be seen.
     pub outside: Outside,
-    /// Whether each CPU has a thread of the emulator's, where QEMU emulates it: for what must find CPUs in the middle of something. With one thread for
-    /// all, the CPUs take turns of 100 ms, and it is chance whether another one is in a guest when it is to be kicked: in 2 of 16 runs none was.
+    /// Whether each CPU has a thread of the emulator's, where QEMU emulates it. Only with `long`: QEMU 7.2 loses what CPU 0 notes about nested paging
+    /// when another CPU loads x87 state meanwhile, and one run of a main job in 65 fails by that (docs/testing.md, the stress).
     pub threads: bool,
     /// Whether it runs twice with the same seed, on QEMU's emulation with clocks that follow the instructions, and must do the same each time.
     pub repeats: bool,
@@ -243,6 +243,11 @@ mod tests {
                 "{kind:?} says nothing of it"
             );
         }
+    }
+
+    #[test]
+    fn what_qemu_does_wrongly_is_left_to_long_runs() {
+        assert!(on(Kind::Tcg).iter().all(|row| row.long || !row.threads));
     }
 
     #[test]

@@ -55,14 +55,17 @@ pub fn alternations(report: &Report, name: &str, instances: usize, least: u64) -
 
 /// A guest of this name was kicked out of guest mode at least once, and went on.
 pub fn kicked(report: &Report, name: &str) -> Held {
-    let guest = report.guests().find(|guest| guest.name == name);
-    let guest = guest.ok_or_else(|| format!("the report has no guest `{name}`"))?;
-    must(guest.kicks > 0 && guest.exits > guest.kicks, || {
-        format!(
-            "`{name}` was kicked {} times in {} exits",
-            guest.kicks, guest.exits
-        )
-    })
+    let guests = || report.guests().filter(|guest| guest.name == name);
+    must(guests().next().is_some(), || {
+        format!("the report has no guest `{name}`")
+    })?;
+    must(
+        guests().any(|guest| guest.kicks > 0 && guest.exits > guest.kicks),
+        || {
+            let counts: Vec<_> = guests().map(|guest| (guest.kicks, guest.exits)).collect();
+            format!("`{name}` (kicks, exits): {counts:?}")
+        },
+    )
 }
 
 /// So many CPUs ran guests: flushes left some undisturbed, in a guest or asleep, and reached all of the others.
@@ -94,13 +97,14 @@ pub fn vcpus(report: &Report, name: &str, vcpus: u32, least: u32) -> Held {
     })
 }
 
-/// On so many CPUs guests with four vCPUs each: some of a guest run at the same time, and when one ends its guest the others are kicked out.
+/// On so many CPUs guests with four vCPUs each: some of a guest run at the same time, and when one ends its guest the others are kicked out. With two
+/// CPUs on one thread of the emulator it is chance whether the other one is in the guest then; `kicked` looks after that.
 pub fn several_vcpus(record: &Record, count: u32) -> Held {
     cpus(record, count, count)?;
     vcpus(&record.report, "vcpus", 4, count.min(2))?;
     vcpus(&record.report, "vcpus-left-behind", 4, count.min(2))?;
     let counters = record.report.counters().ok_or("no counters")?;
-    must(count == 1 || counters.kicks > 0, || "nobody was kicked".into())
+    must(count <= 2 || counters.kicks > 0, || "nobody was kicked".into())
 }
 
 /// As [`guests_flushed`], and CPUs were in the guest and had to be kicked.

@@ -7,7 +7,7 @@ use crate::machine::Kind;
 use crate::test::checks;
 use crate::test::row::{Outside, QEMU, Row};
 
-use super::together::KICKED;
+use super::together::{SPINS, TYPED_TO_KICK};
 
 /// Mistakes made on purpose by a test build: each must be caught and reported for what it is.
 pub(super) fn deliberate_mistakes() -> Vec<Row> {
@@ -107,12 +107,12 @@ pub(super) fn deliberate_mistakes() -> Vec<Row> {
         Row {
             flavor: Flavor::TestHooks,
             smp: 2,
-            threads: true,
+            typed: TYPED_TO_KICK,
             check: checks::kicks_left_out,
             ..Row::passing(
                 "no-kick",
                 "a kick that is left out is missed",
-                &format!("{KICKED} test=no-kick"),
+                &format!("{SPINS} test=no-kick"),
             )
         },
         Row {

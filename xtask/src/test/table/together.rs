@@ -10,8 +10,30 @@ use crate::test::row::{QEMU, Row};
 use super::long_on_bochs;
 
 /// One guest spins on one CPU while others die on the other, and everybody is looked at after each death.
-pub(super) const KICKED: &str =
+const KICKED: &str =
     "guest=spin,memory=4M,limit=1s,expect=time-limit guest=hello,memory=4M,count=20 together=2";
+
+/// Guests that spin with interrupts off, on a CPU each.
+pub(super) const SPINS: &str = "console guest=spin,memory=4M,limit=3600s,count=2";
+
+/// Both are paused in turn: the one that does not run on the CPU that listens has to be kicked, each time. Where one thread of the emulator runs all
+/// CPUs, for 100 ms each, deaths (`KICKED`) can fall so that nobody is in a guest.
+pub(super) const TYPED_TO_KICK: &[(&str, &str)] = &[
+    ("launched spin#2", "pause 1"),
+    ("spin#1 is paused", "resume 1"),
+    ("spin#1 goes on", "pause 2"),
+    ("spin#2 is paused", "resume 2"),
+    ("spin#2 goes on", "pause 1"),
+    ("spin#1 is paused", "resume 1"),
+    ("spin#1 goes on", "pause 2"),
+    ("spin#2 is paused", "resume 2"),
+    ("spin#2 goes on", "pause 1"),
+    ("spin#1 is paused", "resume 1"),
+    ("spin#1 goes on", "pause 2"),
+    ("spin#2 is paused", "resume 2"),
+    ("spin#2 goes on", "destroy 1"),
+    ("spin#1 is being destroyed", "destroy 2"),
+];
 
 /// More guests than CPUs, most of them short-lived.
 const BUSY: &str = "{two-at-once} {spin} guest=hello,memory=4M,count=20 together=8";
@@ -204,31 +226,28 @@ pub(super) fn together() -> Vec<Row> {
             )
         },
         Row {
-            smp: 2,
-            threads: true,
-            check: checks::kicks_arrive,
-            ..Row::passing(
-                "kicked",
-                "a guest with interrupts off is kicked by another CPU, and goes on",
-                KICKED,
-            )
+            kinds: &[Kind::Tcg],
+            typed: TYPED_TO_KICK,
+            line: SPINS.into(),
+            ..kicked()
+        },
+        Row {
+            kinds: &[Kind::Kvm, Kind::Bochs],
+            ..kicked()
         },
         Row {
             smp: 2,
-            threads: true,
             check: |record| checks::several_vcpus(record, 2),
             ..Row::passing("vcpus-2-cpus", "a guest's vCPUs run on 2 CPUs at once", SEVERAL)
         },
         Row {
             smp: 4,
-            threads: true,
             check: |record| checks::several_vcpus(record, 4),
             ..Row::passing("vcpus-4-cpus", "a guest's vCPUs run on 4 CPUs at once", SEVERAL)
         },
         Row {
             kinds: &[Kind::Tcg],
             smp: 16,
-            threads: true,
             check: |record| checks::several_vcpus(record, 16),
             ..Row::passing("vcpus-16-cpus", "a guest's vCPUs run on 16 CPUs", SEVERAL)
         },
@@ -256,15 +275,14 @@ pub(super) fn together() -> Vec<Row> {
         },
         Row {
             smp: 4,
-            threads: true,
             flavor: Flavor::TestHooks,
             check: checks::controlled,
             ..Row::passing(
                 "control",
                 "guests are paused, resumed and destroyed from other CPUs, whatever they do, a change of memory among it",
                 "{vcpus} guest=vcpus-left-behind,memory=8M,vcpus=4,expect=any,count=8 \
-                 guest=spin,memory=4M,limit=200ms,expect=any,count=8 guest=hello,memory=4M,expect=any,count=8 \
-                 guest=share-much,memory=32M,expect=any,limit=60s,count=8 together=12 test=control",
+                 guest=spin,memory=32M,limit=200ms,expect=any,count=8 guest=hello,memory=16M,expect=any,count=24 \
+                 guest=share-much,memory=32M,expect=any,limit=60s,count=16 together=12 test=control",
             )
         },
         Row {
@@ -281,6 +299,19 @@ pub(super) fn together() -> Vec<Row> {
     rows.extend(busy_4_cpus);
     rows.extend(races);
     rows
+}
+
+/// A CPU is got out of its guest.
+fn kicked() -> Row {
+    Row {
+        smp: 2,
+        check: checks::kicks_arrive,
+        ..Row::passing(
+            "kicked",
+            "a guest with interrupts off is kicked by another CPU, and goes on",
+            KICKED,
+        )
+    }
 }
 
 /// A thousand lifetimes.
