@@ -84,7 +84,14 @@ impl Commander {
 
     /// Between two pieces of work: does something to some guest, or nothing.
     pub fn act<B: Backend>(&mut self, world: &World<B>, cpu: u32) {
-        if !hooks::is_set(Hook::Control) || self.random.rand_range(0..2) > 0 {
+        if !hooks::is_set(Hook::Control) {
+            return;
+        }
+        // Another CPU is seen in the middle of a launch a few times a run, if at all, where one thread of an emulator runs all CPUs.
+        if Doing::Launching.is_new() && self.cancel(world) {
+            return;
+        }
+        if self.random.rand_range(0..2) > 0 {
             return;
         }
         if self.paused.is_some() {
@@ -236,7 +243,8 @@ pub fn report() {
     );
     json::event(&Event::Check(Check {
         name: "control",
-        held: [pauses, launching, waiting, running, paused, changing, resumed]
+        // Without launches: whether a CPU meets one is chance on one thread of an emulator. Tests type `destroy` in the middle of one.
+        held: [pauses, waiting, running, paused, changing, resumed]
             .iter()
             .all(|count| *count > 0),
         detail: "guests were paused, and destroyed whatever they did",
