@@ -166,8 +166,7 @@ impl ModelCpu<'_> {
     fn note_bytes(&self, frame: Pfn, writer: Writer) {
         let mut state = self.machine.state();
         state.tags.set(frame, writer);
-        state.overwritten(self.machine.ram(), frame, 1);
-        state.journal.overwritten(frame, 1);
+        state.overwritten_as_bytes(self.machine.ram(), frame, 1);
     }
 
     /// Zeroes the 2 MiB at an address if one translation covers them; else false.
@@ -185,8 +184,7 @@ impl ModelCpu<'_> {
                 state.tally.zeroed(Level::L2.bytes());
             }
             state.tags.set_region(first.pfn(), Writer::Zeroed);
-            state.overwritten(self.machine.ram(), first.pfn(), Level::L2.frames());
-            state.journal.overwritten(first.pfn(), Level::L2.frames());
+            state.overwritten_as_bytes(self.machine.ram(), first.pfn(), Level::L2.frames());
         }
         whole
     }

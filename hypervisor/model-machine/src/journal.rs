@@ -82,8 +82,8 @@ impl Journal {
         });
     }
 
-    /// Frames were overwritten as bytes: they are no tables any more, and what their entries were is nothing to compare with.
-    pub(crate) fn overwritten(&mut self, first: Pfn, frames: u64) {
+    /// Forgets what the entries of frames were that are no tables any more: there is nothing to compare with.
+    pub(crate) fn forget_frames(&mut self, first: Pfn, frames: u64) {
         for frame in first.get()..first.get() + frames {
             self.frames.remove(&frame);
         }

@@ -12,6 +12,12 @@ use crate::reach::{LINEAR, Node, Reached, Walker, hpa};
 use crate::state::State;
 
 impl State {
+    /// Frames were overwritten as bytes: they are no tables any more.
+    pub(crate) fn overwritten_as_bytes(&mut self, ram: &Ram, first: Pfn, frames: u64) {
+        self.overwritten(ram, first, frames);
+        self.journal.forget_frames(first, frames);
+    }
+
     /// Frames were overwritten, as bytes or for a new table.
     pub(crate) fn overwritten(&mut self, ram: &Ram, first: Pfn, frames: u64) {
         for frame in self.places.among(first, frames) {

@@ -33,8 +33,8 @@ impl Operator {
         }
     }
 
-    /// Takes what was typed since the last time, [`AT_ONCE`] bytes at most, and does what complete lines say. To be called with nothing locked, by a CPU that runs no vCPU at
-    /// this moment.
+    /// Takes what was typed since the last time, [`AT_ONCE`] bytes at most, and does what complete lines say. To be called with nothing locked, by a
+    /// CPU that runs no vCPU at this moment.
     pub fn attend<B: Backend>(&mut self, world: &World<B>, cpu: u32) {
         for _ in 0..AT_ONCE {
             let Some(byte) = console::receive() else { return };

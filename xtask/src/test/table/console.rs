@@ -29,7 +29,8 @@ const TYPED: &[(&str, &str)] = &[
     ("console: spin#2, 16 MiB", "destroy 2"),
 ];
 
-const SPINS: &str = "console guest=spin,memory=16M,limit=3600s,count=2";
+/// Two guests that spin until they are destroyed.
+pub(super) const SPINS: &str = "console guest=spin,memory=16M,limit=3600s,count=2";
 
 /// A guest is destroyed while it is launched, twice; another comes after it.
 const TYPED_AT_THE_LAUNCH: &[(&str, &str)] = &[

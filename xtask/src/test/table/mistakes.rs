@@ -7,7 +7,8 @@ use crate::machine::Kind;
 use crate::test::checks;
 use crate::test::row::{Outside, QEMU, Row};
 
-use super::together::{SPINS, TYPED_TO_KICK};
+use super::console::SPINS;
+use super::together::TYPED_TO_KICK;
 
 /// Mistakes made on purpose by a test build: each must be caught and reported for what it is.
 pub(super) fn deliberate_mistakes() -> Vec<Row> {

@@ -7,16 +7,14 @@ use crate::machine::Kind;
 use crate::test::checks;
 use crate::test::row::{QEMU, Row};
 
+use super::console::SPINS;
 use super::long_on_bochs;
 
 /// One guest spins on one CPU while others die on the other, and everybody is looked at after each death.
 const KICKED: &str =
     "guest=spin,memory=4M,limit=1s,expect=time-limit guest=hello,memory=4M,count=20 together=2";
 
-/// Guests that spin with interrupts off, on a CPU each.
-pub(super) const SPINS: &str = "console guest=spin,memory=4M,limit=3600s,count=2";
-
-/// Both are paused in turn: the one that does not run on the CPU that listens has to be kicked, each time. Where one thread of the emulator runs all
+/// Two guests that spin with interrupts off (`SPINS`) are paused in turn, on two CPUs: the one that does not run on the CPU that listens has to be kicked, each time. Where one thread of the emulator runs all
 /// CPUs, for 100 ms each, deaths (`KICKED`) can fall so that nobody is in a guest.
 pub(super) const TYPED_TO_KICK: &[(&str, &str)] = &[
     ("launched spin#2", "pause 1"),
