@@ -151,6 +151,14 @@ pub fn kicks_arrive(record: &Record) -> Held {
     })
 }
 
+/// As [`kicks_arrive`], where two guests were paused in turn, four times each, and then destroyed: pauses have kicked, for the first death kicks once at
+/// most.
+pub fn pauses_kick(record: &Record) -> Held {
+    kicks_arrive(record)?;
+    let kicks = record.report.counters().map_or(0, |counters| counters.kicks);
+    must(kicks >= 3, || format!("{kicks} kicks for pauses and a death"))
+}
+
 /// Kicks were meant to be sent, and no guest was kicked: that is noticed.
 pub fn kicks_left_out(record: &Record) -> Held {
     let counters = record.report.counters().ok_or("no counters")?;

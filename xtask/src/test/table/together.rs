@@ -29,6 +29,10 @@ pub(super) const TYPED_TO_KICK: &[(&str, &str)] = &[
     ("spin#1 is paused", "resume 1"),
     ("spin#1 goes on", "pause 2"),
     ("spin#2 is paused", "resume 2"),
+    ("spin#2 goes on", "pause 1"),
+    ("spin#1 is paused", "resume 1"),
+    ("spin#1 goes on", "pause 2"),
+    ("spin#2 is paused", "resume 2"),
     ("spin#2 goes on", "destroy 1"),
     ("spin#1 is being destroyed", "destroy 2"),
 ];
@@ -227,6 +231,7 @@ pub(super) fn together() -> Vec<Row> {
             kinds: &[Kind::Tcg],
             typed: TYPED_TO_KICK,
             line: SPINS.into(),
+            check: checks::pauses_kick,
             ..kicked()
         },
         Row {

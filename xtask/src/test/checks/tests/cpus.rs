@@ -56,6 +56,9 @@ fn kicks_are_counted() {
             "{name} {kicks}"
         );
     }
+    assert_eq!(pauses_kick(&run("spin", 24, 2, 3)), Ok(()));
+    assert!(pauses_kick(&run("spin", 24, 1, 2)).is_err());
+    assert!(pauses_kick(&run("spin", 24, 0, 3)).is_err());
     assert_eq!(kicks_left_out(&run("spin", 24, 0, 3)), Ok(()));
     assert!(kicks_left_out(&run("spin", 24, 0, 0)).is_err());
     assert!(kicks_left_out(&run("spin", 24, 1, 3)).is_err());
